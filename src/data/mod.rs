@@ -1,0 +1,50 @@
+//! Data sets.
+
+pub mod image;
+pub mod rng;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::digest::BlobDigest;
+
+/// A file of the user, with the digest of its content.
+#[derive(Clone, Debug)]
+pub struct FileRef {
+    pub path: Arc<Path>,
+    pub digest: BlobDigest,
+}
+
+/// One image of a data set.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// `2007_000032`.
+    pub id: String,
+    pub image: FileRef,
+    /// Ground truth; a palette or grey PNG with class ids.
+    pub mask: Option<FileRef>,
+    /// Image-level labels, 1..=20, ascending, never empty for training images.
+    pub labels: Vec<u8>,
+    pub height: usize,
+    pub width: usize,
+}
+
+/// A data set, checked: every file decodes, masks fit their images, labels are known classes.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// What figures on it are called: `voc-animals`, `emoji`.
+    pub name: String,
+    /// Background first.
+    pub classes: Vec<String>,
+    pub train: Vec<Item>,
+    pub val: Vec<Item>,
+}
+
+/// What is remembered about files between runs, so that a scan of an unchanged data set reads none of them.
+pub trait FileMemo: Sync {
+    /// The digest of a file's content, from memory if size, time and inode are those of last time.
+    fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest>;
+    /// A fact derived from content, stored under a name and the content's digest.
+    fn fact(&self, name: &str, of: &BlobDigest) -> Option<Vec<u8>>;
+    fn remember(&self, name: &str, of: &BlobDigest, fact: &[u8]);
+}

@@ -1,0 +1,42 @@
+//! `s2c-pipe`: the S2C system ("From SAM to CAMs", CVPR 2024) as a caching, content-addressed DAG.
+//!
+//! # The map
+//!
+//! Start at [`pipeline`]: a TOML file becomes a [`pipeline::spec::Spec`], its variants become the units of one
+//! [`pipeline::graph::Graph`], the graph is compared with the cache (`plan`), and what is missing runs (`run`).
+//!
+//! - [`digest`]: names of bytes and of inputs, and the encoding that leads to them.
+//! - [`artifact`]: the record of a finished unit; the only user of bincode.
+//! - [`cache`]: the store on disk: blobs, manifests, the sled index, the lock.
+//! - [`vision`]: pure arrays: CAMs, peaks, SE maps, label maps, metrics, pictures.
+//! - [`data`]: data sets: VOC trees, the emoji scenes, decoding, augmentation.
+//! - [`model`]: libtorch: MobileSAM, ResNet, DeepLab, the losses (feature `torch`).
+//! - [`stage`]: one file a stage kind: what it reads, what it gives, its `VERSION`.
+//! - [`cli`]: arguments, one file a command, everything that prints.
+//!
+//! # Layers
+//!
+//! ```text
+//! cli -> pipeline -> stage -> { model, data, vision }
+//!          |           |
+//!          +--> cache -+-> artifact -> digest        (vision and digest import nothing of ours)
+//! ```
+//!
+//! A module imports only from below itself. `model` knows no cache and `cache` knows no model. Library code does
+//! not print, read the environment or look at the clock except where [`cli`] hands these in.
+//!
+//! # Files on disk
+//!
+//! See [`cache`] for the store. `run` also writes `out/<pipeline>/`: results and overlay pictures, for people;
+//! nothing is ever read back from there.
+
+pub mod artifact;
+pub mod cache;
+pub mod cli;
+pub mod data;
+pub mod digest;
+#[cfg(feature = "torch")]
+pub mod model;
+pub mod pipeline;
+pub mod stage;
+pub mod vision;

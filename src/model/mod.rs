@@ -1,0 +1,30 @@
+//! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
+//! heard of pipelines; its field names are those of the public checkpoints.
+
+pub mod weights;
+
+use tch::Kind;
+
+use crate::vision::Rgb;
+
+/// Number format of convolutions and matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compute {
+    F32,
+    Bf16,
+}
+
+impl Compute {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// `(3, H, W)` u8 on the CPU.
+pub fn rgb_tensor(image: &Rgb) -> tch::Tensor {
+    let hwc = tch::Tensor::from_slice(&image.data).view([image.height as i64, image.width as i64, 3]);
+    hwc.permute([2, 0, 1]).contiguous()
+}

@@ -1,0 +1,431 @@
+//! The pipeline file as typed values, with every default. What each field means is said here once: the JSON
+//! schema, the README's table and the errors take it from these comments.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One cell of an experiment: everything a run needs to know.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spec {
+    /// Random streams (order of images, augmentation, head initialisation) derive from it.
+    pub rng_seed: u64,
+    /// `auto`: bf16 where the device computes it natively, else f32. The choice made is in the key.
+    pub precision: Precision,
+    pub dataset: DatasetSpec,
+    pub sam: SamSpec,
+    pub se_map: SeMapSpec,
+    pub classifier: ClassifierSpec,
+    pub seed: SeedSpec,
+    pub pseudo_label: PseudoLabelSpec,
+    pub segmentation: SegmentationSpec,
+    pub evaluate: EvaluateSpec,
+    pub report: ReportSpec,
+}
+
+/// Number format of the heavy arithmetic; sums, norms and losses stay f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+}
+
+/// Images, masks and image-level labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatasetSpec {
+    pub kind: DatasetKind,
+    /// `voc`: the folder that holds JPEGImages, ImageSets and masks. Relative to the pipeline file.
+    pub root: Option<PathBuf>,
+    /// `voc`: folder of masks within `root`; found by itself among SegmentationClassAug and SegmentationClass.
+    pub masks: Option<PathBuf>,
+    /// `voc`: list of training images in ImageSets/Segmentation, without `.txt`; `emoji` makes `train` and `val`.
+    pub train: String,
+    /// `voc`: list of validation images.
+    pub val: String,
+    /// Only the first so many training images of the list; 0 = all.
+    pub max_train: usize,
+    /// Only the first so many validation images; 0 = all.
+    pub max_val: usize,
+    /// Ids of images to leave out.
+    pub exclude: Vec<String>,
+    /// `emoji`: the scenes to make.
+    pub emoji: EmojiSpec,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DatasetKind {
+    /// Scenes of emoji the program makes itself, one emoji for each VOC class.
+    #[default]
+    Emoji,
+    /// PASCAL VOC 2012 layout.
+    Voc,
+}
+
+/// The embedded data set: emoji over textured backgrounds, with exact masks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmojiSpec {
+    pub n_train: usize,
+    pub n_val: usize,
+    /// Pixels of the longer side.
+    pub size: u32,
+    /// How many of the 20 classes, from the first in `emoji.classes` order; 1 to 20.
+    pub n_classes: usize,
+    pub rng_seed: u64,
+}
+
+/// The Segment Anything Model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamSpec {
+    /// A checkpoint with the public parameter names (.safetensors, .pt, .pth). Relative to the pipeline file.
+    pub weights: PathBuf,
+}
+
+/// Segment-everything maps (parameters of SamAutomaticMaskGenerator).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SeMapSpec {
+    /// Prompts are a grid of this many points along each side; 1 to 128.
+    pub points_per_side: u32,
+    /// Masks with a predicted IoU at or below this are dropped.
+    pub pred_iou_thresh: f64,
+    /// Masks with a stability score below this are dropped.
+    pub stability_score_thresh: f64,
+    /// Logit distance between the two masks the stability score compares.
+    pub stability_score_offset: f64,
+    /// Of two masks whose boxes overlap more (IoU), the one with the lower predicted IoU is dropped.
+    pub box_nms_thresh: f64,
+    /// Which mask a pixel in several masks belongs to.
+    pub overlap: OverlapRule,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlapRule {
+    /// The smallest mask wins (paper).
+    #[default]
+    AreaAsc,
+    /// The mask with the highest predicted IoU wins (authors' code).
+    PredIouDesc,
+}
+
+/// The CAM classifier and its training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassifierSpec {
+    pub backbone: Backbone,
+    /// ImageNet weights with torchvision names (.safetensors, .pth). Relative to the pipeline file.
+    pub weights: PathBuf,
+    /// Pixels of the input a feature covers: 8 or 16.
+    pub stride: u32,
+    pub epochs: u32,
+    pub batch_size: usize,
+    /// Side of the square training crop, pixels.
+    pub crop: u32,
+    /// The longer side of an image is resized to a random length in this range before the crop, pixels.
+    pub resize_long: (u32, u32),
+    /// Brightness, contrast, saturation (factor 1 +- x) and hue (fraction of a turn), applied with p = 0.8.
+    pub jitter: (f64, f64, f64, f64),
+    /// Learning rate of the backbone at the first step; falls as (1 - step/steps)^0.9.
+    pub lr: f64,
+    /// The head learns this many times faster.
+    pub head_lr_mult: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// Channels of the feature map SSC works on, between backbone and class scores; 0 = the backbone's own.
+    pub feat_dim: i64,
+    pub ssc: SscSpec,
+    pub cpm: CpmSpec,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backbone {
+    /// The stride of a bottleneck sits in its first convolution (original ResNet).
+    #[default]
+    Resnet50V1,
+    /// The stride sits in the 3x3 convolution (torchvision).
+    Resnet50,
+}
+
+/// SAM-Segment Contrasting: L_SSC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SscSpec {
+    pub enabled: bool,
+    pub weight: f64,
+    /// Cosines are divided by this before the softmax (paper: 0.5).
+    pub temperature: f64,
+    /// No gradient flows through the prototypes.
+    pub proto_stopgrad: bool,
+    /// Pixels in no segment form one more prototype, a negative for all others.
+    pub unassigned_negative: bool,
+    /// First epoch, from 0, with this loss.
+    pub start_epoch: u32,
+}
+
+/// CAM-based Prompting Module: L_CPM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CpmSpec {
+    pub enabled: bool,
+    pub weight: f64,
+    /// First epoch, from 0, with this loss.
+    pub start_epoch: u32,
+    /// Peaks with a CAM score below this are no prompts; 0 to 1.
+    pub tau: f64,
+    /// Scales of the CAM that gives the prompts.
+    pub scales: Vec<f64>,
+    /// Two peaks are at least this far apart (Chebyshev), pixels of the crop.
+    pub min_distance: u32,
+    /// Which of SAM's three masks: 0 the smallest, 2 the largest.
+    pub mask_index: u32,
+    /// How certain SAM is of a pixel, in the confidence that decides between classes.
+    pub alpha_sam: AlphaSam,
+    /// How certain the CAM is of a class, in that confidence.
+    pub alpha_cam: AlphaCam,
+    /// The padding around a crop is `ignore`d or taught as background (`bg`, authors' code).
+    pub pad_label: PadLabel,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlphaSam {
+    /// SAM's mask logit at the pixel (paper's stability score map).
+    #[default]
+    Logit,
+    Sigmoid,
+    /// The predicted IoU of the whole mask.
+    Iou,
+    One,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlphaCam {
+    /// The mean of the CAM over the mask.
+    #[default]
+    Mean,
+    One,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PadLabel {
+    #[default]
+    Ignore,
+    Bg,
+}
+
+/// CAM seeds: multi-scale inference and their threshold sweep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SeedSpec {
+    pub scales: Vec<f64>,
+    /// Add the mirrored image at every scale.
+    pub flip: bool,
+}
+
+/// From CAM to label map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PseudoLabelSpec {
+    /// Background score. `"best"`: the one with the highest seed mIoU, chosen with the masks of the training images.
+    pub threshold: Threshold,
+    /// Refinements in order.
+    pub refine: Vec<Refinement>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Threshold {
+    At(f64),
+    Rule(ThresholdRule),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ThresholdRule {
+    Best,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refinement {
+    /// Each SE segment takes the label that most of its pixels have.
+    SegmentVote,
+}
+
+/// The segmentation network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SegmentationSpec {
+    /// `false`: stop after the pseudo-labels.
+    pub enabled: bool,
+    pub backbone: Backbone,
+    pub weights: PathBuf,
+    pub stride: u32,
+    pub epochs: u32,
+    pub batch_size: usize,
+    pub crop: u32,
+    /// An image is scaled by a random factor in this range before the crop.
+    pub scale: (f64, f64),
+    pub lr: f64,
+    pub head_lr_mult: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// Scales of inference; their mean of logits decides.
+    pub test_scales: Vec<f64>,
+    pub test_flip: bool,
+}
+
+/// Scoring.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluateSpec {
+    /// Score pseudo-labels against the masks of the training images, where they have masks.
+    pub pseudo_labels: bool,
+}
+
+/// What `run` shows at the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportSpec {
+    /// So many training images, evenly spaced, as pictures: image, CAM, SE map, pseudo-label, prediction, truth.
+    pub overlays: usize,
+}
+
+impl Default for DatasetSpec {
+    fn default() -> Self {
+        Self {
+            kind: DatasetKind::Emoji,
+            root: None,
+            masks: None,
+            train: "train".into(),
+            val: "val".into(),
+            max_train: 0,
+            max_val: 0,
+            exclude: Vec::new(),
+            emoji: EmojiSpec::default(),
+        }
+    }
+}
+impl Default for EmojiSpec {
+    fn default() -> Self {
+        Self { n_train: 24, n_val: 8, size: 160, n_classes: 20, rng_seed: 0 }
+    }
+}
+impl Default for SamSpec {
+    fn default() -> Self {
+        Self { weights: "weights/mobile_sam.f16.safetensors".into() }
+    }
+}
+impl Default for SeMapSpec {
+    fn default() -> Self {
+        Self {
+            points_per_side: 32,
+            pred_iou_thresh: 0.88,
+            stability_score_thresh: 0.95,
+            stability_score_offset: 1.0,
+            box_nms_thresh: 0.7,
+            overlap: OverlapRule::AreaAsc,
+        }
+    }
+}
+impl Default for ClassifierSpec {
+    fn default() -> Self {
+        Self {
+            backbone: Backbone::Resnet50V1,
+            weights: "weights/resnet50_v1.f16.safetensors".into(),
+            stride: 16,
+            epochs: 5,
+            batch_size: 8,
+            crop: 256,
+            resize_long: (256, 512),
+            jitter: (0.4, 0.4, 0.4, 0.1),
+            lr: 0.01,
+            head_lr_mult: 10.0,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            feat_dim: 256,
+            ssc: SscSpec::default(),
+            cpm: CpmSpec::default(),
+        }
+    }
+}
+impl Default for SscSpec {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            weight: 1.0,
+            temperature: 0.5,
+            proto_stopgrad: true,
+            unassigned_negative: true,
+            start_epoch: 0,
+        }
+    }
+}
+impl Default for CpmSpec {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            weight: 1.0,
+            start_epoch: 2,
+            tau: 0.5,
+            scales: vec![0.5, 1.0, 1.5, 2.0],
+            min_distance: 20,
+            mask_index: 2,
+            alpha_sam: AlphaSam::Logit,
+            alpha_cam: AlphaCam::Mean,
+            pad_label: PadLabel::Ignore,
+        }
+    }
+}
+impl Default for SeedSpec {
+    fn default() -> Self {
+        Self { scales: vec![0.5, 1.0, 1.5, 2.0], flip: true }
+    }
+}
+impl Default for PseudoLabelSpec {
+    fn default() -> Self {
+        Self { threshold: Threshold::Rule(ThresholdRule::Best), refine: Vec::new() }
+    }
+}
+impl Default for SegmentationSpec {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            backbone: Backbone::Resnet50V1,
+            weights: "weights/resnet50_v1.f16.safetensors".into(),
+            stride: 16,
+            epochs: 10,
+            batch_size: 8,
+            crop: 320,
+            scale: (0.5, 1.5),
+            lr: 0.01,
+            head_lr_mult: 10.0,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            test_scales: vec![1.0],
+            test_flip: true,
+        }
+    }
+}
+impl Default for EvaluateSpec {
+    fn default() -> Self {
+        Self { pseudo_labels: true }
+    }
+}
+impl Default for ReportSpec {
+    fn default() -> Self {
+        Self { overlays: 6 }
+    }
+}

@@ -1,0 +1,191 @@
+//! Stages: kinds of work. A unit is one stage applied to one item.
+//!
+//! A stage sees only its parameters and the bytes of its inputs, so a unit can be executed anywhere that has its
+//! fingerprint and a blob store. It is pure: the same parameters and inputs give the same bytes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::artifact::{Fingerprint, SetListing};
+use crate::digest::BlobDigest;
+
+/// Bytes that several readers may share.
+pub type Bytes = Arc<[u8]>;
+
+/// A kind of work.
+pub trait Stage: Sized {
+    /// Name used in keys and reports.
+    const KIND: &'static str;
+    /// Raised whenever equal inputs may give different bytes; each version has a line on what changed.
+    const VERSION: u64;
+    /// Units run one beside the other, each worker with a stage of its own. `false`: the stage uses all cores itself.
+    const PARALLEL: bool;
+    /// The effective parameters: all fields enter the key.
+    type Params: Serialize + DeserializeOwned;
+
+    /// Once per worker.
+    fn load(params: Self::Params, context: &StageContext) -> anyhow::Result<Self>;
+    /// One unit. Keep between calls what is costly and depends on an input's digest only, like loaded weights.
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>>;
+}
+
+/// One output of a unit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+}
+
+impl Output {
+    pub fn new(name: &'static str, bytes: Vec<u8>) -> Self {
+        Self { name, bytes }
+    }
+}
+
+/// Where a stage computes. Never in a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    #[default]
+    Cpu,
+    Cuda(usize),
+}
+
+#[cfg(feature = "torch")]
+impl Device {
+    /// The one place where a libtorch device is chosen.
+    pub fn torch(self) -> tch::Device {
+        match self {
+            Self::Cpu => tch::Device::Cpu,
+            Self::Cuda(index) => tch::Device::Cuda(index),
+        }
+    }
+}
+
+/// What the surroundings give a stage; nothing of it may change its output.
+#[derive(Clone)]
+pub struct StageContext {
+    pub device: Device,
+    /// Told how far inside a long unit the work is: (done, of, what).
+    pub progress: Arc<dyn Fn(u64, u64, &str) + Send + Sync>,
+    /// Folder for what lets a long unit resume inside itself, named by its key; losing it costs time only.
+    pub scratch: PathBuf,
+    /// The user wants to stop: a stage that can resume inside a unit saves to `scratch` and returns [`Interrupted`].
+    pub interrupted: Arc<AtomicBool>,
+}
+
+impl StageContext {
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+}
+
+/// The unit stopped on request, its state saved; no fault.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; the unit resumes where it stopped")]
+pub struct Interrupted;
+
+/// Gives bytes by digest, checked: the store's blobs, and the source files a graph registered.
+pub trait BlobReader: Send + Sync {
+    fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes>;
+}
+
+/// What one unit may read.
+pub struct UnitInput<'a> {
+    /// For messages only.
+    pub label: &'a str,
+    pub fingerprint: &'a Fingerprint,
+    pub reader: &'a dyn BlobReader,
+}
+
+impl UnitInput<'_> {
+    /// The digest in a slot: what a stage keeps loaded things under.
+    pub fn digest(&self, slot: &str) -> anyhow::Result<BlobDigest> {
+        let found = self.fingerprint.inputs.iter().find(|input| input.slot == slot);
+        Ok(found.with_context(|| format!("{}: no input `{slot}`", self.label))?.digest)
+    }
+
+    pub fn has(&self, slot: &str) -> bool {
+        self.fingerprint.inputs.iter().any(|input| input.slot == slot)
+    }
+
+    /// The bytes in a slot.
+    pub fn bytes(&self, slot: &str) -> anyhow::Result<Bytes> {
+        self.read(slot, &self.digest(slot)?)
+    }
+
+    /// The members of a set slot, in order: item id and digest. Read their bytes with [`Self::read`].
+    pub fn set(&self, slot: &str) -> anyhow::Result<Vec<(String, BlobDigest)>> {
+        let listing = SetListing::parse(&self.bytes(slot)?);
+        Ok(listing.with_context(|| format!("{}: input `{slot}`", self.label))?.members)
+    }
+
+    pub fn read(&self, slot: &str, digest: &BlobDigest) -> anyhow::Result<Bytes> {
+        self.reader.read(digest).with_context(|| format!("{}: loading input `{slot}`", self.label))
+    }
+}
+
+/// A stage with its types erased, for the executor.
+pub trait DynStage {
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>>;
+}
+
+impl<S: Stage> DynStage for S {
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        Stage::run(self, input)
+    }
+}
+
+/// Loads a stage from its parameters as JSON text.
+pub type LoadFn = fn(&str, &StageContext) -> anyhow::Result<Box<dyn DynStage>>;
+
+/// One row of the registry.
+#[derive(Clone, Copy)]
+pub struct StageEntry {
+    pub kind: &'static str,
+    pub version: u64,
+    pub parallel: bool,
+    pub load: LoadFn,
+}
+
+impl StageEntry {
+    pub fn of<S: Stage + 'static>() -> Self {
+        Self { kind: S::KIND, version: S::VERSION, parallel: S::PARALLEL, load: load::<S> }
+    }
+}
+
+fn load<S: Stage + 'static>(params: &str, context: &StageContext) -> anyhow::Result<Box<dyn DynStage>> {
+    let params = serde_json::from_str(params).with_context(|| format!("stage `{}`: parameters", S::KIND))?;
+    Ok(Box::new(S::load(params, context)?))
+}
+
+/// The stage kinds a program knows.
+#[derive(Clone, Default)]
+pub struct Registry {
+    entries: Vec<StageEntry>,
+}
+
+impl Registry {
+    pub fn with(mut self, entry: StageEntry) -> Self {
+        self.entries.push(entry);
+        self
+    }
+
+    pub fn get(&self, kind: &str) -> anyhow::Result<&StageEntry> {
+        let found = self.entries.iter().find(|entry| entry.kind == kind);
+        found.with_context(|| format!("this build has no stage `{kind}` (was it built without the feature `torch`?)"))
+    }
+
+    pub fn entries(&self) -> &[StageEntry] {
+        &self.entries
+    }
+}
+
+/// The folder a unit may keep its half-done state in.
+pub fn scratch_of(context: &StageContext, fingerprint: &Fingerprint) -> PathBuf {
+    Path::new(&context.scratch).join(fingerprint.key().to_string())
+}

@@ -1,0 +1,116 @@
+//! Pure arrays: no file, no tensor library. Row-major, row first.
+
+use std::fmt;
+
+/// The classes of PASCAL VOC, background first: a label map holds places in this list.
+pub const VOC_CLASSES: [&str; 21] = [
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+];
+
+/// The label of pixels that count for nothing.
+pub const IGNORE: u8 = 255;
+
+/// A 2-D array.
+#[derive(Clone, PartialEq)]
+pub struct Grid<T> {
+    pub height: usize,
+    pub width: usize,
+    /// Row-major, `height * width`.
+    pub data: Vec<T>,
+}
+
+/// Class ids: 0 background, 1..=20 classes, 255 ignored.
+pub type LabelMap = Grid<u8>;
+/// Segment ids: 0 = no segment.
+pub type SeMap = Grid<u16>;
+
+impl<T: Copy> Grid<T> {
+    /// Panics unless `data` holds `height * width` values.
+    pub fn new(height: usize, width: usize, data: Vec<T>) -> Self {
+        assert_eq!(data.len(), height * width);
+        Self { height, width, data }
+    }
+
+    pub fn filled(height: usize, width: usize, value: T) -> Self {
+        Self { height, width, data: vec![value; height * width] }
+    }
+
+    pub fn at(&self, y: usize, x: usize) -> T {
+        self.data[y * self.width + x]
+    }
+
+    /// Nearest-neighbour resize, PIL's NEAREST: the centre of a target pixel picks its source.
+    pub fn resize_nearest(&self, height: usize, width: usize) -> Self {
+        let place = |i: usize, to: usize, from: usize| {
+            let centre = (i as f64 + 0.5) * from as f64 / to as f64;
+            (centre as usize).min(from - 1)
+        };
+        let xs: Vec<usize> = (0..width).map(|x| place(x, width, self.width)).collect();
+        let mut data = Vec::with_capacity(height * width);
+        for y in 0..height {
+            let row = place(y, height, self.height) * self.width;
+            data.extend(xs.iter().map(|x| self.data[row + x]));
+        }
+        Self { height, width, data }
+    }
+}
+
+impl<T> fmt::Debug for Grid<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Grid({}x{})", self.height, self.width)
+    }
+}
+
+/// An RGB image, 8 bits a channel.
+#[derive(Clone, PartialEq)]
+pub struct Rgb {
+    pub height: usize,
+    pub width: usize,
+    /// `height * width * 3`.
+    pub data: Vec<u8>,
+}
+
+impl fmt::Debug for Rgb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rgb({}x{})", self.height, self.width)
+    }
+}
+
+/// Class activation maps of the classes present in an image: scores 0 to 1, foreground only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cam {
+    /// Label of each channel, 1..=20, ascending.
+    pub classes: Vec<u8>,
+    pub height: usize,
+    pub width: usize,
+    /// `classes.len() * height * width`.
+    pub data: Vec<f32>,
+}
+
+/// A local maximum of a CAM channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peak {
+    pub y: usize,
+    pub x: usize,
+    pub score: f32,
+}
