@@ -78,8 +78,8 @@ pub fn resize_rgb(image: &Rgb, height: usize, width: usize, filter: Filter) -> R
     };
     let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
     // Fails only for a pixel type or buffer that does not fit, and both are made right here.
-    let done = src.and_then(|src| Ok(fir::Resizer::new().resize(&src, &mut dst, &options).ok()));
-    debug_assert!(matches!(done, Ok(Some(()))));
+    let done = src.map(|src| fir::Resizer::new().resize(&src, &mut dst, &options).is_ok());
+    debug_assert_eq!(done.ok(), Some(true));
     Rgb { height, width, data: dst.into_vec() }
 }
 

@@ -66,12 +66,15 @@ impl Device {
     }
 }
 
+/// Told how far a unit is: done, of, what.
+pub type ProgressFn = dyn Fn(u64, u64, &str) + Send + Sync;
+
 /// What the surroundings give a stage; nothing of it may change its output.
 #[derive(Clone)]
 pub struct StageContext {
     pub device: Device,
-    /// Told how far inside a long unit the work is: (done, of, what).
-    pub progress: Arc<dyn Fn(u64, u64, &str) + Send + Sync>,
+    /// Told how far inside a long unit the work is.
+    pub progress: Arc<ProgressFn>,
     /// Folder for what lets a long unit resume inside itself, named by its key; losing it costs time only.
     pub scratch: PathBuf,
     /// The user wants to stop: a stage that can resume inside a unit saves to `scratch` and returns [`Interrupted`].

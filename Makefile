@@ -1,0 +1,19 @@
+# The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
+.PHONY: quickstart test setup build lint check
+
+quickstart: build ## all stages on the embedded data, four variants, a table and pictures
+	./target/release/s2c-pipe run pipelines/quickstart.toml
+
+test: setup lint ## formatting, lints, advisories and all tests
+	cargo test --release
+
+setup: ## libtorch, once; see .ci/setup
+	@.ci/setup
+
+build: setup
+	cargo build --release
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+	@.ci/advisories

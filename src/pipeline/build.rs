@@ -1,0 +1,440 @@
+//! From the cells of a pipeline file to one graph of units: which stage reads what, and which parameters are in
+//! effect there. What a stage does not use never reaches its parameters, so it never reaches a key.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::data::{Dataset, FileMemo, FileRef, Item};
+use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
+use crate::pipeline::spec::{Precision, Refinement, Spec, Threshold};
+use crate::stage::cam_epoch::{CamEpoch, CamEpochParams, CpmParams, SscParams};
+use crate::stage::cam_infer::{CamInfer, CamInferParams};
+use crate::stage::evaluate::{Evaluate, EvaluateParams};
+use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
+use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
+use crate::stage::se_map::{SeMapParams, SeMapStage};
+use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
+use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
+use crate::stage::seg_infer::{SegInfer, SegInferParams};
+use crate::stage::{Registry, Stage, StageEntry};
+
+/// All stages of S2C.
+pub fn registry() -> Registry {
+    Registry::default()
+        .with(StageEntry::of::<SamEmbed>())
+        .with(StageEntry::of::<SeMapStage>())
+        .with(StageEntry::of::<CamEpoch>())
+        .with(StageEntry::of::<CamInfer>())
+        .with(StageEntry::of::<SeedEval>())
+        .with(StageEntry::of::<PseudoLabel>())
+        .with(StageEntry::of::<SegEpoch>())
+        .with(StageEntry::of::<SegInfer>())
+        .with(StageEntry::of::<Evaluate>())
+}
+
+/// What one cell is made of, by place in the graph.
+#[derive(Clone, Debug)]
+pub struct CellUnits {
+    pub name: String,
+    pub dataset: Arc<Dataset>,
+    /// By training image, in the order of `dataset.train`.
+    pub embeddings: Vec<UnitIdx>,
+    /// Empty where no loss needs them.
+    pub se_maps: Vec<UnitIdx>,
+    pub cam_epochs: Vec<UnitIdx>,
+    pub cams: Vec<UnitIdx>,
+    /// `None` where no training image has a mask.
+    pub seed_eval: Option<UnitIdx>,
+    pub pseudo_labels: Vec<UnitIdx>,
+    pub pseudo_eval: Option<UnitIdx>,
+    pub seg_epochs: Vec<UnitIdx>,
+    /// By validation image, in the order of `dataset.val`.
+    pub predictions: Vec<UnitIdx>,
+    pub seg_eval: Option<UnitIdx>,
+    pub overlays: Vec<OverlayUnits>,
+}
+
+/// The parts of one overlay picture.
+#[derive(Clone, Debug)]
+pub struct OverlayUnits {
+    /// Place in `dataset.train`.
+    pub item_idx: usize,
+    pub cam: UnitIdx,
+    pub se_map: Option<UnitIdx>,
+    pub pseudo_label: UnitIdx,
+    pub prediction: Option<UnitIdx>,
+}
+
+impl CellUnits {
+    /// What a run of this cell has to have at its end.
+    pub fn targets(&self) -> Vec<UnitIdx> {
+        let overlay = |o: &OverlayUnits| [Some(o.cam), o.se_map, Some(o.pseudo_label), o.prediction];
+        let evals = [self.seed_eval, self.pseudo_eval, self.seg_eval];
+        let mut targets: Vec<UnitIdx> = self.pseudo_labels.clone();
+        targets.extend(evals.into_iter().flatten());
+        targets.extend(self.overlays.iter().flat_map(overlay).flatten());
+        targets
+    }
+}
+
+/// A cell with its data set scanned.
+pub struct CellInput<'a> {
+    pub name: &'a str,
+    pub spec: &'a Spec,
+    pub dataset: Arc<Dataset>,
+}
+
+/// Builds the units of all cells into one graph. `bf16_native`: the device computes bf16 itself.
+pub fn build(cells: &[CellInput<'_>], memo: &dyn FileMemo, bf16_native: bool) -> anyhow::Result<(Graph, Vec<CellUnits>)> {
+    let mut graph = Graph::default();
+    let any_se_map = cells.iter().any(|cell| needs_se_maps(cell.spec));
+    let cells = cells.iter().map(|cell| {
+        let precision = resolve(cell.spec.precision, bf16_native);
+        let mut builder = Builder { graph: &mut graph, memo, spec: cell.spec, dataset: &cell.dataset, precision };
+        builder.cell(cell.name, any_se_map).with_context(|| format!("variant `{}`", cell.name))
+    });
+    let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok((graph, cells))
+}
+
+/// The precision a spec asks for on a device, never `Auto`.
+pub fn resolve(precision: Precision, bf16_native: bool) -> Precision {
+    match precision {
+        Precision::Auto if bf16_native => Precision::Bf16,
+        Precision::Auto => Precision::F32,
+        chosen => chosen,
+    }
+}
+
+fn needs_se_maps(spec: &Spec) -> bool {
+    let ssc = &spec.classifier.ssc;
+    let voted = spec.pseudo_label.refine.contains(&Refinement::SegmentVote);
+    voted || (ssc.enabled && ssc.start_epoch < spec.classifier.epochs)
+}
+
+struct Builder<'a> {
+    graph: &'a mut Graph,
+    memo: &'a dyn FileMemo,
+    spec: &'a Spec,
+    dataset: &'a Arc<Dataset>,
+    precision: Precision,
+}
+
+impl Builder<'_> {
+    fn cell(&mut self, name: &str, any_se_map: bool) -> anyhow::Result<CellUnits> {
+        let (spec, dataset) = (self.spec, self.dataset.clone());
+        let train = &dataset.train;
+        let cpm = &spec.classifier.cpm;
+        let with_cpm = cpm.enabled && cpm.start_epoch < spec.classifier.epochs;
+
+        let needs_se_maps = needs_se_maps(spec);
+        let embeddings = if needs_se_maps || with_cpm { self.each(train, Self::embedding)? } else { Vec::new() };
+        let se_maps = if needs_se_maps { self.each(train, Self::se_map)? } else { Vec::new() };
+        let cam_epochs = self.cam_epochs(&embeddings, &se_maps)?;
+        let checkpoint = *cam_epochs.last().context("`classifier.epochs` is 0")?;
+        let cams = self.each(train, |builder, item| builder.cam(item, checkpoint))?;
+        let seed_eval = self.scored(&cams, "cam", "cams", train, SeedEval::KIND)?;
+        let pseudo_labels: Vec<UnitIdx> = (0..train.len())
+            .map(|i| self.pseudo_label(&train[i], cams[i], seed_eval, se_maps.get(i).copied()))
+            .collect::<anyhow::Result<_>>()?;
+        let pseudo_eval = match spec.evaluate.pseudo_labels {
+            true => self.scored(&pseudo_labels, "label", "predictions", train, Evaluate::KIND)?,
+            false => None,
+        };
+
+        let (mut seg_epochs, mut predictions, mut seg_eval) = (Vec::new(), Vec::new(), None);
+        if spec.segmentation.enabled {
+            seg_epochs = self.seg_epochs(&pseudo_labels)?;
+            let checkpoint = *seg_epochs.last().context("`segmentation.epochs` is 0")?;
+            predictions = self.each(&dataset.val, |builder, item| builder.prediction(item, checkpoint))?;
+            seg_eval = self.scored(&predictions, "prediction", "predictions", &dataset.val, Evaluate::KIND)?;
+        }
+
+        let n_overlays = spec.report.overlays.min(train.len());
+        let mut overlays = Vec::new();
+        for k in 0..n_overlays {
+            let i = k * train.len() / n_overlays;
+            let se_map = match any_se_map {
+                true => Some(self.se_map(&train[i])?),
+                false => None,
+            };
+            let prediction = seg_epochs.last().map(|&checkpoint| self.prediction(&train[i], checkpoint)).transpose()?;
+            let (cam, pseudo_label) = (cams[i], pseudo_labels[i]);
+            overlays.push(OverlayUnits { item_idx: i, cam, se_map, pseudo_label, prediction });
+        }
+
+        let name = name.to_owned();
+        Ok(CellUnits {
+            name,
+            dataset: dataset.clone(),
+            embeddings,
+            se_maps,
+            cam_epochs,
+            cams,
+            seed_eval,
+            pseudo_labels,
+            pseudo_eval,
+            seg_epochs,
+            predictions,
+            seg_eval,
+            overlays,
+        })
+    }
+
+    fn embedding(&mut self, item: &Item) -> anyhow::Result<UnitIdx> {
+        let params = SamEmbedParams { precision: self.precision };
+        let inputs = vec![("image", file(&item.image)), ("weights", self.weights(&self.spec.sam.weights)?)];
+        self.add::<SamEmbed>(&item.id, &params, inputs)
+    }
+
+    fn se_map(&mut self, item: &Item) -> anyhow::Result<UnitIdx> {
+        let embedding = self.embedding(item)?;
+        let spec = &self.spec.se_map;
+        let params = SeMapParams {
+            precision: self.precision,
+            points_per_side: spec.points_per_side,
+            pred_iou_thresh: spec.pred_iou_thresh,
+            stability_score_thresh: spec.stability_score_thresh,
+            stability_score_offset: spec.stability_score_offset,
+            box_nms_thresh: spec.box_nms_thresh,
+            overlap: spec.overlap,
+        };
+        let inputs = vec![("embedding", of(embedding, "embedding")), ("weights", self.weights(&self.spec.sam.weights)?)];
+        self.add::<SeMapStage>(&item.id, &params, inputs)
+    }
+
+    fn cam_epochs(&mut self, embeddings: &[UnitIdx], se_maps: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
+        let (spec, dataset) = (&self.spec.classifier, self.dataset.clone());
+        let images = self.files(&dataset.train);
+        let label_lines: String = dataset.train.iter().map(label_line).collect();
+        let labels = Source::value(label_lines.into_bytes());
+        let mut units: Vec<UnitIdx> = Vec::new();
+        for epoch in 0..spec.epochs {
+            let with_ssc = spec.ssc.enabled && spec.ssc.start_epoch <= epoch;
+            let with_cpm = spec.cpm.enabled && spec.cpm.start_epoch <= epoch;
+            let params = CamEpochParams {
+                epoch,
+                epochs: spec.epochs,
+                rng_seed: self.spec.rng_seed,
+                precision: self.precision,
+                backbone: spec.backbone,
+                stride: spec.stride,
+                feat_dim: spec.feat_dim,
+                n_classes: self.n_classes(),
+                batch_size: spec.batch_size,
+                crop: spec.crop,
+                resize_long: spec.resize_long,
+                jitter: spec.jitter,
+                lr: spec.lr,
+                head_lr_mult: spec.head_lr_mult,
+                momentum: spec.momentum,
+                weight_decay: spec.weight_decay,
+                ssc: with_ssc.then(|| SscParams {
+                    weight: spec.ssc.weight,
+                    temperature: spec.ssc.temperature,
+                    proto_stopgrad: spec.ssc.proto_stopgrad,
+                    unassigned_negative: spec.ssc.unassigned_negative,
+                }),
+                cpm: with_cpm.then(|| CpmParams {
+                    weight: spec.cpm.weight,
+                    tau: spec.cpm.tau,
+                    scales: spec.cpm.scales.clone(),
+                    min_distance: spec.cpm.min_distance,
+                    mask_index: spec.cpm.mask_index,
+                    alpha_sam: spec.cpm.alpha_sam,
+                    alpha_cam: spec.cpm.alpha_cam,
+                    pad_label: spec.cpm.pad_label,
+                }),
+            };
+            let mut inputs = vec![match units.last() {
+                Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
+                None => ("weights", self.weights(&spec.weights)?),
+            }];
+            inputs.push(("images", images.clone()));
+            inputs.push(("labels", labels.clone()));
+            if with_ssc {
+                inputs.push(("se_maps", self.outputs(&dataset.train, se_maps, "se_map")));
+            }
+            if with_cpm {
+                inputs.push(("embeddings", self.outputs(&dataset.train, embeddings, "embedding")));
+                inputs.push(("sam_weights", self.weights(&self.spec.sam.weights)?));
+            }
+            units.push(self.add::<CamEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
+        }
+        Ok(units)
+    }
+
+    fn cam(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let (spec, seed) = (&self.spec.classifier, &self.spec.seed);
+        let params = CamInferParams {
+            backbone: spec.backbone,
+            stride: spec.stride,
+            feat_dim: spec.feat_dim,
+            n_classes: self.n_classes(),
+            precision: self.precision,
+            scales: seed.scales.clone(),
+            flip: seed.flip,
+        };
+        let labels = Source::value(item.labels.clone());
+        let inputs = vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image)), ("labels", labels)];
+        self.add::<CamInfer>(&item.id, &params, inputs)
+    }
+
+    /// The unit that scores one output for each item against the masks, for the items that have one.
+    fn scored(
+        &mut self,
+        units: &[UnitIdx],
+        output: &'static str,
+        slot: &'static str,
+        items: &[Item],
+        kind: &'static str,
+    ) -> anyhow::Result<Option<UnitIdx>> {
+        let with_mask = || items.iter().zip(units).filter_map(|(item, unit)| Some((item, unit, item.mask.as_ref()?)));
+        let scored = with_mask().map(|(item, &unit, _)| (item.id.clone(), of(unit, output))).collect::<Vec<_>>();
+        if scored.is_empty() {
+            return Ok(None);
+        }
+        let masks = with_mask().map(|(item, _, mask)| (item.id.clone(), file(mask))).collect();
+        let scored = self.graph.add_set(InputSet { members: scored });
+        let inputs = vec![(slot, scored), ("masks", self.graph.add_set(InputSet { members: masks }))];
+        let n_classes = self.n_classes();
+        let unit = if kind == SeedEval::KIND {
+            self.add::<SeedEval>("train", &SeedEvalParams { n_classes }, inputs)?
+        } else {
+            let name = if output == "label" { "pseudo-labels" } else { "predictions" };
+            self.add::<Evaluate>(name, &EvaluateParams { n_classes }, inputs)?
+        };
+        Ok(Some(unit))
+    }
+
+    fn pseudo_label(
+        &mut self,
+        item: &Item,
+        cam: UnitIdx,
+        seed_eval: Option<UnitIdx>,
+        se_map: Option<UnitIdx>,
+    ) -> anyhow::Result<UnitIdx> {
+        let spec = &self.spec.pseudo_label;
+        let mut inputs = vec![("cam", of(cam, "cam"))];
+        let threshold = match spec.threshold {
+            Threshold::At(threshold) => Some(threshold),
+            Threshold::Rule(_) => {
+                let seed_eval = seed_eval.context(
+                    "`pseudo_label.threshold = \"best\"` needs training images with masks; give a number such as 0.2",
+                )?;
+                inputs.push(("threshold", of(seed_eval, "threshold")));
+                None
+            }
+        };
+        if spec.refine.contains(&Refinement::SegmentVote) {
+            inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
+        }
+        self.add::<PseudoLabel>(&item.id, &PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs)
+    }
+
+    fn seg_epochs(&mut self, pseudo_labels: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
+        let (spec, dataset) = (&self.spec.segmentation, self.dataset.clone());
+        let images = self.files(&dataset.train);
+        let labels = self.outputs(&dataset.train, pseudo_labels, "label");
+        let mut units: Vec<UnitIdx> = Vec::new();
+        for epoch in 0..spec.epochs {
+            let params = SegEpochParams {
+                epoch,
+                epochs: spec.epochs,
+                rng_seed: self.spec.rng_seed,
+                precision: self.precision,
+                backbone: spec.backbone,
+                stride: spec.stride,
+                n_classes: self.n_classes() + 1,
+                batch_size: spec.batch_size,
+                crop: spec.crop,
+                scale: spec.scale,
+                lr: spec.lr,
+                head_lr_mult: spec.head_lr_mult,
+                momentum: spec.momentum,
+                weight_decay: spec.weight_decay,
+            };
+            let mut inputs = vec![match units.last() {
+                Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
+                None => ("weights", self.weights(&spec.weights)?),
+            }];
+            inputs.push(("images", images.clone()));
+            inputs.push(("labels", labels.clone()));
+            units.push(self.add::<SegEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
+        }
+        Ok(units)
+    }
+
+    fn prediction(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let spec = &self.spec.segmentation;
+        let params = SegInferParams {
+            backbone: spec.backbone,
+            stride: spec.stride,
+            n_classes: self.n_classes() + 1,
+            precision: self.precision,
+            test_scales: spec.test_scales.clone(),
+            test_flip: spec.test_flip,
+        };
+        let inputs = vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image))];
+        self.add::<SegInfer>(&item.id, &params, inputs)
+    }
+
+    /// Foreground classes.
+    fn n_classes(&self) -> i64 {
+        self.dataset.classes.len() as i64 - 1
+    }
+
+    fn each(
+        &mut self,
+        items: &[Item],
+        unit: impl Fn(&mut Self, &Item) -> anyhow::Result<UnitIdx>,
+    ) -> anyhow::Result<Vec<UnitIdx>> {
+        items.iter().map(|item| unit(self, item)).collect()
+    }
+
+    fn files(&mut self, items: &[Item]) -> Source {
+        let members = items.iter().map(|item| (item.id.clone(), file(&item.image))).collect();
+        self.graph.add_set(InputSet { members })
+    }
+
+    fn outputs(&mut self, items: &[Item], units: &[UnitIdx], name: &'static str) -> Source {
+        let members = items.iter().zip(units).map(|(item, &unit)| (item.id.clone(), of(unit, name))).collect();
+        self.graph.add_set(InputSet { members })
+    }
+
+    fn weights(&self, path: &Path) -> anyhow::Result<Source> {
+        let digest = self.memo.digest(path).with_context(|| format!("weights `{}`", path.display()))?;
+        Ok(Source::File { path: path.into(), digest })
+    }
+
+    fn add<S: Stage>(
+        &mut self,
+        item: &str,
+        params: &S::Params,
+        inputs: Vec<(&'static str, Source)>,
+    ) -> anyhow::Result<UnitIdx>
+    where
+        S::Params: Serialize,
+    {
+        // Through a value, whose maps are ordered by key.
+        let params = serde_json::to_value(params)?.to_string().into();
+        let unit = Unit { stage: S::KIND, version: S::VERSION, item: item.to_owned(), params, inputs };
+        Ok(self.graph.add(unit))
+    }
+}
+
+fn of(unit: UnitIdx, name: &'static str) -> Source {
+    Source::Output { unit, name }
+}
+
+fn file(file: &FileRef) -> Source {
+    Source::File { path: file.path.clone(), digest: file.digest }
+}
+
+fn label_line(item: &Item) -> String {
+    let labels: Vec<String> = item.labels.iter().map(u8::to_string).collect();
+    format!("{}\t{}\n", item.id, labels.join(" "))
+}
