@@ -438,3 +438,141 @@ fn label_line(item: &Item) -> String {
     let labels: Vec<String> = item.labels.iter().map(u8::to_string).collect();
     format!("{}\t{}\n", item.id, labels.join(" "))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::digest::BlobDigest;
+
+    /// Files are named, never opened: a digest is that of the path.
+    struct NoFiles;
+    impl FileMemo for NoFiles {
+        fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {
+            Ok(BlobDigest::of(path.to_string_lossy().as_bytes()))
+        }
+        fn fact(&self, _: &str, _: &BlobDigest) -> Option<Vec<u8>> {
+            None
+        }
+        fn remember(&self, _: &str, _: &BlobDigest, _: &[u8]) {}
+    }
+
+    fn dataset(n_train: usize) -> Arc<Dataset> {
+        let file = |name: String| FileRef { digest: BlobDigest::of(name.as_bytes()), path: Path::new(&name).into() };
+        let item = |id: String| Item {
+            image: file(format!("{id}.jpg")),
+            mask: Some(file(format!("{id}.png"))),
+            labels: vec![8],
+            height: 10,
+            width: 10,
+            id,
+        };
+        Arc::new(Dataset {
+            name: "tiny".into(),
+            classes: crate::vision::VOC_CLASSES.map(str::to_owned).to_vec(),
+            train: (0..n_train).map(|i| item(format!("train{i}"))).collect(),
+            val: vec![item("val".into())],
+        })
+    }
+
+    /// S2C, five epochs, CPM from the third.
+    fn s2c() -> Spec {
+        let mut spec = Spec::default();
+        spec.classifier.ssc.enabled = true;
+        spec.classifier.cpm.enabled = true;
+        spec
+    }
+
+    /// Units of each stage in the graph of some cells.
+    fn counts(cells: &[(Spec, usize)]) -> BTreeMap<&'static str, usize> {
+        let inputs: Vec<CellInput<'_>> =
+            cells.iter().map(|(spec, n)| CellInput { name: "cell", spec, dataset: dataset(*n) }).collect();
+        let (graph, _) = build(&inputs, &NoFiles, false).unwrap();
+        let mut counts = BTreeMap::new();
+        graph.units().iter().for_each(|unit| *counts.entry(unit.stage).or_default() += 1);
+        counts
+    }
+
+    /// What a second cell adds to the first, by stage.
+    fn added(first: (Spec, usize), second: (Spec, usize)) -> BTreeMap<&'static str, usize> {
+        let before = counts(std::slice::from_ref(&first));
+        let mut after = counts(&[first, second]);
+        after.iter_mut().for_each(|(stage, n)| *n -= before.get(stage).copied().unwrap_or(0));
+        after.retain(|_, n| *n > 0);
+        after
+    }
+
+    fn with(change: impl FnOnce(&mut Spec)) -> Spec {
+        let mut spec = s2c();
+        change(&mut spec);
+        spec
+    }
+
+    #[test]
+    fn a_change_of_tau_runs_nothing_before_the_first_cpm_epoch_and_no_sam_stage() {
+        let added = added((s2c(), 4), (with(|spec| spec.classifier.cpm.tau = 0.3), 4));
+        assert_eq!(added["cam_epoch"], 3);
+        assert!(!added.contains_key("sam_embed") && !added.contains_key("se_map"), "{added:?}");
+    }
+
+    #[test]
+    fn a_change_without_effect_adds_nothing() {
+        let plain = Spec::default();
+        for change in [
+            |spec: &mut Spec| spec.classifier.cpm.tau = 0.1,
+            |spec: &mut Spec| spec.classifier.ssc.temperature = 2.0,
+            |spec: &mut Spec| spec.classifier.cpm.start_epoch = 4,
+            |spec: &mut Spec| spec.se_map.points_per_side = 8,
+        ] {
+            let mut changed = plain.clone();
+            change(&mut changed);
+            changed.report.overlays = 0;
+            let mut plain = plain.clone();
+            plain.report.overlays = 0;
+            assert!(added((plain, 4), (changed, 4)).is_empty());
+        }
+    }
+
+    #[test]
+    fn one_more_image_adds_one_embedding_and_one_se_map() {
+        let added = added((with(|spec| spec.report.overlays = 0), 4), (with(|spec| spec.report.overlays = 0), 5));
+        assert_eq!((added["sam_embed"], added["se_map"]), (1, 1));
+    }
+
+    #[test]
+    fn refinement_and_threshold_run_no_training_of_the_classifier() {
+        for change in [
+            |spec: &mut Spec| spec.pseudo_label.refine = vec![Refinement::SegmentVote],
+            |spec: &mut Spec| spec.pseudo_label.threshold = Threshold::At(0.3),
+        ] {
+            let added = added((s2c(), 4), (with(change), 4));
+            assert_eq!(added["pseudo_label"], 4);
+            for stage in ["sam_embed", "se_map", "cam_epoch", "cam_infer", "seed_eval"] {
+                assert!(!added.contains_key(stage), "{stage}: {added:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_four_variants_share_what_they_can() {
+        let variant = |ssc, cpm| {
+            let spec = with(|spec| {
+                spec.classifier.ssc.enabled = ssc;
+                spec.classifier.cpm.enabled = cpm;
+            });
+            (spec, 4)
+        };
+        let counts = counts(&[variant(false, false), variant(true, false), variant(false, true), variant(true, true)]);
+        // Baseline 5; +SSC 5; +CPM 3 after the baseline's first two; S2C 3 after +SSC's first two.
+        assert_eq!(counts["cam_epoch"], 16);
+        assert_eq!((counts["sam_embed"], counts["se_map"]), (4, 4));
+    }
+
+    #[test]
+    fn a_seed_of_randomness_is_its_own_training() {
+        let added = added((s2c(), 4), (with(|spec| spec.rng_seed = 1), 4));
+        assert_eq!(added["cam_epoch"], 5);
+        assert!(!added.contains_key("sam_embed"));
+    }
+}
