@@ -1,0 +1,134 @@
+//! Blobs: bytes named by their BLAKE3 digest, `blobs/ab/cdef..`.
+//!
+//! A blob is written to a temporary file beside its place, synced, renamed: it is whole or not there. It is hashed
+//! whenever it is read, so a flipped byte is an error and never a result.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::digest::BlobDigest;
+
+/// Why bytes could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("no blob `{0}` in the store")]
+    Missing(BlobDigest),
+    #[error("blob `{expected}` was corrupt (its bytes hash to `{actual}`) and is removed")]
+    Corrupt { expected: BlobDigest, actual: BlobDigest },
+    #[error("could not {action} `{path}`")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The blobs of a cache folder.
+#[derive(Clone, Debug)]
+pub struct BlobStore {
+    root: PathBuf,
+}
+
+impl BlobStore {
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub fn path(&self, digest: &BlobDigest) -> PathBuf {
+        let hex = digest.to_string();
+        self.root.join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// The blob is there with this size. Its bytes are checked when they are read.
+    pub fn has(&self, digest: &BlobDigest, size: u64) -> bool {
+        fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == size)
+    }
+
+    pub fn write(&self, bytes: &[u8]) -> Result<BlobDigest, StoreError> {
+        let digest = BlobDigest::of(bytes);
+        let path = self.path(&digest);
+        if self.has(&digest, bytes.len() as u64) {
+            return Ok(digest);
+        }
+        let folder = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
+        // Removed when dropped, so a full disk leaves no litter.
+        let write = || {
+            let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(StoreError::io("write", &path))?;
+        Ok(digest)
+    }
+
+    /// The bytes, checked. A corrupt blob is removed, so that its unit is computed again.
+    pub fn read(&self, digest: &BlobDigest) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(digest);
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(*digest)),
+            read => read.map_err(StoreError::io("read", &path))?,
+        };
+        let actual = BlobDigest::of(&bytes);
+        if actual != *digest {
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            return Err(StoreError::Corrupt { expected: *digest, actual });
+        }
+        Ok(bytes)
+    }
+
+    /// All blobs with their sizes; temporary files of a killed process are given as `None`.
+    pub fn list(&self) -> Result<Vec<(Option<BlobDigest>, PathBuf, u64)>, StoreError> {
+        let mut found = Vec::new();
+        for folder in entries(&self.root)? {
+            let prefix = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            for path in entries(&folder)? {
+                let Ok(meta) = fs::metadata(&path) else { continue };
+                let rest = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                found.push((format!("{prefix}{rest}").parse().ok(), path, meta.len()));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => {
+            let listed = listed.map_err(StoreError::io("list", folder))?;
+            Ok(listed.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_and_a_flipped_bit_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::new(dir.path().join("blobs"));
+        let digest = store.write(b"hello").unwrap();
+        assert_eq!(store.read(&digest).unwrap(), b"hello");
+        assert!(store.has(&digest, 5) && !store.has(&digest, 4));
+        fs::write(store.path(&digest), b"hellp").unwrap();
+        assert!(matches!(store.read(&digest), Err(StoreError::Corrupt { .. })));
+        assert!(matches!(store.read(&digest), Err(StoreError::Missing(_))));
+        assert_eq!(store.write(b"hello").unwrap(), digest);
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+}

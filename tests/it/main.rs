@@ -1,0 +1,3 @@
+//! One integration binary: every further one would link libtorch again.
+
+mod layers;
