@@ -1,3 +1,4 @@
 //! One integration binary: every further one would link libtorch again.
 
+mod engine;
 mod layers;
