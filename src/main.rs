@@ -1,4 +1,3 @@
-fn main() {
-    #[cfg(feature = "torch")]
-    println!("{:?} threads {}", tch::Tensor::from_slice(&[1f32]), tch::get_num_threads());
+fn main() -> std::process::ExitCode {
+    s2c_pipe::cli::main()
 }

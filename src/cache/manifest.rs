@@ -104,9 +104,8 @@ fn check(payload: &[u8]) -> [u8; 8] {
 /// A log of its own for this process: the next free number, so that no clock is needed for order.
 fn create(folder: &Path) -> anyhow::Result<(String, File, u64)> {
     fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
-    let numbers = fs::read_dir(folder)?.filter_map(|entry| {
-        entry.ok()?.file_name().to_str()?.strip_suffix(".log")?.parse::<u64>().ok()
-    });
+    let numbers = fs::read_dir(folder)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".log")?.parse::<u64>().ok());
     let next = numbers.max().map_or(1, |last| last + 1);
     let name = format!("{next:08}.log");
     let path = folder.join(&name);

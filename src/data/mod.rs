@@ -2,6 +2,7 @@
 
 pub mod image;
 pub mod rng;
+pub mod voc;
 
 use std::path::Path;
 use std::sync::Arc;

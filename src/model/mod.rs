@@ -1,6 +1,8 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+pub mod layer;
+pub mod sam;
 pub mod weights;
 
 use tch::Kind;

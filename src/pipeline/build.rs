@@ -13,6 +13,7 @@ use crate::pipeline::spec::{Precision, Refinement, Spec, Threshold};
 use crate::stage::cam_epoch::{CamEpoch, CamEpochParams, CpmParams, SscParams};
 use crate::stage::cam_infer::{CamInfer, CamInferParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
+use crate::stage::params::Compute;
 use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
 use crate::stage::se_map::{SeMapParams, SeMapStage};
@@ -100,12 +101,12 @@ pub fn build(cells: &[CellInput<'_>], memo: &dyn FileMemo, bf16_native: bool) ->
     Ok((graph, cells))
 }
 
-/// The precision a spec asks for on a device, never `Auto`.
-pub fn resolve(precision: Precision, bf16_native: bool) -> Precision {
+/// The number format a spec asks for on a device.
+pub fn resolve(precision: Precision, bf16_native: bool) -> Compute {
     match precision {
-        Precision::Auto if bf16_native => Precision::Bf16,
-        Precision::Auto => Precision::F32,
-        chosen => chosen,
+        Precision::Bf16 => Compute::Bf16,
+        Precision::Auto if bf16_native => Compute::Bf16,
+        Precision::Auto | Precision::F32 => Compute::F32,
     }
 }
 
@@ -120,7 +121,7 @@ struct Builder<'a> {
     memo: &'a dyn FileMemo,
     spec: &'a Spec,
     dataset: &'a Arc<Dataset>,
-    precision: Precision,
+    precision: Compute,
 }
 
 impl Builder<'_> {

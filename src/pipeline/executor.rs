@@ -91,7 +91,9 @@ impl LocalExecutor {
                     let mut stage = None;
                     loop {
                         let place = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(task) = tasks.get(place).filter(|_| !interrupted.load(Ordering::Relaxed)) else { break };
+                        let Some(task) = tasks.get(place).filter(|_| !interrupted.load(Ordering::Relaxed)) else {
+                            break;
+                        };
                         let started = Instant::now();
                         let outcome = guarded(entry, &mut stage, task, reader, &context);
                         if outcome.is_err() {

@@ -81,22 +81,44 @@ pub enum StaleReason {
     /// No unit of this stage and item has finished here.
     NeverRan,
     /// It finished, but an output's blob is gone.
-    BlobLost { output: String },
+    BlobLost {
+        output: String,
+    },
     /// Something it reads has to run first.
-    Waits { on: Vec<String> },
+    Waits {
+        on: Vec<String>,
+    },
     /// What differs from the newest finished unit of this stage and item.
-    Changed { differences: Vec<Difference> },
+    Changed {
+        differences: Vec<Difference>,
+    },
 }
 
 /// One influence that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "what")]
 pub enum Difference {
-    Version { old: u64, new: u64 },
+    Version {
+        old: u64,
+        new: u64,
+    },
     /// JSON values; `null` where a side has no such parameter.
-    Param { path: String, old: serde_json::Value, new: serde_json::Value },
-    Input { slot: String, old: String, new: String },
-    Set { slot: String, added: Vec<String>, removed: Vec<String>, changed: Vec<String> },
+    Param {
+        path: String,
+        old: serde_json::Value,
+        new: serde_json::Value,
+    },
+    Input {
+        slot: String,
+        old: String,
+        new: String,
+    },
+    Set {
+        slot: String,
+        added: Vec<String>,
+        removed: Vec<String>,
+        changed: Vec<String>,
+    },
 }
 
 impl fmt::Display for Difference {

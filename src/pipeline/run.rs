@@ -38,12 +38,28 @@ pub struct RunOptions<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// Known at the start: units in the cache, units that run or wait.
-    Planned { reused: usize, to_run: usize },
-    GroupStarted { stage: &'a str, units: usize },
-    UnitFinished { stage: &'a str, label: &'a str, seconds: f64 },
-    UnitFailed { label: &'a str, error: &'a anyhow::Error },
+    Planned {
+        reused: usize,
+        to_run: usize,
+    },
+    GroupStarted {
+        stage: &'a str,
+        units: usize,
+    },
+    UnitFinished {
+        stage: &'a str,
+        label: &'a str,
+        seconds: f64,
+    },
+    UnitFailed {
+        label: &'a str,
+        error: &'a anyhow::Error,
+    },
     /// A blob was corrupt or gone; its unit runs again.
-    Repaired { label: &'a str, error: &'a anyhow::Error },
+    Repaired {
+        label: &'a str,
+        error: &'a anyhow::Error,
+    },
 }
 
 /// What a run did.
@@ -172,8 +188,7 @@ fn next_group(graph: &Graph, states: &[State], failed: &HashSet<UnitIdx>) -> Vec
 /// The tasks of a group, equal keys once, and a reader that knows the files and values they use.
 fn prepare(resolver: &mut Resolver<'_>, group: &[UnitIdx]) -> anyhow::Result<(Vec<UnitTask>, RunReader)> {
     let graph = resolver.graph;
-    let mut reader =
-        RunReader { store: resolver.cache.store().clone(), files: HashMap::new(), values: HashMap::new() };
+    let mut reader = RunReader { store: resolver.cache.store().clone(), files: HashMap::new(), values: HashMap::new() };
     let mut tasks = Vec::new();
     let mut keys = HashSet::new();
     for &idx in group {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLabel, Refinement};
+
 /// One cell of an experiment: everything a run needs to know.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -107,16 +109,6 @@ pub struct SeMapSpec {
     pub overlap: OverlapRule,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OverlapRule {
-    /// The smallest mask wins (paper).
-    #[default]
-    AreaAsc,
-    /// The mask with the highest predicted IoU wins (authors' code).
-    PredIouDesc,
-}
-
 /// The CAM classifier and its training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -144,16 +136,6 @@ pub struct ClassifierSpec {
     pub feat_dim: i64,
     pub ssc: SscSpec,
     pub cpm: CpmSpec,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Backbone {
-    /// The stride of a bottleneck sits in its first convolution (original ResNet).
-    #[default]
-    Resnet50V1,
-    /// The stride sits in the 3x3 convolution (torchvision).
-    Resnet50,
 }
 
 /// SAM-Segment Contrasting: L_SSC.
@@ -196,35 +178,6 @@ pub struct CpmSpec {
     pub pad_label: PadLabel,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AlphaSam {
-    /// SAM's mask logit at the pixel (paper's stability score map).
-    #[default]
-    Logit,
-    Sigmoid,
-    /// The predicted IoU of the whole mask.
-    Iou,
-    One,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AlphaCam {
-    /// The mean of the CAM over the mask.
-    #[default]
-    Mean,
-    One,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PadLabel {
-    #[default]
-    Ignore,
-    Bg,
-}
-
 /// CAM seeds: multi-scale inference and their threshold sweep.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -255,13 +208,6 @@ pub enum Threshold {
 #[serde(rename_all = "lowercase")]
 pub enum ThresholdRule {
     Best,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Refinement {
-    /// Each SE segment takes the label that most of its pixels have.
-    SegmentVote,
 }
 
 /// The segmentation network.

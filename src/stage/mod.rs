@@ -3,6 +3,16 @@
 //! A stage sees only its parameters and the bytes of its inputs, so a unit can be executed anywhere that has its
 //! fingerprint and a blob store. It is pure: the same parameters and inputs give the same bytes.
 
+pub mod cam_file;
+pub mod evaluate;
+pub mod params;
+pub mod pseudo_label;
+#[cfg(feature = "torch")]
+pub mod sam_embed;
+#[cfg(feature = "torch")]
+pub mod se_map;
+pub mod seed_eval;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,6 +139,34 @@ impl UnitInput<'_> {
 
     pub fn read(&self, slot: &str, digest: &BlobDigest) -> anyhow::Result<Bytes> {
         self.reader.read(digest).with_context(|| format!("{}: loading input `{slot}`", self.label))
+    }
+}
+
+/// Something costly made from an input's bytes, kept as long as the input stays the same.
+#[derive(Debug)]
+pub struct Loaded<T>(Option<(BlobDigest, T)>);
+
+impl<T> Default for Loaded<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Loaded<T> {
+    /// What `load` makes of the bytes in a slot.
+    pub fn get(
+        &mut self,
+        input: &UnitInput<'_>,
+        slot: &str,
+        load: impl FnOnce(&[u8]) -> anyhow::Result<T>,
+    ) -> anyhow::Result<&mut T> {
+        let digest = input.digest(slot)?;
+        let kept = self.0.take().filter(|(of, _)| *of == digest);
+        let kept = match kept {
+            Some(kept) => kept,
+            None => (digest, load(&input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?),
+        };
+        Ok(&mut self.0.insert(kept).1)
     }
 }
 

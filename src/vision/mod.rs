@@ -1,5 +1,9 @@
 //! Pure arrays: no file, no tensor library. Row-major, row first.
 
+pub mod label;
+pub mod metric;
+pub mod se_map;
+
 use std::fmt;
 
 /// The classes of PASCAL VOC, background first: a label map holds places in this list.

@@ -95,7 +95,8 @@ fn pipeline(values: &[&str], first: &ConcatParams, last: &str) -> (Graph, UnitId
         })
         .collect();
     let all = graph.add_set(InputSet { members: each });
-    let joined = graph.add(unit::<false>("join", &ConcatParams { sleep: first.sleep, ..params("|") }, vec![("all", all)]));
+    let joined =
+        graph.add(unit::<false>("join", &ConcatParams { sleep: first.sleep, ..params("|") }, vec![("all", all)]));
     let last = graph.add(unit::<false>("end", &params(last), vec![("joined", of(joined))]));
     (graph, last)
 }

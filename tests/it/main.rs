@@ -2,3 +2,5 @@
 
 mod engine;
 mod layers;
+#[cfg(feature = "torch")]
+mod sam;

@@ -1,0 +1,78 @@
+//! Choices that several stages share, as they stand in a pipeline file and in a key.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The number format a stage computes in: a spec's precision once the device is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    F32,
+    Bf16,
+}
+
+#[cfg(feature = "torch")]
+impl From<Compute> for crate::model::Compute {
+    fn from(compute: Compute) -> Self {
+        match compute {
+            Compute::F32 => Self::F32,
+            Compute::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlapRule {
+    /// The smallest mask wins (paper).
+    #[default]
+    AreaAsc,
+    /// The mask with the highest predicted IoU wins (authors' code).
+    PredIouDesc,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backbone {
+    /// The stride of a bottleneck sits in its first convolution (original ResNet).
+    #[default]
+    Resnet50V1,
+    /// The stride sits in the 3x3 convolution (torchvision).
+    Resnet50,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlphaSam {
+    /// SAM's mask logit at the pixel (paper's stability score map).
+    #[default]
+    Logit,
+    Sigmoid,
+    /// The predicted IoU of the whole mask.
+    Iou,
+    One,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlphaCam {
+    /// The mean of the CAM over the mask.
+    #[default]
+    Mean,
+    One,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PadLabel {
+    #[default]
+    Ignore,
+    Bg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refinement {
+    /// Each SE segment takes the label that most of its pixels have.
+    SegmentVote,
+}

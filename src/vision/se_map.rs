@@ -1,0 +1,132 @@
+//! From overlapping segments to a segment-everything map.
+
+use super::{Grid, SeMap};
+
+/// First and last column and row of a mask, both inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BoxXyxy {
+    pub x0: f32,
+    pub y0: f32,
+    pub x1: f32,
+    pub y1: f32,
+}
+
+impl BoxXyxy {
+    fn area(&self) -> f32 {
+        (self.x1 - self.x0) * (self.y1 - self.y0)
+    }
+
+    fn iou(&self, other: &Self) -> f32 {
+        let width = (self.x1.min(other.x1) - self.x0.max(other.x0)).max(0.0);
+        let height = (self.y1.min(other.y1) - self.y0.max(other.y0)).max(0.0);
+        let both = width * height;
+        both / (self.area() + other.area() - both)
+    }
+}
+
+/// One mask with its scores.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Row-major, 0 or 1.
+    pub mask: Vec<u8>,
+    pub bounds: BoxXyxy,
+    /// Pixels.
+    pub area: usize,
+    pub predicted_iou: f32,
+    pub stability_score: f32,
+}
+
+impl Segment {
+    pub fn new(mask: Vec<u8>, width: usize, predicted_iou: f32, stability_score: f32) -> Self {
+        let (mut x0, mut y0, mut x1, mut y1, mut area) = (usize::MAX, usize::MAX, 0, 0, 0);
+        for (y, row) in mask.chunks(width.max(1)).enumerate() {
+            let Some(first) = row.iter().position(|&m| m != 0) else { continue };
+            let last = row.iter().rposition(|&m| m != 0).unwrap_or(first);
+            (x0, x1) = (x0.min(first), x1.max(last));
+            (y0, y1) = (y0.min(y), y);
+            area += row.iter().filter(|&&m| m != 0).count();
+        }
+        let bounds = match area {
+            0 => BoxXyxy::default(),
+            _ => BoxXyxy { x0: x0 as f32, y0: y0 as f32, x1: x1 as f32, y1: y1 as f32 },
+        };
+        Self { mask, bounds, area, predicted_iou, stability_score }
+    }
+}
+
+/// Non-maximum suppression as in torchvision: indices kept, the best score first; equal scores keep their order.
+pub fn nms(boxes: &[BoxXyxy], scores: &[f32], threshold: f64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..boxes.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    let mut kept: Vec<usize> = Vec::new();
+    for i in order {
+        if kept.iter().all(|&k| f64::from(boxes[k].iou(&boxes[i])) <= threshold || boxes[k].iou(&boxes[i]).is_nan()) {
+            kept.push(i);
+        }
+    }
+    kept
+}
+
+/// Which of several masks a pixel belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTop {
+    /// The smallest; of equals the higher predicted IoU, then the first.
+    Smallest,
+    /// The one with the highest predicted IoU, then the first.
+    HighestIou,
+}
+
+/// Paints segments into one map; the id of a segment is its place in the list, from 1.
+pub fn paint(segments: &[Segment], height: usize, width: usize, on_top: OnTop) -> SeMap {
+    let mut order: Vec<usize> = (0..segments.len().min(usize::from(u16::MAX))).collect();
+    // The best first (a stable sort keeps the list's order among equals); painted last.
+    let iou = |i: usize| segments[i].predicted_iou;
+    order.sort_by(|&a, &b| match on_top {
+        OnTop::Smallest => segments[a].area.cmp(&segments[b].area).then(iou(b).total_cmp(&iou(a))),
+        OnTop::HighestIou => iou(b).total_cmp(&iou(a)),
+    });
+    let mut map = Grid::filled(height, width, 0u16);
+    for i in order.into_iter().rev() {
+        for (id, &mask) in map.data.iter_mut().zip(&segments[i].mask) {
+            if mask != 0 {
+                *id = i as u16 + 1;
+            }
+        }
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(mask: &[u8], predicted_iou: f32) -> Segment {
+        Segment::new(mask.to_vec(), 3, predicted_iou, 1.0)
+    }
+
+    #[test]
+    fn overlap_rules() {
+        let large = segment(&[1, 1, 1, 1, 1, 0], 0.99);
+        let small = segment(&[0, 1, 1, 0, 0, 0], 0.90);
+        let equal = segment(&[0, 0, 1, 0, 0, 1], 0.95);
+        let segments = [large, equal, small];
+        assert_eq!(paint(&segments, 2, 3, OnTop::Smallest).data, [1, 3, 2, 1, 1, 2]);
+        assert_eq!(paint(&segments, 2, 3, OnTop::HighestIou).data, [1, 1, 1, 1, 1, 2]);
+        assert_eq!(paint(&[], 2, 3, OnTop::Smallest).data, [0; 6]);
+    }
+
+    #[test]
+    fn bounds_are_the_first_and_last_pixel() {
+        let bounds = segment(&[0, 0, 0, 0, 1, 1], 0.0).bounds;
+        assert_eq!(bounds, BoxXyxy { x0: 1.0, y0: 1.0, x1: 2.0, y1: 1.0 });
+        assert_eq!(segment(&[0; 6], 0.0).bounds, BoxXyxy::default());
+    }
+
+    #[test]
+    fn suppression_keeps_the_better_of_two() {
+        let b = |x0: f32, x1: f32| BoxXyxy { x0, y0: 0.0, x1, y1: 10.0 };
+        let boxes = [b(0.0, 10.0), b(1.0, 10.0), b(5.0, 10.0)];
+        assert_eq!(nms(&boxes, &[0.8, 0.9, 0.7], 0.7), [1, 2]);
+        assert_eq!(nms(&boxes, &[0.8, 0.9, 0.7], 0.95), [1, 0, 2]);
+    }
+}

@@ -1,0 +1,96 @@
+//! MobileSAM against the public PyTorch implementation: `tests/golden/sam/make.py`.
+
+use std::path::{Path, PathBuf};
+
+use s2c_pipe::data::image::decode_rgb;
+use s2c_pipe::model::Compute;
+use s2c_pipe::model::sam::automatic::{AutomaticOptions, segment_everything};
+use s2c_pipe::model::sam::{SamDecoder, SamEncoder};
+use s2c_pipe::model::weights::Weights;
+use s2c_pipe::vision::se_map::{OnTop, paint};
+use tch::{Device, Kind, Tensor};
+
+/// The images of the golden file, in its order.
+const IMAGES: [&str; 3] = ["2007_003841", "2008_007770", "2009_000219"];
+/// The tolerance the project asks for: absolute, on embeddings, logits and predicted IoUs.
+const TOLERANCE: f64 = 1e-3;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn photographs() -> Option<PathBuf> {
+    let folder = root().join("../shared/data/voc-animals-mini/JPEGImages");
+    folder.exists().then_some(folder)
+}
+
+fn weights() -> Weights {
+    Weights::parse(&std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
+}
+
+fn worst(a: &Tensor, b: &Tensor) -> f64 {
+    f64::try_from((a - b).abs().max()).unwrap()
+}
+
+#[test]
+fn agrees_with_the_reference_on_real_photographs() {
+    let Some(folder) = photographs() else {
+        println!("skipped: no ../shared/data/voc-animals-mini");
+        return;
+    };
+    let golden = Weights::parse(&std::fs::read(root().join("tests/golden/sam/golden.safetensors")).unwrap()).unwrap();
+    let weights = weights();
+    let encoder = SamEncoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
+    let decoder = SamDecoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
+    for (i, name) in IMAGES.iter().enumerate() {
+        let of = |part: &str| golden.raw(&format!("{i}.{part}")).unwrap();
+        let image = decode_rgb(&std::fs::read(folder.join(format!("{name}.jpg"))).unwrap()).unwrap();
+        let embedding = encoder.embed(&image);
+        let sampled = embedding.get(0).slice(0, 0, None, 16).slice(1, 0, None, 4).slice(2, 0, None, 4);
+        let embedding_error = worst(&sampled, &of("embedding"));
+
+        let labels = Tensor::ones([3, 1], (Kind::Int64, Device::Cpu));
+        let masks = decoder.decode_points(&embedding, &of("points"), &labels);
+        let low_res_error = worst(&masks.low_res.slice(2, 0, None, 8).slice(3, 0, None, 8), &of("low_res"));
+        let iou_error = worst(&masks.iou, &of("iou"));
+
+        let options = AutomaticOptions {
+            points_per_side: 16,
+            pred_iou_thresh: 0.88,
+            stability_score_thresh: 0.95,
+            stability_score_offset: 1.0,
+            box_nms_thresh: 0.7,
+        };
+        let started = std::time::Instant::now();
+        let segments = segment_everything(&decoder, &embedding, (image.height, image.width), &options).unwrap();
+        let seconds = started.elapsed().as_secs_f64();
+        let map = paint(&segments, image.height, image.width, OnTop::Smallest);
+        let ids: Vec<i64> = map.data.iter().map(|&id| i64::from(id)).collect();
+        let ids = Tensor::from_slice(&ids).view([image.height as i64, image.width as i64]);
+        let equal = ids.slice(0, 0, None, 4).slice(1, 0, None, 4).eq_tensor(&of("se_map"));
+        let agree = f64::try_from(equal.to_kind(Kind::Double).mean(Kind::Double)).unwrap();
+        println!(
+            "{name}: embedding {embedding_error:.1e}, low-res {low_res_error:.1e}, IoU {iou_error:.1e}, \
+             {} masks (reference {}), SE map equal on {:.2} %, {seconds:.1} s",
+            segments.len(),
+            i64::try_from(of("n_masks")).unwrap(),
+            agree * 100.0
+        );
+        assert!(embedding_error < TOLERANCE && low_res_error < TOLERANCE && iou_error < TOLERANCE);
+        assert!(agree >= 0.99);
+    }
+}
+
+/// Prompts that share an image take another path through the decoder than prompts with an image each.
+#[test]
+fn one_image_for_all_prompts_or_one_for_each() {
+    let decoder = SamDecoder::load(&weights(), Device::Cpu, Compute::F32).unwrap();
+    tch::manual_seed(0);
+    let embedding = Tensor::randn([1, 256, 64, 64], (Kind::Float, Device::Cpu)) * 0.1;
+    let points = Tensor::from_slice(&[100f32, 200.0, 700.0, 300.0]).view([2, 1, 2]);
+    let labels = Tensor::ones([2, 1], (Kind::Int64, Device::Cpu));
+    let shared = decoder.decode_points(&embedding, &points, &labels);
+    let each = decoder.decode_points(&embedding.repeat([2, 1, 1, 1]), &points, &labels);
+    assert!(worst(&shared.low_res, &each.low_res) < TOLERANCE);
+    assert!(worst(&shared.iou, &each.iou) < TOLERANCE);
+}
