@@ -1,5 +1,6 @@
 //! Data sets.
 
+pub mod augment;
 pub mod image;
 pub mod rng;
 pub mod voc;

@@ -1,7 +1,12 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+pub mod classifier;
+pub mod cpm;
 pub mod layer;
+pub mod loss;
+pub mod optim;
+pub mod resnet;
 pub mod sam;
 pub mod weights;
 

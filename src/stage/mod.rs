@@ -3,8 +3,13 @@
 //! A stage sees only its parameters and the bytes of its inputs, so a unit can be executed anywhere that has its
 //! fingerprint and a blob store. It is pure: the same parameters and inputs give the same bytes.
 
+#[cfg(feature = "torch")]
+pub mod cam_epoch;
 pub mod cam_file;
+#[cfg(feature = "torch")]
+pub mod cam_infer;
 pub mod evaluate;
+mod loader;
 pub mod params;
 pub mod pseudo_label;
 #[cfg(feature = "torch")]

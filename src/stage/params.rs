@@ -76,3 +76,13 @@ pub enum Refinement {
     /// Each SE segment takes the label that most of its pixels have.
     SegmentVote,
 }
+
+#[cfg(feature = "torch")]
+impl From<Backbone> for crate::model::resnet::StrideIn {
+    fn from(backbone: Backbone) -> Self {
+        match backbone {
+            Backbone::Resnet50V1 => Self::Conv1,
+            Backbone::Resnet50 => Self::Conv2,
+        }
+    }
+}

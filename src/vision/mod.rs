@@ -2,6 +2,7 @@
 
 pub mod label;
 pub mod metric;
+pub mod peaks;
 pub mod se_map;
 
 use std::fmt;

@@ -1,0 +1,209 @@
+//! Augmentation as an explicit record, so that what is done to an image can be done to its maps and undone for its
+//! prompts (S2C_FACTS section 3).
+
+use rand_chacha::ChaCha8Rng;
+
+use super::image::{Filter, resize_rgb};
+use super::rng::{integer, shuffle, unit};
+use crate::vision::{Grid, Rgb};
+
+pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Resize, then mirror, then cut a square window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Transform {
+    /// Height and width.
+    pub image: (usize, usize),
+    pub resized: (usize, usize),
+    pub flip: bool,
+    /// Side of the window, pixels.
+    pub crop: usize,
+    /// The window's first row and column in the resized image; negative where the image is smaller.
+    pub offset: (i64, i64),
+}
+
+impl Transform {
+    /// The longer side goes to a random length.
+    pub fn sample_long(rng: &mut ChaCha8Rng, image: (usize, usize), long: (u32, u32), crop: usize) -> Self {
+        let target = integer(rng, i64::from(long.0), i64::from(long.1)) as f64;
+        Self::sample(rng, image, target / image.0.max(image.1) as f64, crop)
+    }
+
+    /// Both sides are scaled by a random factor.
+    pub fn sample_scale(rng: &mut ChaCha8Rng, image: (usize, usize), scale: (f64, f64), crop: usize) -> Self {
+        let factor = scale.0 + unit(rng) * (scale.1 - scale.0);
+        Self::sample(rng, image, factor, crop)
+    }
+
+    fn sample(rng: &mut ChaCha8Rng, image: (usize, usize), factor: f64, crop: usize) -> Self {
+        let side = |n: usize| ((n as f64 * factor).round() as usize).max(1);
+        let resized = (side(image.0), side(image.1));
+        let flip = unit(rng) < 0.5;
+        let mut offset = |side: usize| {
+            let room = side as i64 - crop as i64;
+            if room >= 0 { integer(rng, 0, room) } else { -integer(rng, 0, -room) }
+        };
+        let offset = (offset(resized.0), offset(resized.1));
+        Self { image, resized, flip, crop, offset }
+    }
+
+    /// The window of an image: normalised, `(3, crop, crop)`, zeros outside the image.
+    pub fn apply_image(&self, image: &Rgb, jitter: Option<&Jitter>) -> Vec<f32> {
+        let mut image = resize_rgb(image, self.resized.0, self.resized.1, Filter::Bicubic);
+        if let Some(jitter) = jitter {
+            jitter.apply(&mut image);
+        }
+        let pixels = self.crop * self.crop;
+        let mut out = vec![0.0; 3 * pixels];
+        for i in 0..pixels {
+            if let Some((y, x)) = self.source(i / self.crop, i % self.crop) {
+                for c in 0..3 {
+                    let value = f32::from(image.data[(y * image.width + x) * 3 + c]) / 255.0;
+                    out[c * pixels + i] = (value - MEAN[c]) / STD[c];
+                }
+            }
+        }
+        out
+    }
+
+    /// The window of a map, resized by nearest neighbour; `fill` outside the image.
+    pub fn apply_grid<T: Copy>(&self, map: &Grid<T>, fill: T) -> Grid<T> {
+        let map = map.resize_nearest(self.resized.0, self.resized.1);
+        let at = |i: usize| self.source(i / self.crop, i % self.crop).map_or(fill, |(y, x)| map.at(y, x));
+        Grid::new(self.crop, self.crop, (0..self.crop * self.crop).map(at).collect())
+    }
+
+    /// Where a pixel of the window lies in the resized image; `None` in the padding.
+    fn source(&self, y: usize, x: usize) -> Option<(usize, usize)> {
+        let (y, x) = (y as i64 + self.offset.0, x as i64 + self.offset.1);
+        let (height, width) = (self.resized.0 as i64, self.resized.1 as i64);
+        let inside = (0..height).contains(&y) && (0..width).contains(&x);
+        let x = if self.flip { width - 1 - x } else { x };
+        inside.then_some((y as usize, x as usize))
+    }
+
+    pub fn is_padding(&self, y: usize, x: usize) -> bool {
+        self.source(y, x).is_none()
+    }
+
+    /// A place in the window (y, x; the centre of the first pixel is 0.5, 0.5) as a place in the full image.
+    pub fn crop_to_image(&self, y: f64, x: f64) -> (f64, f64) {
+        let (y, x) = (y + self.offset.0 as f64, x + self.offset.1 as f64);
+        let x = if self.flip { self.resized.1 as f64 - x } else { x };
+        let scale = |place: f64, image: usize, resized: usize| place * image as f64 / resized as f64;
+        (scale(y, self.image.0, self.resized.0), scale(x, self.image.1, self.resized.1))
+    }
+}
+
+/// One draw of colour changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Jitter {
+    /// In order: which of brightness, contrast, saturation, hue, and how much.
+    steps: Vec<(u8, f32)>,
+    grey: bool,
+}
+
+impl Jitter {
+    /// Colour jitter with p = 0.8, its four parts in random order; grey with p = 0.02.
+    pub fn sample(rng: &mut ChaCha8Rng, (brightness, contrast, saturation, hue): (f64, f64, f64, f64)) -> Self {
+        let mut steps = Vec::new();
+        if unit(rng) < 0.8 {
+            for (which, range) in [brightness, contrast, saturation, hue].into_iter().enumerate() {
+                let centre = if which == 3 { 0.0 } else { 1.0 };
+                let value = (centre + (unit(rng) * 2.0 - 1.0) * range) as f32;
+                steps.push((which as u8, if which == 3 { value } else { value.max(0.0) }));
+            }
+            shuffle(rng, &mut steps);
+        }
+        Self { steps, grey: unit(rng) < 0.02 }
+    }
+
+    fn apply(&self, image: &mut Rgb) {
+        for &(which, amount) in &self.steps {
+            let mean = match which {
+                1 => image.data.chunks_exact(3).map(grey).sum::<f32>() / (image.height * image.width) as f32,
+                _ => 0.0,
+            };
+            for pixel in image.data.chunks_exact_mut(3) {
+                let blend_with = match which {
+                    0 => 0.0,
+                    1 => mean,
+                    2 => grey(pixel),
+                    _ => {
+                        turn_hue(pixel, amount);
+                        continue;
+                    }
+                };
+                pixel.iter_mut().for_each(|v| *v = (blend_with + (f32::from(*v) - blend_with) * amount).round() as u8);
+            }
+        }
+        if self.grey {
+            image.data.chunks_exact_mut(3).for_each(|pixel| pixel.fill(grey(pixel).round() as u8));
+        }
+    }
+}
+
+fn grey(pixel: &[u8]) -> f32 {
+    0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2])
+}
+
+/// Turns the hue by a fraction of the circle.
+fn turn_hue(pixel: &mut [u8], turn: f32) {
+    let [r, g, b] = [f32::from(pixel[0]), f32::from(pixel[1]), f32::from(pixel[2])];
+    let (high, low) = (r.max(g).max(b), r.min(g).min(b));
+    let range = high - low;
+    if range == 0.0 {
+        return;
+    }
+    let sixth = match high {
+        _ if high == r => (g - b) / range,
+        _ if high == g => (b - r) / range + 2.0,
+        _ => (r - g) / range + 4.0,
+    };
+    let sixth = (sixth + turn * 6.0).rem_euclid(6.0);
+    for (value, shift) in pixel.iter_mut().zip([5.0f32, 3.0, 1.0]) {
+        let k = (shift + sixth) % 6.0;
+        *value = (high - range * k.min(4.0 - k).clamp(0.0, 1.0)).round() as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::rng::stream;
+
+    /// A mark in the full image is found in the window where `crop_to_image` says, within one pixel.
+    #[test]
+    fn there_and_back_within_a_pixel() {
+        let image = (60, 90);
+        for i in 0..200 {
+            let mut rng = stream(7, i, "x", "augment");
+            let transform = Transform::sample_long(&mut rng, image, (40, 200), 64);
+            // A map whose values name their own pixel.
+            let map = Grid::new(image.0, image.1, (0..image.0 * image.1).map(|i| i as i64).collect());
+            let window = transform.apply_grid(&map, -1);
+            for (y, x) in [(0, 0), (5, 40), (32, 32), (63, 63), (50, 7)] {
+                let id = window.at(y, x);
+                assert_eq!(id < 0, transform.is_padding(y, x));
+                if id >= 0 {
+                    let (full_y, full_x) = transform.crop_to_image(y as f64 + 0.5, x as f64 + 0.5);
+                    let (true_y, true_x) = ((id / 90) as f64 + 0.5, (id % 90) as f64 + 0.5);
+                    assert!((full_y - true_y).abs() <= 1.0 && (full_x - true_x).abs() <= 1.0, "{transform:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_turn_of_hue_is_none() {
+        for pixel in [[10u8, 200, 90], [255, 0, 0], [30, 30, 200], [7, 7, 7]] {
+            let mut turned = pixel;
+            turn_hue(&mut turned, 1.0);
+            assert!(pixel.iter().zip(&turned).all(|(a, b)| a.abs_diff(*b) <= 1), "{pixel:?} {turned:?}");
+        }
+        let mut red = [255, 0, 0];
+        turn_hue(&mut red, 1.0 / 3.0);
+        assert_eq!(red, [0, 255, 0]);
+    }
+}

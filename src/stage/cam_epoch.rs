@@ -1,0 +1,390 @@
+//! `cam_epoch`: one epoch of the CAM classifier with L_CLS, L_SSC and L_CPM.
+//!
+//! Long units resume inside themselves: the state is saved every two minutes and on request, and a resumed epoch
+//! ends with the bytes of an undisturbed one, since random streams derive from (rng_seed, epoch, item).
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::loader::ahead;
+use super::params::{AlphaCam, AlphaSam, Backbone, Compute, PadLabel};
+use super::sam_embed::read_embedding;
+use super::{Interrupted, Loaded, Output, Stage, StageContext, UnitInput, scratch_of};
+use crate::data::augment::{Jitter, Transform};
+use crate::data::image::{decode_rgb, decode_se_map};
+use crate::data::rng::{shuffle, stream};
+use crate::digest::BlobDigest;
+use crate::model::classifier::{Classifier, ClassifierConfig};
+use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty, pseudo_map};
+use crate::model::loss::{SscOptions, classification, cpm, ssc};
+use crate::model::optim::{Sgd, poly};
+use crate::model::resnet::ResnetConfig;
+use crate::model::sam::SamDecoder;
+use crate::model::weights::Weights;
+use crate::vision::SeMap;
+
+/// How often the state inside an epoch is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(120);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CamEpochParams {
+    pub epoch: u32,
+    pub epochs: u32,
+    pub rng_seed: u64,
+    pub precision: Compute,
+    pub backbone: Backbone,
+    pub stride: u32,
+    pub feat_dim: i64,
+    /// Foreground classes.
+    pub n_classes: i64,
+    pub batch_size: usize,
+    pub crop: u32,
+    pub resize_long: (u32, u32),
+    pub jitter: (f64, f64, f64, f64),
+    pub lr: f64,
+    pub head_lr_mult: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// `None`: off in this epoch.
+    pub ssc: Option<SscParams>,
+    pub cpm: Option<CpmParams>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SscParams {
+    pub weight: f64,
+    pub temperature: f64,
+    pub proto_stopgrad: bool,
+    pub unassigned_negative: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpmParams {
+    pub weight: f64,
+    pub tau: f64,
+    pub scales: Vec<f64>,
+    pub min_distance: u32,
+    pub mask_index: u32,
+    pub alpha_sam: AlphaSam,
+    pub alpha_cam: AlphaCam,
+    pub pad_label: PadLabel,
+}
+
+/// The loss terms of a step; no times, so that equal runs give equal bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepLosses {
+    pub cls: f64,
+    pub ssc: Option<f64>,
+    pub cpm: Option<f64>,
+    pub lr: f64,
+    pub grad_norm: f64,
+}
+
+/// Reads `weights` (first epoch) or `checkpoint`, the set `images`, `labels` (lines `item<TAB>classes`); with SSC the
+/// set `se_maps`; with CPM the set `embeddings` and `sam_weights`. Gives `checkpoint` and `losses` (JSON, a row a step).
+pub struct CamEpoch {
+    params: CamEpochParams,
+    context: StageContext,
+    decoder: Loaded<SamDecoder>,
+}
+
+/// What the loader makes of one image.
+struct Sample {
+    item: String,
+    labels: Vec<u8>,
+    transform: Transform,
+    crop: Vec<f32>,
+    se_map: Option<SeMap>,
+    embedding: Option<Tensor>,
+}
+
+impl Stage for CamEpoch {
+    const KIND: &'static str = "cam_epoch";
+    // 1: first version
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = CamEpochParams;
+
+    fn load(params: CamEpochParams, context: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self { params, context: context.clone(), decoder: Loaded::default() })
+    }
+
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        let Self { params, context, decoder } = self;
+        let scratch = scratch_of(context, input.fingerprint);
+        let device = context.device.torch();
+        let decoder = match &params.cpm {
+            Some(_) => Some(&*decoder.get(input, "sam_weights", |bytes| {
+                SamDecoder::load(&Weights::parse(bytes)?, device, params.precision.into())
+            })?),
+            None => None,
+        };
+
+        let start = Start::read(input, &scratch)?;
+        let (stride_in, compute) = (params.backbone.into(), params.precision.into());
+        let resnet = ResnetConfig { stride_in, output_stride: i64::from(params.stride), compute, device };
+        let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
+        let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
+        let mut sgd =
+            classifier.optimiser(&start.weights, params.head_lr_mult, params.momentum, params.weight_decay)?;
+
+        let items = Items::read(input)?;
+        let batches = batches(&items.names, params);
+        let n_steps = batches.len();
+        let all_steps = n_steps as u64 * u64::from(params.epochs);
+        let mut losses = start.losses;
+        let mut saved = Instant::now();
+        let todo = batches.iter().skip(losses.len());
+        let made = ahead(
+            todo,
+            |batch| batch.iter().map(|item| items.sample(item, params, input)).collect(),
+            |batch| {
+                let batch: Vec<Sample> = batch;
+                let step = losses.len();
+                let lr = params.lr * poly(u64::from(params.epoch) * n_steps as u64 + step as u64, all_steps);
+                let row = train_step(&classifier, decoder, &mut sgd, &batch, &StepOptions { params, device, lr })
+                    .with_context(|| format!("epoch {}, step {step}", params.epoch))?;
+                (context.progress)(step as u64 + 1, n_steps as u64, &describe(&row));
+                losses.push(row);
+                let stop = context.is_interrupted() && losses.len() < n_steps;
+                if stop || saved.elapsed() > SAVE_EVERY {
+                    save(&scratch, &classifier, &sgd, &losses)?;
+                    saved = Instant::now();
+                }
+                if stop { Err(Interrupted.into()) } else { Ok(()) }
+            },
+        );
+        made?;
+        let checkpoint = classifier.checkpoint(&sgd, Vec::new())?;
+        // The result is in memory; what is left of the way there may go (and may be gone).
+        let _ = fs::remove_file(&scratch);
+        Ok(vec![Output::new("checkpoint", checkpoint), Output::new("losses", serde_json::to_vec(&losses)?)])
+    }
+}
+
+fn describe(row: &StepLosses) -> String {
+    let term = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(" {name} {value:.3}"));
+    format!("cls {:.3}{}{}", row.cls, term("ssc", row.ssc), term("cpm", row.cpm))
+}
+
+struct StepOptions<'a> {
+    params: &'a CamEpochParams,
+    device: tch::Device,
+    lr: f64,
+}
+
+fn train_step(
+    classifier: &Classifier,
+    decoder: Option<&SamDecoder>,
+    sgd: &mut Sgd,
+    batch: &[Sample],
+    options: &StepOptions<'_>,
+) -> anyhow::Result<StepLosses> {
+    let StepOptions { params, device, lr } = *options;
+    let (n, side) = (batch.len() as i64, i64::from(params.crop));
+    let pixels: Vec<f32> = batch.iter().flat_map(|sample| &sample.crop).copied().collect();
+    let crops = Tensor::from_slice(&pixels).view([n, 3, side, side]).to_device(device);
+    let label = |sample: &Sample| {
+        (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
+    };
+    let labels: Vec<f32> = batch.iter().flat_map(label).collect();
+    let labels = Tensor::from_slice(&labels).view([n, params.n_classes]).to_device(device);
+
+    // CPM looks at the network before it moves.
+    let pseudo = match (&params.cpm, decoder) {
+        (Some(cpm), Some(decoder)) => {
+            let images: Vec<CpmImage> =
+                batch.iter().map(|sample| cpm_image(sample, device)).collect::<Result<_, _>>()?;
+            Some(pseudo_map(classifier, decoder, &crops, &images, &cpm_options(cpm))?)
+        }
+        _ => None,
+    };
+
+    sgd.zero_grad();
+    let output = classifier.forward(&crops);
+    let cls = classification(&output.cam, &labels);
+    let ssc = params.ssc.as_ref().and_then(|of| {
+        let ids: Vec<i64> = batch.iter().filter_map(|sample| sample.se_map.as_ref()).flat_map(compact).collect();
+        let se_map = Tensor::from_slice(&ids).view([n, side, side]).to_device(device);
+        let options = SscOptions {
+            temperature: of.temperature,
+            proto_stopgrad: of.proto_stopgrad,
+            unassigned_negative: of.unassigned_negative,
+        };
+        Some((ssc(&output.feat, &se_map, &options)?, of.weight))
+    });
+    let cpm =
+        params.cpm.as_ref().zip(pseudo).and_then(|(of, pseudo)| Some((cpm(&output.cam, &labels, &pseudo)?, of.weight)));
+    let mut loss = cls.shallow_clone();
+    for (term, weight) in [&ssc, &cpm].into_iter().flatten() {
+        loss += term * *weight;
+    }
+    loss.backward();
+    let value = |loss: &Tensor| loss.to_kind(Kind::Double).double_value(&[]);
+    let row = StepLosses {
+        cls: value(&cls),
+        ssc: ssc.map(|(term, _)| value(&term)),
+        cpm: cpm.map(|(term, _)| value(&term)),
+        lr,
+        grad_norm: sgd.grad_norm(),
+    };
+    if !(value(&loss).is_finite() && row.grad_norm.is_finite()) {
+        let items: Vec<&str> = batch.iter().map(|sample| sample.item.as_str()).collect();
+        bail!("the loss is not finite ({}; images {}); try a lower `classifier.lr`", describe(&row), items.join(", "));
+    }
+    sgd.step(lr);
+    Ok(row)
+}
+
+fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<CpmImage> {
+    let embedding = sample.embedding.as_ref().context("no embedding")?.to_device(device);
+    let channels = sample.labels.iter().map(|&class| i64::from(class) - 1).collect();
+    Ok(CpmImage { channels, transform: sample.transform, embedding })
+}
+
+fn cpm_options(params: &CpmParams) -> CpmOptions {
+    CpmOptions {
+        tau: params.tau,
+        scales: params.scales.clone(),
+        min_distance: params.min_distance as usize,
+        mask_index: i64::from(params.mask_index),
+        alpha_sam: match params.alpha_sam {
+            AlphaSam::Logit => SamCertainty::Logit,
+            AlphaSam::Sigmoid => SamCertainty::Sigmoid,
+            AlphaSam::Iou => SamCertainty::Iou,
+            AlphaSam::One => SamCertainty::One,
+        },
+        alpha_cam_mean: params.alpha_cam == AlphaCam::Mean,
+        ignore_padding: params.pad_label == PadLabel::Ignore,
+    }
+}
+
+/// Ids of a window without gaps, in order of their first appearance; 0 stays 0.
+fn compact(map: &SeMap) -> Vec<i64> {
+    let mut ids = HashMap::from([(0u16, 0i64)]);
+    let mut next = 0;
+    let mut id = |old: &u16| {
+        *ids.entry(*old).or_insert_with(|| {
+            next += 1;
+            next
+        })
+    };
+    map.data.iter().map(&mut id).collect()
+}
+
+/// The items of an epoch in batches: shuffled, the last partial batch dropped unless it is the only one.
+fn batches(names: &[String], params: &CamEpochParams) -> Vec<Vec<String>> {
+    let mut names = names.to_vec();
+    shuffle(&mut stream(params.rng_seed, u64::from(params.epoch), "", "order"), &mut names);
+    let size = params.batch_size.clamp(1, names.len().max(1));
+    names.chunks_exact(size).map(<[String]>::to_vec).collect()
+}
+
+/// What an epoch reads, by item.
+struct Items {
+    names: Vec<String>,
+    images: HashMap<String, BlobDigest>,
+    labels: HashMap<String, Vec<u8>>,
+    se_maps: HashMap<String, BlobDigest>,
+    embeddings: HashMap<String, BlobDigest>,
+}
+
+impl Items {
+    fn read(input: &UnitInput<'_>) -> anyhow::Result<Self> {
+        let images = input.set("images")?;
+        let set = |slot: &str| match input.has(slot) {
+            true => input.set(slot).map(HashMap::from_iter),
+            false => Ok(HashMap::new()),
+        };
+        let text = input.bytes("labels")?;
+        let line = |line: &str| {
+            let (item, classes) = line.split_once('\t')?;
+            Some((item.to_owned(), classes.split(' ').map(|class| class.parse().ok()).collect::<Option<_>>()?))
+        };
+        let labels: Option<HashMap<_, _>> = std::str::from_utf8(&text)?.lines().map(line).collect();
+        Ok(Self {
+            names: images.iter().map(|(name, _)| name.clone()).collect(),
+            images: images.into_iter().collect(),
+            labels: labels.context("input `labels` is not a list of labels")?,
+            se_maps: set("se_maps")?,
+            embeddings: set("embeddings")?,
+        })
+    }
+
+    fn sample(&self, item: &str, params: &CamEpochParams, input: &UnitInput<'_>) -> anyhow::Result<Sample> {
+        let of = |slot: &str, digests: &HashMap<String, BlobDigest>| {
+            let digest = digests.get(item).with_context(|| format!("`{item}` is not in `{slot}`"))?;
+            input.read(slot, digest)
+        };
+        let image = decode_rgb(&of("images", &self.images)?).with_context(|| format!("image `{item}`"))?;
+        let mut rng = stream(params.rng_seed, u64::from(params.epoch), item, "augment");
+        let size = (image.height, image.width);
+        let transform = Transform::sample_long(&mut rng, size, params.resize_long, params.crop as usize);
+        let jitter = Jitter::sample(&mut rng, params.jitter);
+        let se_map = match &params.ssc {
+            Some(_) => {
+                let map =
+                    decode_se_map(&of("se_maps", &self.se_maps)?).with_context(|| format!("SE map of `{item}`"))?;
+                ensure!((map.height, map.width) == size, "`{item}`: SE map and image differ in size");
+                Some(transform.apply_grid(&map, 0))
+            }
+            None => None,
+        };
+        let embedding = match &params.cpm {
+            Some(_) => Some(read_embedding(&of("embeddings", &self.embeddings)?)?.0),
+            None => None,
+        };
+        let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();
+        let crop = transform.apply_image(&image, Some(&jitter));
+        Ok(Sample { item: item.to_owned(), labels, transform, crop, se_map, embedding })
+    }
+}
+
+/// Where an epoch starts: at its input, or inside itself.
+struct Start {
+    weights: Weights,
+    losses: Vec<StepLosses>,
+}
+
+const RESUME: &str = "resume.losses";
+
+impl Start {
+    fn read(input: &UnitInput<'_>, scratch: &Path) -> anyhow::Result<Self> {
+        // A state that cannot be read is no loss but time.
+        let saved = fs::read(scratch).ok().and_then(|bytes| Self::resume(&bytes).ok());
+        if let Some(saved) = saved {
+            return Ok(saved);
+        }
+        let slot = if input.has("checkpoint") { "checkpoint" } else { "weights" };
+        let weights = Weights::parse(&input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?;
+        Ok(Self { weights, losses: Vec::new() })
+    }
+
+    fn resume(bytes: &[u8]) -> anyhow::Result<Self> {
+        let weights = Weights::parse(bytes)?;
+        let losses = serde_json::from_slice(&Vec::<u8>::try_from(weights.raw(RESUME)?)?)?;
+        Ok(Self { weights, losses })
+    }
+}
+
+/// Saves the state inside an epoch: whole or not at all.
+fn save(scratch: &Path, classifier: &Classifier, sgd: &Sgd, losses: &[StepLosses]) -> anyhow::Result<()> {
+    let losses = Tensor::from_slice(&serde_json::to_vec(losses)?);
+    let bytes = classifier.checkpoint(sgd, vec![(RESUME.to_owned(), losses)])?;
+    let folder: PathBuf = scratch.parent().context("scratch has no folder")?.to_owned();
+    fs::create_dir_all(&folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+    std::io::Write::write_all(&mut file, &bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(scratch)?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! `cam_infer`: the CAMs of an image's classes, over scales and mirrored (S2C_FACTS section 3).
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::cam_file::write_cam;
+use super::params::{Backbone, Compute};
+use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use crate::data::augment::{MEAN, STD};
+use crate::data::image::{Filter, decode_rgb, resize_rgb};
+use crate::data::rng::stream;
+use crate::model::classifier::{Classifier, ClassifierConfig};
+use crate::model::resnet::ResnetConfig;
+use crate::model::rgb_tensor;
+use crate::model::weights::Weights;
+use crate::vision::{Cam, Rgb};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CamInferParams {
+    pub backbone: Backbone,
+    pub stride: u32,
+    pub feat_dim: i64,
+    pub n_classes: i64,
+    pub precision: Compute,
+    pub scales: Vec<f64>,
+    pub flip: bool,
+}
+
+/// Reads `checkpoint`, `image`, `labels` (a byte a class, 1..=20); gives `cam` (see [`super::cam_file`]).
+pub struct CamInfer {
+    params: CamInferParams,
+    device: tch::Device,
+    classifier: Loaded<Classifier>,
+}
+
+impl Stage for CamInfer {
+    const KIND: &'static str = "cam_infer";
+    // 1: first version
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = CamInferParams;
+
+    fn load(params: CamInferParams, context: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self { params, device: context.device.torch(), classifier: Loaded::default() })
+    }
+
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        let Self { params, device, classifier } = self;
+        let resnet = ResnetConfig {
+            stride_in: params.backbone.into(),
+            output_stride: i64::from(params.stride),
+            compute: params.precision.into(),
+            device: *device,
+        };
+        let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
+        // A checkpoint has a head, so nothing is drawn from the stream.
+        let load = |bytes: &[u8]| Classifier::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "head"));
+        let classifier = classifier.get(input, "checkpoint", load)?;
+        let image = decode_rgb(&input.bytes("image")?).context("input `image`")?;
+        let classes = input.bytes("labels")?.to_vec();
+        let cam = tch::no_grad(|| multi_scale(classifier, &image, &classes, params, *device))?;
+        Ok(vec![Output::new("cam", write_cam(&cam)?)])
+    }
+}
+
+fn multi_scale(
+    classifier: &Classifier,
+    image: &Rgb,
+    classes: &[u8],
+    params: &CamInferParams,
+    device: tch::Device,
+) -> anyhow::Result<Cam> {
+    let (height, width) = (image.height, image.width);
+    let size = [height as i64, width as i64];
+    let channels: Vec<i64> = classes.iter().map(|&class| i64::from(class) - 1).collect();
+    let channels = Tensor::from_slice(&channels).to_device(device);
+    let mut sum = Tensor::zeros([classes.len() as i64, size[0], size[1]], (Kind::Float, device));
+    for &scale in &params.scales {
+        let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
+        let scaled = normalised(&resize_rgb(image, side(height), side(width), Filter::Bicubic)).to_device(device);
+        for mirrored in [false, true].into_iter().take(1 + usize::from(params.flip)) {
+            let x = if mirrored { scaled.flip([3]) } else { scaled.shallow_clone() };
+            let cam = classifier.forward(&x).cam.index_select(1, &channels);
+            let cam = cam.upsample_bilinear2d(size, false, None, None).relu();
+            sum += if mirrored { cam.flip([3]) } else { cam }.squeeze_dim(0);
+        }
+    }
+    let cam = &sum / (sum.amax([1i64, 2].as_slice(), true) + 1e-5);
+    Ok(Cam { classes: classes.to_vec(), height, width, data: Vec::<f32>::try_from(cam.view([-1]))? })
+}
+
+/// `(1, 3, H, W)` by ImageNet's mean and deviation.
+fn normalised(image: &Rgb) -> Tensor {
+    let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]);
+    ((rgb_tensor(image).to_kind(Kind::Float) / 255.0 - per_channel(&MEAN)) / per_channel(&STD)).unsqueeze(0)
+}
