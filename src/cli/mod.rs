@@ -1,8 +1,115 @@
-//! The command line: the only place that prints, and that knows clap.
+//! The command line: the only place that prints, reads the environment and the clock, and that knows clap.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
+
+mod args;
+#[cfg(feature = "torch")]
+mod experiment;
+#[cfg(feature = "torch")]
+mod progress;
 
 use std::process::ExitCode;
 
+use clap::{CommandFactory, Parser};
+
+use self::args::{CacheAction, Cli, Command, Shell};
+use crate::cache::Cache;
+use crate::pipeline::file::FileError;
+
+/// Exit code of a run that was interrupted (128 + SIGINT).
+const INTERRUPTED: u8 = 130;
+
 /// The program.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", chain.join(": "));
+            let file_hint = error.chain().find_map(|cause| cause.downcast_ref::<FileError>()?.hint.clone());
+            let data_hint = || Some(error.downcast_ref::<crate::data::voc::DataError>()?.hint().to_owned());
+            if let Some(hint) = file_hint.or_else(data_hint) {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Command::Schema => {
+            let schema = schemars::schema_for!(crate::pipeline::spec::Spec);
+            println!("{}", serde_json::to_string_pretty(&schema)?);
+        }
+        Command::Completions { shell } => {
+            use clap_complete::{Shell as To, generate};
+            let to = match shell {
+                Shell::Bash => To::Bash,
+                Shell::Zsh => To::Zsh,
+                Shell::Fish => To::Fish,
+            };
+            generate(to, &mut Cli::command(), "s2c-pipe", &mut std::io::stdout());
+        }
+        Command::Cache { action: CacheAction::Du } => usage(cli)?,
+        Command::Cache { action: CacheAction::Verify } => return verify(cli),
+        Command::Cache { action: CacheAction::Rebuild } => {
+            let n_units = open_cache(cli)?.reindex()?;
+            println!("{n_units} records of finished units indexed");
+        }
+        #[cfg(feature = "torch")]
+        other => return experiment::dispatch(cli, other),
+        #[cfg(not(feature = "torch"))]
+        _ => anyhow::bail!("this build has no libtorch; build with the feature `torch`"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the cache, waiting for whoever holds it.
+fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
+    let told = std::cell::Cell::new(false);
+    let waiting = |holder: &str| {
+        if !told.replace(true) {
+            eprintln!("waiting for the cache `{}`, in use by {holder}", cli.cache.display());
+        }
+        true
+    };
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    let who = format!("process {} (s2c-pipe {})", std::process::id(), command.join(" "));
+    Cache::open(&cli.cache, &who, &waiting)
+}
+
+fn usage(cli: &Cli) -> anyhow::Result<()> {
+    let stages = open_cache(cli)?.usage()?;
+    if cli.json {
+        println!("{}", serde_json::to_string(&stages)?);
+        return Ok(());
+    }
+    println!("{:<14} {:>8} {:>10}", "stage", "units", "size");
+    for (stage, used) in &stages {
+        println!("{stage:<14} {:>8} {:>10}", used.units, size(used.bytes));
+    }
+    println!("{:<14} {:>8} {:>10}", "", "", size(stages.values().map(|used| used.bytes).sum()));
+    Ok(())
+}
+
+fn verify(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let report = open_cache(cli)?.verify()?;
+    if cli.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{} blobs, {}: {} corrupt (removed)", report.blobs, size(report.bytes), report.corrupt.len());
+        report.incomplete.iter().for_each(|label| println!("runs again when needed: {label}"));
+    }
+    Ok(if report.corrupt.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn size(bytes: u64) -> String {
+    let units = ["B", "KB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }

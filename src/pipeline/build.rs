@@ -18,8 +18,6 @@ use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
 use crate::stage::se_map::{SeMapParams, SeMapStage};
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
-use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
-use crate::stage::seg_infer::{SegInfer, SegInferParams};
 use crate::stage::{Registry, Stage, StageEntry};
 
 /// All stages of S2C.
@@ -31,8 +29,6 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<CamInfer>())
         .with(StageEntry::of::<SeedEval>())
         .with(StageEntry::of::<PseudoLabel>())
-        .with(StageEntry::of::<SegEpoch>())
-        .with(StageEntry::of::<SegInfer>())
         .with(StageEntry::of::<Evaluate>())
 }
 
@@ -51,32 +47,20 @@ pub struct CellUnits {
     pub seed_eval: Option<UnitIdx>,
     pub pseudo_labels: Vec<UnitIdx>,
     pub pseudo_eval: Option<UnitIdx>,
-    pub seg_epochs: Vec<UnitIdx>,
-    /// By validation image, in the order of `dataset.val`.
-    pub predictions: Vec<UnitIdx>,
-    pub seg_eval: Option<UnitIdx>,
-    pub overlays: Vec<OverlayUnits>,
-}
-
-/// The parts of one overlay picture.
-#[derive(Clone, Debug)]
-pub struct OverlayUnits {
-    /// Place in `dataset.train`.
-    pub item_idx: usize,
-    pub cam: UnitIdx,
-    pub se_map: Option<UnitIdx>,
-    pub pseudo_label: UnitIdx,
-    pub prediction: Option<UnitIdx>,
 }
 
 impl CellUnits {
+    /// All units of this cell.
+    pub fn units(&self) -> impl Iterator<Item = UnitIdx> {
+        let lists = [&self.embeddings, &self.se_maps, &self.cam_epochs, &self.cams, &self.pseudo_labels];
+        lists.into_iter().flatten().copied().chain(self.seed_eval).chain(self.pseudo_eval)
+    }
+
     /// What a run of this cell has to have at its end.
     pub fn targets(&self) -> Vec<UnitIdx> {
-        let overlay = |o: &OverlayUnits| [Some(o.cam), o.se_map, Some(o.pseudo_label), o.prediction];
-        let evals = [self.seed_eval, self.pseudo_eval, self.seg_eval];
+        let evals = [self.seed_eval, self.pseudo_eval];
         let mut targets: Vec<UnitIdx> = self.pseudo_labels.clone();
         targets.extend(evals.into_iter().flatten());
-        targets.extend(self.overlays.iter().flat_map(overlay).flatten());
         targets
     }
 }
@@ -89,13 +73,16 @@ pub struct CellInput<'a> {
 }
 
 /// Builds the units of all cells into one graph. `bf16_native`: the device computes bf16 itself.
-pub fn build(cells: &[CellInput<'_>], memo: &dyn FileMemo, bf16_native: bool) -> anyhow::Result<(Graph, Vec<CellUnits>)> {
+pub fn build(
+    cells: &[CellInput<'_>],
+    memo: &dyn FileMemo,
+    bf16_native: bool,
+) -> anyhow::Result<(Graph, Vec<CellUnits>)> {
     let mut graph = Graph::default();
-    let any_se_map = cells.iter().any(|cell| needs_se_maps(cell.spec));
     let cells = cells.iter().map(|cell| {
         let precision = resolve(cell.spec.precision, bf16_native);
         let mut builder = Builder { graph: &mut graph, memo, spec: cell.spec, dataset: &cell.dataset, precision };
-        builder.cell(cell.name, any_se_map).with_context(|| format!("variant `{}`", cell.name))
+        builder.cell(cell.name).with_context(|| format!("variant `{}`", cell.name))
     });
     let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
     Ok((graph, cells))
@@ -125,7 +112,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn cell(&mut self, name: &str, any_se_map: bool) -> anyhow::Result<CellUnits> {
+    fn cell(&mut self, name: &str) -> anyhow::Result<CellUnits> {
         let (spec, dataset) = (self.spec, self.dataset.clone());
         let train = &dataset.train;
         let cpm = &spec.classifier.cpm;
@@ -146,27 +133,6 @@ impl Builder<'_> {
             false => None,
         };
 
-        let (mut seg_epochs, mut predictions, mut seg_eval) = (Vec::new(), Vec::new(), None);
-        if spec.segmentation.enabled {
-            seg_epochs = self.seg_epochs(&pseudo_labels)?;
-            let checkpoint = *seg_epochs.last().context("`segmentation.epochs` is 0")?;
-            predictions = self.each(&dataset.val, |builder, item| builder.prediction(item, checkpoint))?;
-            seg_eval = self.scored(&predictions, "prediction", "predictions", &dataset.val, Evaluate::KIND)?;
-        }
-
-        let n_overlays = spec.report.overlays.min(train.len());
-        let mut overlays = Vec::new();
-        for k in 0..n_overlays {
-            let i = k * train.len() / n_overlays;
-            let se_map = match any_se_map {
-                true => Some(self.se_map(&train[i])?),
-                false => None,
-            };
-            let prediction = seg_epochs.last().map(|&checkpoint| self.prediction(&train[i], checkpoint)).transpose()?;
-            let (cam, pseudo_label) = (cams[i], pseudo_labels[i]);
-            overlays.push(OverlayUnits { item_idx: i, cam, se_map, pseudo_label, prediction });
-        }
-
         let name = name.to_owned();
         Ok(CellUnits {
             name,
@@ -178,10 +144,6 @@ impl Builder<'_> {
             seed_eval,
             pseudo_labels,
             pseudo_eval,
-            seg_epochs,
-            predictions,
-            seg_eval,
-            overlays,
         })
     }
 
@@ -203,7 +165,8 @@ impl Builder<'_> {
             box_nms_thresh: spec.box_nms_thresh,
             overlap: spec.overlap,
         };
-        let inputs = vec![("embedding", of(embedding, "embedding")), ("weights", self.weights(&self.spec.sam.weights)?)];
+        let inputs =
+            vec![("embedding", of(embedding, "embedding")), ("weights", self.weights(&self.spec.sam.weights)?)];
         self.add::<SeMapStage>(&item.id, &params, inputs)
     }
 
@@ -280,7 +243,8 @@ impl Builder<'_> {
             flip: seed.flip,
         };
         let labels = Source::value(item.labels.clone());
-        let inputs = vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image)), ("labels", labels)];
+        let inputs =
+            vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image)), ("labels", labels)];
         self.add::<CamInfer>(&item.id, &params, inputs)
     }
 
@@ -334,53 +298,6 @@ impl Builder<'_> {
             inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
         }
         self.add::<PseudoLabel>(&item.id, &PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs)
-    }
-
-    fn seg_epochs(&mut self, pseudo_labels: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
-        let (spec, dataset) = (&self.spec.segmentation, self.dataset.clone());
-        let images = self.files(&dataset.train);
-        let labels = self.outputs(&dataset.train, pseudo_labels, "label");
-        let mut units: Vec<UnitIdx> = Vec::new();
-        for epoch in 0..spec.epochs {
-            let params = SegEpochParams {
-                epoch,
-                epochs: spec.epochs,
-                rng_seed: self.spec.rng_seed,
-                precision: self.precision,
-                backbone: spec.backbone,
-                stride: spec.stride,
-                n_classes: self.n_classes() + 1,
-                batch_size: spec.batch_size,
-                crop: spec.crop,
-                scale: spec.scale,
-                lr: spec.lr,
-                head_lr_mult: spec.head_lr_mult,
-                momentum: spec.momentum,
-                weight_decay: spec.weight_decay,
-            };
-            let mut inputs = vec![match units.last() {
-                Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
-                None => ("weights", self.weights(&spec.weights)?),
-            }];
-            inputs.push(("images", images.clone()));
-            inputs.push(("labels", labels.clone()));
-            units.push(self.add::<SegEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
-        }
-        Ok(units)
-    }
-
-    fn prediction(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
-        let spec = &self.spec.segmentation;
-        let params = SegInferParams {
-            backbone: spec.backbone,
-            stride: spec.stride,
-            n_classes: self.n_classes() + 1,
-            precision: self.precision,
-            test_scales: spec.test_scales.clone(),
-            test_flip: spec.test_flip,
-        };
-        let inputs = vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image))];
-        self.add::<SegInfer>(&item.id, &params, inputs)
     }
 
     /// Foreground classes.
@@ -528,16 +445,14 @@ mod tests {
         ] {
             let mut changed = plain.clone();
             change(&mut changed);
-            changed.report.overlays = 0;
-            let mut plain = plain.clone();
-            plain.report.overlays = 0;
+            let plain = plain.clone();
             assert!(added((plain, 4), (changed, 4)).is_empty());
         }
     }
 
     #[test]
     fn one_more_image_adds_one_embedding_and_one_se_map() {
-        let added = added((with(|spec| spec.report.overlays = 0), 4), (with(|spec| spec.report.overlays = 0), 5));
+        let added = added((s2c(), 4), (s2c(), 5));
         assert_eq!((added["sam_embed"], added["se_map"]), (1, 1));
     }
 

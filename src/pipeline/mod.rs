@@ -1,8 +1,13 @@
 //! From a TOML file to results: `spec` (what was written), `graph` (units), `plan` (what is cached), `run`.
 
+#[cfg(feature = "torch")]
+pub mod build;
 pub mod executor;
+pub mod file;
 pub mod graph;
 pub mod plan;
 mod resolve;
+#[cfg(feature = "torch")]
+pub mod results;
 pub mod run;
 pub mod spec;

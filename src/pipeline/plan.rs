@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -289,7 +290,9 @@ fn set_difference(slot: &str, old: &SetListing, new: &SetListing) -> Difference 
     }
 }
 
-/// What a unit's newest finished namesake was, for messages.
-pub fn last_run(cache: &Cache, label: &str) -> anyhow::Result<Option<Manifest>> {
-    cache.newest(label)
+/// The records of what has finished of a graph, by unit.
+pub fn finished(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result<Vec<Option<Arc<Manifest>>>> {
+    let mut resolver = Resolver::new(graph, cache, targets);
+    resolver.look_up()?;
+    Ok(resolver.known)
 }

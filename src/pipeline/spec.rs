@@ -22,9 +22,7 @@ pub struct Spec {
     pub classifier: ClassifierSpec,
     pub seed: SeedSpec,
     pub pseudo_label: PseudoLabelSpec,
-    pub segmentation: SegmentationSpec,
     pub evaluate: EvaluateSpec,
-    pub report: ReportSpec,
 }
 
 /// Number format of the heavy arithmetic; sums, norms and losses stay f32.
@@ -37,18 +35,17 @@ pub enum Precision {
     Bf16,
 }
 
-/// Images, masks and image-level labels.
+/// Images, masks and image-level labels, in PASCAL VOC 2012 layout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
-    pub kind: DatasetKind,
-    /// `voc`: the folder that holds JPEGImages, ImageSets and masks. Relative to the pipeline file.
+    /// The folder that holds JPEGImages, ImageSets and masks. Relative to the pipeline file.
     pub root: Option<PathBuf>,
-    /// `voc`: folder of masks within `root`; found by itself among SegmentationClassAug and SegmentationClass.
+    /// Folder of masks within `root`; found by itself among SegmentationClassAug and SegmentationClass.
     pub masks: Option<PathBuf>,
-    /// `voc`: list of training images in ImageSets/Segmentation, without `.txt`; `emoji` makes `train` and `val`.
+    /// List of training images in ImageSets/Segmentation, without `.txt`.
     pub train: String,
-    /// `voc`: list of validation images.
+    /// List of validation images.
     pub val: String,
     /// Only the first so many training images of the list; 0 = all.
     pub max_train: usize,
@@ -56,31 +53,6 @@ pub struct DatasetSpec {
     pub max_val: usize,
     /// Ids of images to leave out.
     pub exclude: Vec<String>,
-    /// `emoji`: the scenes to make.
-    pub emoji: EmojiSpec,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum DatasetKind {
-    /// Scenes of emoji the program makes itself, one emoji for each VOC class.
-    #[default]
-    Emoji,
-    /// PASCAL VOC 2012 layout.
-    Voc,
-}
-
-/// The embedded data set: emoji over textured backgrounds, with exact masks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct EmojiSpec {
-    pub n_train: usize,
-    pub n_val: usize,
-    /// Pixels of the longer side.
-    pub size: u32,
-    /// How many of the 20 classes, from the first in `emoji.classes` order; 1 to 20.
-    pub n_classes: usize,
-    pub rng_seed: u64,
 }
 
 /// The Segment Anything Model.
@@ -210,29 +182,6 @@ pub enum ThresholdRule {
     Best,
 }
 
-/// The segmentation network.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct SegmentationSpec {
-    /// `false`: stop after the pseudo-labels.
-    pub enabled: bool,
-    pub backbone: Backbone,
-    pub weights: PathBuf,
-    pub stride: u32,
-    pub epochs: u32,
-    pub batch_size: usize,
-    pub crop: u32,
-    /// An image is scaled by a random factor in this range before the crop.
-    pub scale: (f64, f64),
-    pub lr: f64,
-    pub head_lr_mult: f64,
-    pub momentum: f64,
-    pub weight_decay: f64,
-    /// Scales of inference; their mean of logits decides.
-    pub test_scales: Vec<f64>,
-    pub test_flip: bool,
-}
-
 /// Scoring.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -241,18 +190,9 @@ pub struct EvaluateSpec {
     pub pseudo_labels: bool,
 }
 
-/// What `run` shows at the end.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ReportSpec {
-    /// So many training images, evenly spaced, as pictures: image, CAM, SE map, pseudo-label, prediction, truth.
-    pub overlays: usize,
-}
-
 impl Default for DatasetSpec {
     fn default() -> Self {
         Self {
-            kind: DatasetKind::Emoji,
             root: None,
             masks: None,
             train: "train".into(),
@@ -260,13 +200,7 @@ impl Default for DatasetSpec {
             max_train: 0,
             max_val: 0,
             exclude: Vec::new(),
-            emoji: EmojiSpec::default(),
         }
-    }
-}
-impl Default for EmojiSpec {
-    fn default() -> Self {
-        Self { n_train: 24, n_val: 8, size: 160, n_classes: 20, rng_seed: 0 }
     }
 }
 impl Default for SamSpec {
@@ -345,33 +279,8 @@ impl Default for PseudoLabelSpec {
         Self { threshold: Threshold::Rule(ThresholdRule::Best), refine: Vec::new() }
     }
 }
-impl Default for SegmentationSpec {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            backbone: Backbone::Resnet50V1,
-            weights: "weights/resnet50_v1.f16.safetensors".into(),
-            stride: 16,
-            epochs: 10,
-            batch_size: 8,
-            crop: 320,
-            scale: (0.5, 1.5),
-            lr: 0.01,
-            head_lr_mult: 10.0,
-            momentum: 0.9,
-            weight_decay: 5e-4,
-            test_scales: vec![1.0],
-            test_flip: true,
-        }
-    }
-}
 impl Default for EvaluateSpec {
     fn default() -> Self {
         Self { pseudo_labels: true }
-    }
-}
-impl Default for ReportSpec {
-    fn default() -> Self {
-        Self { overlays: 6 }
     }
 }

@@ -1,0 +1,104 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A caching experiment engine for weakly supervised segmentation: S2C, "From SAM to CAMs".
+#[derive(Debug, Parser)]
+#[command(name = "s2c-pipe", version, max_term_width = 100)]
+pub(super) struct Cli {
+    /// Folder of stored results
+    #[arg(long, global = true, env = "S2C_CACHE", default_value = "cache", value_name = "DIR")]
+    pub(super) cache: PathBuf,
+    /// Print only results and errors
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run what is not in the cache, then show the results
+    Run {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// Where to compute: cpu, cuda or cuda:N
+        #[arg(long, default_value = "cpu")]
+        device: String,
+        /// After a failure go on with what does not need the failed unit
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// Show what would run, what is shared and how long it may take
+    Plan {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+    },
+    /// Say why a variant's units, or one unit such as `cam_epoch epoch 3`, are not fresh
+    Why {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// A variant's name, or the beginning of a unit's label
+        what: String,
+    },
+    /// Show the table of variants and metrics
+    Results {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        #[arg(long, conflicts_with_all = ["latex", "json"])]
+        csv: bool,
+        #[arg(long, conflicts_with = "json")]
+        latex: bool,
+    },
+    /// Look after the cache
+    Cache {
+        #[command(subcommand)]
+        action: CacheAction,
+    },
+    /// Tell what this machine has for the work
+    Doctor,
+    /// Print the JSON schema of pipeline files
+    Schema,
+    /// Print shell completions
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PipelineArgs {
+    /// Pipeline file (TOML)
+    pub(super) file: PathBuf,
+    /// Override a field, e.g. `--set cpm.tau=0.3`; may be repeated
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub(super) sets: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CacheAction {
+    /// Bytes by stage
+    Du,
+    /// Read and hash every blob; remove those that are corrupt
+    Verify,
+    /// Make the index again from the manifests
+    Rebuild,
+    /// Remove blobs that no unit of these pipeline files has
+    Gc {
+        /// Pipeline files whose results stay
+        #[arg(required = true)]
+        keep: Vec<PathBuf>,
+        /// Only tell what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}

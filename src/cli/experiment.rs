@@ -1,0 +1,310 @@
+//! Commands that work on a pipeline file: run, plan, why, results, doctor, and what gc keeps.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+
+use super::args::{CacheAction, Cli, Command, PipelineArgs};
+use super::progress::{Progress, span};
+use super::{INTERRUPTED, open_cache, size};
+use crate::cache::Cache;
+use crate::data::Dataset;
+use crate::data::voc::{VocOptions, scan};
+use crate::pipeline::build::{CellInput, CellUnits, build, registry};
+use crate::pipeline::executor::LocalExecutor;
+use crate::pipeline::file::{Pipeline, load};
+use crate::pipeline::graph::{Graph, UnitIdx};
+use crate::pipeline::plan::{Freshness, StaleReason, plan, why};
+use crate::pipeline::results::{ResultsTable, metrics_of};
+use crate::pipeline::run::{RunOptions, run};
+use crate::stage::{Device, StageContext};
+
+/// A pipeline with its data scanned and its units built.
+struct Experiment {
+    pipeline: Pipeline,
+    graph: Graph,
+    cells: Vec<CellUnits>,
+}
+
+impl Experiment {
+    fn open(cache: &Cache, args: &PipelineArgs) -> anyhow::Result<Self> {
+        let pipeline = load(&args.file, &args.sets)?;
+        let mut scanned: HashMap<String, Arc<Dataset>> = HashMap::new();
+        let mut inputs = Vec::new();
+        for cell in &pipeline.cells {
+            let spec = &cell.spec.dataset;
+            let key = serde_json::to_string(spec)?;
+            let dataset = match scanned.get(&key) {
+                Some(dataset) => dataset.clone(),
+                None => {
+                    let root = spec.root.as_deref().context("`dataset.root` is not set")?;
+                    let name = root.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
+                    let options = VocOptions {
+                        name: &name,
+                        root,
+                        masks: spec.masks.as_deref(),
+                        train: &spec.train,
+                        val: &spec.val,
+                        max_train: spec.max_train,
+                        max_val: spec.max_val,
+                        exclude: &spec.exclude,
+                    };
+                    let dataset = Arc::new(scan(&options, cache)?);
+                    scanned.insert(key, dataset.clone());
+                    dataset
+                }
+            };
+            inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset });
+        }
+        let (graph, cells) = build(&inputs, cache, has_bf16())?;
+        Ok(Self { pipeline, graph, cells })
+    }
+
+    fn targets(&self) -> Vec<UnitIdx> {
+        let mut targets: Vec<UnitIdx> = self.cells.iter().flat_map(CellUnits::targets).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        targets
+    }
+}
+
+pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { pipeline, device, keep_going } => return run_pipeline(cli, pipeline, device, *keep_going),
+        Command::Plan { pipeline } => show_plan(cli, pipeline)?,
+        Command::Why { pipeline, what } => show_why(cli, pipeline, what)?,
+        Command::Results { pipeline, csv, latex } => {
+            let cache = open_cache(cli)?;
+            let experiment = Experiment::open(&cache, pipeline)?;
+            let table = table(&cache, &experiment)?;
+            print!(
+                "{}",
+                if *csv {
+                    table.csv()
+                } else if *latex {
+                    table.latex()
+                } else {
+                    shown(cli, &table)?
+                }
+            );
+        }
+        Command::Doctor => doctor(cli)?,
+        Command::Cache { action: CacheAction::Gc { keep, dry_run } } => collect(cli, keep, *dry_run)?,
+        _ => bail!("not a command on a pipeline"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_pipeline(cli: &Cli, args: &PipelineArgs, device: &str, keep_going: bool) -> anyhow::Result<ExitCode> {
+    let device = parse_device(device)?;
+    let cache = open_cache(cli)?;
+    let experiment = Experiment::open(&cache, args)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED)); // the second time: at once; the store is whole at any moment
+        }
+        eprintln!("stopping after this unit; once more to stop at once");
+    })?;
+    let progress = Progress::new(cli.quiet);
+    let context = StageContext {
+        device,
+        progress: Arc::new(|_, _, _| ()),
+        scratch: cache.folder().join("scratch"),
+        interrupted: interrupted.clone(),
+    };
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = RunOptions {
+        targets: &experiment.targets(),
+        keep_going,
+        interrupted,
+        clock: &|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        made_by: concat!("s2c-pipe ", env!("CARGO_PKG_VERSION")),
+        observer: &|event| progress.event(event),
+    };
+    let mut executor = LocalExecutor::new(context, jobs);
+    let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options)?;
+    if !cli.quiet {
+        let repaired = match report.repaired.len() {
+            0 => String::new(),
+            n => format!(", {n} lost results made again"),
+        };
+        eprintln!("{} units executed, {} reused{repaired}", report.n_executed(), report.reused);
+    }
+    if report.interrupted {
+        eprintln!("interrupted; the same command goes on from here");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    print!("{}", shown(cli, &table(&cache, &experiment)?)?);
+    if let Some((label, _)) = report.failed.first() {
+        bail!("{} units failed, the first: {label}", report.failed.len());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(cli: &Cli, table: &ResultsTable) -> anyhow::Result<String> {
+    Ok(if cli.json { table.json()? + "\n" } else { table.text() })
+}
+
+/// The results that are in the cache.
+fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
+    let metrics = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
+    Ok(ResultsTable::new(&experiment.pipeline, &experiment.cells, metrics))
+}
+
+fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
+    let cache = open_cache(cli)?;
+    let experiment = Experiment::open(&cache, args)?;
+    let plan = plan(&experiment.graph, &cache, &experiment.targets())?;
+    let distinct = experiment.cells.iter().filter_map(|cell| cell.cam_epochs.last()).collect::<HashSet<_>>().len();
+    let n_epochs: usize = experiment.cells.iter().map(|cell| cell.cam_epochs.len()).sum();
+    let n_distinct_epochs = experiment.cells.iter().flat_map(|cell| &cell.cam_epochs).collect::<HashSet<_>>().len();
+    if cli.json {
+        let units: Vec<_> =
+            plan.units.iter().map(|(unit, fresh)| (experiment.graph.units()[*unit].label(), fresh)).collect();
+        let stages = &plan.stages;
+        println!(
+            "{}",
+            serde_json::json!({ "cells": experiment.cells.len(), "trainings": distinct, "stages": stages, "units": units })
+        );
+        return Ok(());
+    }
+    println!(
+        "{} cells = {distinct} distinct trainings; {n_epochs} epochs, of which {n_distinct_epochs} are distinct",
+        experiment.cells.len()
+    );
+    println!("{:<14} {:>8} {:>8} {:>14}", "stage", "cached", "to run", "time");
+    let (mut total, mut is_complete) = (0.0, true);
+    for (stage, counts) in &plan.stages {
+        let time = match counts.seconds {
+            _ if counts.to_run == 0 => String::new(),
+            Some(seconds) => span(seconds),
+            None => "unknown".to_owned(),
+        };
+        is_complete &= counts.to_run == 0 || counts.seconds.is_some();
+        total += counts.seconds.unwrap_or(0.0);
+        println!("{stage:<14} {:>8} {:>8} {time:>14}", counts.fresh, counts.to_run);
+    }
+    let waits = plan.units.iter().filter(|(_, freshness)| *freshness == Freshness::Waits).count();
+    match plan.n_to_run() {
+        0 => println!("everything is in the cache"),
+        n => {
+            let at_least = if is_complete { "about" } else { "more than" };
+            println!("{n} units to run, {waits} of them after others; {at_least} {}", span(total));
+        }
+    }
+    Ok(())
+}
+
+fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
+    let cache = open_cache(cli)?;
+    let experiment = Experiment::open(&cache, args)?;
+    let targets = experiment.targets();
+    let of_cell = experiment.cells.iter().find(|cell| cell.name == what);
+    let units: Vec<UnitIdx> = match of_cell {
+        Some(cell) => cell.units().collect(),
+        None => (0..experiment.graph.units().len())
+            .filter(|&unit| experiment.graph.units()[unit].label().starts_with(what))
+            .collect(),
+    };
+    if units.is_empty() {
+        let names: Vec<&str> = experiment.cells.iter().map(|cell| cell.name.as_str()).collect();
+        bail!("`{what}` is no variant and no unit; variants: {}", names.join("; "));
+    }
+    // Equal reasons of a stage are told once.
+    let mut told: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
+    for (&unit, reason) in units.iter().zip(why(&experiment.graph, &cache, &targets, &units)?) {
+        if reason != StaleReason::Fresh {
+            let unit = &experiment.graph.units()[unit];
+            told.entry((unit.stage, reason.to_string())).or_default().push(unit.item.clone());
+        }
+    }
+    if told.is_empty() {
+        println!("{what}: everything is in the cache");
+    }
+    for ((stage, reason), items) in told {
+        let named = items.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        let more = if items.len() > 3 { format!(" and {} more", items.len() - 3) } else { String::new() };
+        println!("{stage} {named}{more}: {reason}");
+    }
+    Ok(())
+}
+
+fn collect(cli: &Cli, files: &[std::path::PathBuf], dry_run: bool) -> anyhow::Result<()> {
+    let cache = open_cache(cli)?;
+    let mut keep = HashSet::new();
+    for file in files {
+        let args = PipelineArgs { file: file.clone(), sets: Vec::new() };
+        let experiment = Experiment::open(&cache, &args).with_context(|| format!("`{}`", file.display()))?;
+        let all: Vec<UnitIdx> = (0..experiment.graph.units().len()).collect();
+        for manifest in crate::pipeline::plan::finished(&experiment.graph, &cache, &all)?.into_iter().flatten() {
+            keep.extend(manifest.outputs.iter().map(|output| output.digest));
+            keep.extend(manifest.fingerprint.inputs.iter().map(|input| input.digest));
+        }
+    }
+    let report = cache.collect(&keep, dry_run)?;
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    println!(
+        "{} blobs, {} {verb}; {} blobs, {} stay",
+        report.removed_blobs,
+        size(report.removed_bytes),
+        report.kept_blobs,
+        size(report.kept_bytes)
+    );
+    Ok(())
+}
+
+fn parse_device(device: &str) -> anyhow::Result<Device> {
+    let index = match device.split_once(':') {
+        None if device == "cpu" => return Ok(Device::Cpu),
+        None if device == "cuda" => 0,
+        Some(("cuda", index)) => index.parse().with_context(|| format!("`{device}` is no device"))?,
+        _ => bail!("`{device}` is no device; there are cpu, cuda and cuda:N"),
+    };
+    let n_devices = tch::Cuda::device_count();
+    if index as i64 >= n_devices {
+        bail!("there is no `{device}`: libtorch sees {n_devices} CUDA devices");
+    }
+    Ok(Device::Cuda(index))
+}
+
+/// The processor computes bf16 products itself.
+fn has_bf16() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    flags.contains("avx512_bf16") || flags.contains("amx_bf16")
+}
+
+fn doctor(cli: &Cli) -> anyhow::Result<()> {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let native = if flags.contains("amx_bf16") {
+        "AMX"
+    } else if has_bf16() {
+        "AVX-512"
+    } else {
+        "none"
+    };
+    println!("libtorch    {} threads", tch::get_num_threads());
+    println!("bf16        {native}{}", if has_bf16() { "" } else { ": `precision = \"auto\"` means f32 here" });
+    match tch::Cuda::device_count() {
+        0 => println!("CUDA        none; install a CUDA build of PyTorch and set LIBTORCH_USE_PYTORCH=1 to use a GPU"),
+        n => println!("CUDA        {n} devices (this project has not been tested on one)"),
+    }
+    for weights in ["mobile_sam.f16.safetensors", "resnet50_v1.f16.safetensors"] {
+        let path = Path::new("pipelines/weights").join(weights);
+        let state = if path.exists() { "there" } else { "missing: run from the repository's folder" };
+        println!("weights     {}: {state}", path.display());
+    }
+    println!(
+        "cache       {}: {}",
+        cli.cache.display(),
+        if cli.cache.exists() { "there" } else { "made by the first run" }
+    );
+    Ok(())
+}

@@ -1,0 +1,430 @@
+//! The pipeline file: TOML to the cells of an experiment.
+//!
+//! A file may extend another, give `[[variant]]`s that override fields by dotted path, and `[sweep]` axes; a cell is
+//! one variant at one point of the axes. What is wrong is said with the file, the line and the nearest name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::spec::{
+    ClassifierSpec, DatasetSpec, EvaluateSpec, Precision, PseudoLabelSpec, SamSpec, SeMapSpec, SeedSpec, Spec,
+    Threshold,
+};
+
+/// Fields that are paths, relative to the file that writes them.
+const PATHS: [&str; 4] = ["dataset.root", "sam.weights", "classifier.weights", "dataset.masks"];
+
+/// An experiment as written.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    pub name: String,
+    pub cells: Vec<Cell>,
+}
+
+/// One variant at one point of the axes.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// `S2C, cpm.tau=0.3`
+    pub name: String,
+    pub variant: String,
+    /// Path and value of each axis.
+    pub axes: Vec<(String, String)>,
+    pub spec: Spec,
+}
+
+/// What is wrong with a pipeline file.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct FileError {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl FileError {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    fn hinted(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+/// The shape of a file; only used to check one where its lines are known.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read by the check alone")]
+struct Shape {
+    extends: Option<String>,
+    #[serde(default)]
+    variant: Vec<Table>,
+    #[serde(default)]
+    sweep: Table,
+    rng_seed: Option<u64>,
+    precision: Option<Precision>,
+    dataset: Option<DatasetSpec>,
+    sam: Option<SamSpec>,
+    se_map: Option<SeMapSpec>,
+    classifier: Option<ClassifierSpec>,
+    seed: Option<SeedSpec>,
+    pseudo_label: Option<PseudoLabelSpec>,
+    evaluate: Option<EvaluateSpec>,
+}
+
+/// Reads a pipeline. `sets`: overrides `path=value` from the command line, stronger than anything in a file.
+pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
+    // Absolute from here on, so that joining a folder to a path again leaves it as it is.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut base = read(path, &mut Vec::new())?;
+    let take = |table: &mut Table, name: &str| table.remove(name);
+    let variants = match take(&mut base, "variant") {
+        Some(Value::Array(variants)) => variants.into_iter().filter_map(|variant| variant.try_into().ok()).collect(),
+        _ => vec![Table::from_iter([("name".to_owned(), Value::String("default".into()))])],
+    };
+    let axes = match take(&mut base, "sweep") {
+        Some(Value::Table(axes)) => read_axes(path, axes)?,
+        _ => Vec::new(),
+    };
+    let sets = sets.iter().map(|set| read_set(set)).collect::<Result<Vec<_>, _>>()?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut cells: Vec<Cell> = Vec::new();
+    for mut variant in variants {
+        let Some(Value::String(variant_name)) = take(&mut variant, "name") else {
+            return Err(FileError::new(format!("`{}`: a [[variant]] has no name", path.display())));
+        };
+        let at = |error: FileError| FileError {
+            message: format!("`{}`, variant `{variant_name}`: {}", path.display(), error.message),
+            ..error
+        };
+        let mut overrides = Vec::new();
+        flatten("", &Value::Table(variant), &mut overrides);
+        for point in points(&axes) {
+            let mut table = base.clone();
+            for (name, value) in overrides.iter().chain(&point).chain(&sets) {
+                assign(&mut table, &full_path(name).map_err(at)?, value.clone());
+            }
+            resolve_paths(&mut table, folder);
+            let mut spec: Spec =
+                table.try_into().map_err(|error: toml::de::Error| at(FileError::new(error.message())))?;
+            for weights in [&mut spec.sam.weights, &mut spec.classifier.weights] {
+                if weights.is_relative() {
+                    *weights = folder.join(&*weights);
+                }
+            }
+            check(&spec).map_err(at)?;
+            let axes: Vec<(String, String)> = point.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
+            let place: String = axes.iter().map(|(name, value)| format!(", {name}={value}")).collect();
+            let (name, variant) = (format!("{variant_name}{place}"), variant_name.clone());
+            if cells.iter().any(|cell| cell.name == name) {
+                return Err(FileError::new(format!("`{}`: two variants are named `{variant}`", path.display())));
+            }
+            cells.push(Cell { name, variant, axes, spec });
+        }
+    }
+    let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    Ok(Pipeline { name, cells })
+}
+
+/// A file with what it extends merged in.
+fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
+    let known = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if above.contains(&known) {
+        return Err(FileError::new(format!("`{}` extends itself", path.display())));
+    }
+    above.push(known);
+    let text = fs::read_to_string(path).map_err(|error| {
+        FileError::hinted(format!("could not read `{}`: {error}", path.display()), "give the path of a pipeline file")
+    })?;
+    let wrong = |error: toml::de::Error| {
+        let message = format!("`{}`: {}", path.display(), error.to_string().trim_end());
+        FileError { message, hint: nearest_field(error.message()) }
+    };
+    toml::from_str::<Shape>(&text).map_err(wrong)?;
+    let mut table: Table = toml::from_str(&text).map_err(wrong)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    resolve_paths(&mut table, folder);
+    match table.remove("extends") {
+        Some(Value::String(base)) => {
+            let mut merged = read(&folder.join(base), above)?;
+            merge(&mut merged, table);
+            Ok(merged)
+        }
+        _ => Ok(table),
+    }
+}
+
+/// Tables are merged, everything else is replaced.
+fn merge(into: &mut Table, from: Table) {
+    for (name, value) in from {
+        match (into.get_mut(&name), value) {
+            (Some(Value::Table(into)), Value::Table(from)) => merge(into, from),
+            (_, value) => drop(into.insert(name, value)),
+        }
+    }
+}
+
+fn resolve_paths(table: &mut Table, folder: &Path) {
+    for path in PATHS.iter().filter(|path| **path != "dataset.masks") {
+        let Some((section, field)) = path.split_once('.') else { continue };
+        if let Some(Value::String(text)) = table.get_mut(section).and_then(|section| section.get_mut(field)) {
+            *text = folder.join(&*text).to_string_lossy().into_owned();
+        }
+    }
+}
+
+type Override = (String, Value);
+
+fn flatten(prefix: &str, value: &Value, found: &mut Vec<Override>) {
+    match value {
+        Value::Table(table) => {
+            for (name, value) in table {
+                let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&path, value, found);
+            }
+        }
+        leaf => found.push((prefix.to_owned(), leaf.clone())),
+    }
+}
+
+fn read_axes(path: &Path, axes: Table) -> Result<Vec<(String, Vec<Value>)>, FileError> {
+    let mut flat = Vec::new();
+    flatten("", &Value::Table(axes), &mut flat);
+    let axis = |(name, value): Override| match value {
+        Value::Array(values) if !values.is_empty() => Ok((name, values)),
+        _ => Err(FileError::new(format!("`{}`: axis `{name}` of [sweep] is not a list of values", path.display()))),
+    };
+    flat.into_iter().map(axis).collect()
+}
+
+/// Every combination, the last axis fastest.
+fn points(axes: &[(String, Vec<Value>)]) -> Vec<Vec<Override>> {
+    axes.iter().fold(vec![Vec::new()], |points, (name, values)| {
+        let extend = |point: &Vec<Override>| {
+            values.iter().map(|value| [point.clone(), vec![(name.clone(), value.clone())]].concat()).collect::<Vec<_>>()
+        };
+        points.iter().flat_map(extend).collect()
+    })
+}
+
+fn read_set(set: &str) -> Result<Override, FileError> {
+    let Some((name, value)) = set.split_once('=') else {
+        return Err(FileError::hinted(format!("`--set {set}` has no `=`"), "write --set classifier.cpm.tau=0.3"));
+    };
+    // A value as in TOML; what is none is a string.
+    let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut table| table.remove("value"));
+    let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
+    let path = full_path(name.trim())?;
+    // On the command line a path is relative to where one stands.
+    let value = match value {
+        Value::String(text) if PATHS[..3].contains(&path.as_str()) => {
+            let absolute = std::path::absolute(&text).unwrap_or_else(|_| PathBuf::from(&text));
+            Value::String(absolute.to_string_lossy().into_owned())
+        }
+        value => value,
+    };
+    Ok((path, value))
+}
+
+/// All fields by dotted path.
+fn all_paths() -> Vec<String> {
+    fn walk(prefix: &str, value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (name, value) in map {
+                    walk(&if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") }, value, found);
+                }
+            }
+            _ => found.push(prefix.to_owned()),
+        }
+    }
+    let mut found = Vec::new();
+    walk("", &serde_json::to_value(Spec::default()).unwrap_or_default(), &mut found);
+    found
+}
+
+/// The field a path means: itself, or the only one that ends with it.
+fn full_path(path: &str) -> Result<String, FileError> {
+    let all = all_paths();
+    if all.iter().any(|known| known == path) {
+        return Ok(path.to_owned());
+    }
+    let ending = format!(".{path}");
+    let ends: Vec<&String> = all.iter().filter(|known| known.ends_with(&ending)).collect();
+    match &ends[..] {
+        [one] => Ok((*one).clone()),
+        [] => {
+            let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+            let near = |known: &&String| {
+                let by_name = strsim::jaro_winkler(&last(known), &last(path));
+                ((by_name + 0.1 * strsim::jaro_winkler(known, path)) * 1e6) as u64
+            };
+            let hint = all.iter().max_by_key(near).map(|known| format!("did you mean `{known}`?"));
+            Err(FileError { message: format!("no field `{path}`"), hint })
+        }
+        several => {
+            let several: Vec<&str> = several.iter().map(|known| known.as_str()).collect();
+            Err(FileError::new(format!("`{path}` could be any of {}", several.join(", "))))
+        }
+    }
+}
+
+fn assign(table: &mut Table, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => drop(table.insert(path.to_owned(), value)),
+        Some((section, rest)) => {
+            let inner = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                assign(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// From serde's "unknown field `x`, expected one of `a`, `b`": the nearest of them.
+fn nearest_field(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("unknown field `").or_else(|| message.split_once("unknown variant `"))?;
+    let mut quoted = rest.split('`').step_by(2);
+    let written = quoted.next()?;
+    let known: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
+    let near = known.iter().max_by_key(|name| (strsim::jaro_winkler(name, written) * 1e6) as u64)?;
+    Some(format!("did you mean `{near}`?"))
+}
+
+/// Ranges that types do not say.
+fn check(spec: &Spec) -> Result<(), FileError> {
+    let classifier = &spec.classifier;
+    let positive = |x: f64| x > 0.0 && x.is_finite();
+    let fraction = |x: f64| (0.0..=1.0).contains(&x);
+    let scales = |scales: &[f64]| !scales.is_empty() && scales.iter().all(|&scale| positive(scale) && scale <= 8.0);
+    let threshold = match spec.pseudo_label.threshold {
+        Threshold::At(threshold) => fraction(threshold),
+        Threshold::Rule(_) => true,
+    };
+    let (short, long) = classifier.resize_long;
+    let jitter = classifier.jitter;
+    let rules = [
+        (spec.dataset.root.is_some(), "dataset.root", "is not set"),
+        ((1..=128).contains(&spec.se_map.points_per_side), "se_map.points_per_side", "is not in 1..=128"),
+        (spec.se_map.stability_score_offset.is_finite(), "se_map.stability_score_offset", "is not finite"),
+        (matches!(classifier.stride, 8 | 16), "classifier.stride", "is neither 8 nor 16"),
+        (classifier.epochs > 0, "classifier.epochs", "is 0"),
+        (classifier.batch_size > 0, "classifier.batch_size", "is 0"),
+        ((32..=4096).contains(&classifier.crop), "classifier.crop", "is not in 32..=4096"),
+        (0 < short && short <= long && long <= 8192, "classifier.resize_long", "is not a range of pixels"),
+        (
+            [jitter.0, jitter.1, jitter.2, jitter.3].into_iter().all(fraction),
+            "classifier.jitter",
+            "has a part outside 0..=1",
+        ),
+        (positive(classifier.lr), "classifier.lr", "is not above 0"),
+        (positive(classifier.head_lr_mult), "classifier.head_lr_mult", "is not above 0"),
+        ((0.0..1.0).contains(&classifier.momentum), "classifier.momentum", "is not in 0..1"),
+        ((0.0..1.0).contains(&classifier.weight_decay), "classifier.weight_decay", "is not in 0..1"),
+        ((0..=4096).contains(&classifier.feat_dim), "classifier.feat_dim", "is not in 0..=4096"),
+        (positive(classifier.ssc.temperature), "classifier.ssc.temperature", "is not above 0"),
+        (classifier.ssc.weight.is_finite(), "classifier.ssc.weight", "is not finite"),
+        (classifier.cpm.weight.is_finite(), "classifier.cpm.weight", "is not finite"),
+        (fraction(classifier.cpm.tau), "classifier.cpm.tau", "is not in 0..=1"),
+        (scales(&classifier.cpm.scales), "classifier.cpm.scales", "is empty or has a scale outside 0..=8"),
+        (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
+        (scales(&spec.seed.scales), "seed.scales", "is empty or has a scale outside 0..=8"),
+        (threshold, "pseudo_label.threshold", "is not in 0..=1"),
+    ];
+    match rules.into_iter().find(|(holds, _, _)| !holds) {
+        Some((_, "dataset.root", problem)) => Err(FileError::hinted(
+            format!("`dataset.root` {problem}"),
+            "write it in [dataset], or give --set dataset.root=/path/to/VOC2012",
+        )),
+        Some((_, field, problem)) => Err(FileError::new(format!("`{field}` {problem}"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str, sets: &[&str]) -> Result<Pipeline, FileError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.toml");
+        fs::write(&path, text).unwrap();
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        load(&path, &sets)
+    }
+
+    const GOOD: &str = "
+        [dataset]
+        root = 'voc'
+        [[variant]]
+        name = 'baseline'
+        [[variant]]
+        name = 'S2C'
+        classifier.ssc.enabled = true
+        'cpm.enabled' = true
+        [sweep]
+        'cpm.tau' = [0.3, 0.5]
+        rng_seed = [0, 1]
+    ";
+
+    #[test]
+    fn variants_times_axes() {
+        let pipeline = load_text(GOOD, &["classifier.epochs=7"]).unwrap();
+        assert_eq!(pipeline.cells.len(), 8);
+        let last = &pipeline.cells[7];
+        assert_eq!(last.name, "S2C, cpm.tau=0.5, rng_seed=1");
+        let classifier = &last.spec.classifier;
+        assert!(classifier.ssc.enabled && classifier.cpm.enabled);
+        assert_eq!((classifier.cpm.tau, classifier.epochs, last.spec.rng_seed), (0.5, 7, 1));
+        assert!(last.spec.dataset.root.as_ref().unwrap().is_absolute());
+        assert!(last.spec.sam.weights.is_absolute());
+    }
+
+    #[test]
+    fn bad_files_are_explained() {
+        let root = "dataset.root = 'v'\n";
+        for (text, sets, message, hint) in [
+            ("[classifier]\nepoks = 3", &[][..], "unknown field `epoks`", "did you mean `epochs`?"),
+            ("[classifier]\nepochs = 'x'", &[], "line 2, column 10", ""),
+            ("[classifier", &[], "TOML parse error at line 1", ""),
+            (root, &["cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
+            (root, &["enabled=true"], "could be any of classifier.cpm.enabled, classifier.ssc.enabled", ""),
+            (root, &["cpm.tau=7"], "`classifier.cpm.tau` is not in 0..=1", ""),
+            (root, &["stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
+            (
+                "",
+                &[],
+                "`dataset.root` is not set",
+                "write it in [dataset], or give --set dataset.root=/path/to/VOC2012",
+            ),
+            ("dataset.root = 'v'\n[sweep]\nrng_seed = []", &[], "axis `rng_seed` of [sweep] is not a list", ""),
+            ("dataset.root='v'\n[[variant]]\nname='a'\n[[variant]]\nname='a'", &[], "two variants are named `a`", ""),
+            ("extends = 'p.toml'", &[], "extends itself", ""),
+        ] {
+            let error = load_text(text, sets).unwrap_err();
+            assert!(error.message.contains(message), "{}", error.message);
+            assert_eq!(error.hint.unwrap_or_default(), hint, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_extends_another_and_paths_are_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("base")).unwrap();
+        fs::write(dir.path().join("base/b.toml"), "rng_seed = 3\ndataset.root = 'voc'\nclassifier.epochs = 2").unwrap();
+        let path = dir.path().join("p.toml");
+        fs::write(&path, "extends = 'base/b.toml'\nclassifier.epochs = 4").unwrap();
+        let spec = load(&path, &[]).unwrap().cells.remove(0).spec;
+        assert_eq!((spec.rng_seed, spec.classifier.epochs), (3, 4));
+        assert_eq!(spec.dataset.root.unwrap(), dir.path().join("base/voc"));
+    }
+}
