@@ -110,7 +110,8 @@ struct Sample {
 impl Stage for CamEpoch {
     const KIND: &'static str = "cam_epoch";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: CPM: prompts of unequal lengths are decoded apart, masks and peaks end where the padding begins
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 
@@ -344,6 +345,8 @@ impl Items {
             None => None,
         };
         let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();
+        let known = |class: &u8| (1..=params.n_classes).contains(&i64::from(*class));
+        ensure!(labels.iter().all(known), "`{item}`: labels {labels:?} are not all in 1..={}", params.n_classes);
         let crop = transform.apply_image(&image, Some(&jitter));
         Ok(Sample { item: item.to_owned(), labels, transform, crop, se_map, embedding })
     }
