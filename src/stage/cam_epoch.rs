@@ -110,7 +110,8 @@ struct Sample {
 impl Stage for CamEpoch {
     const KIND: &'static str = "cam_epoch";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: CPM: prompts of unequal lengths are decoded apart, masks and peaks end where the padding begins
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 
@@ -344,6 +345,8 @@ impl Items {
             None => None,
         };
         let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();
+        let known = |class: &u8| (1..=params.n_classes).contains(&i64::from(*class));
+        ensure!(labels.iter().all(known), "`{item}`: labels {labels:?} are not all in 1..={}", params.n_classes);
         let crop = transform.apply_image(&image, Some(&jitter));
         Ok(Sample { item: item.to_owned(), labels, transform, crop, se_map, embedding })
     }
@@ -369,20 +372,24 @@ impl Start {
         Ok(Self { weights, losses: Vec::new() })
     }
 
-    fn resume(bytes: &[u8]) -> anyhow::Result<Self> {
+    fn resume(state: &[u8]) -> anyhow::Result<Self> {
+        let (digest, bytes) = state.split_at_checked(32).context("cut short")?;
+        ensure!(BlobDigest::of(bytes).as_bytes() == digest, "damaged");
         let weights = Weights::parse(bytes)?;
         let losses = serde_json::from_slice(&Vec::<u8>::try_from(weights.raw(RESUME)?)?)?;
         Ok(Self { weights, losses })
     }
 }
 
-/// Saves the state inside an epoch: whole or not at all.
+/// Saves the state inside an epoch, whole or not at all: a digest and the checkpoint it is of. (A disk's fault in the
+/// middle of a weight would otherwise end in the result.)
 fn save(scratch: &Path, classifier: &Classifier, sgd: &Sgd, losses: &[StepLosses]) -> anyhow::Result<()> {
     let losses = Tensor::from_slice(&serde_json::to_vec(losses)?);
     let bytes = classifier.checkpoint(sgd, vec![(RESUME.to_owned(), losses)])?;
     let folder: PathBuf = scratch.parent().context("scratch has no folder")?.to_owned();
     fs::create_dir_all(&folder)?;
     let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+    std::io::Write::write_all(&mut file, BlobDigest::of(&bytes).as_bytes())?;
     std::io::Write::write_all(&mut file, &bytes)?;
     file.as_file().sync_all()?;
     file.persist(scratch)?;

@@ -1,5 +1,7 @@
 //! One integration binary: every further one would link libtorch again.
 
+#[cfg(feature = "torch")]
+mod cam_epoch;
 mod engine;
 mod layers;
 #[cfg(feature = "torch")]

@@ -1,0 +1,182 @@
+//! `cam_epoch` on four small pictures with the real weights: equal bytes from equal inputs, also across a stop.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use s2c_pipe::artifact::{Fingerprint, FingerprintInput, SetListing};
+use s2c_pipe::data::image::{encode_rgb, encode_se_map};
+use s2c_pipe::digest::BlobDigest;
+use s2c_pipe::model::weights::to_safetensors;
+use s2c_pipe::stage::cam_epoch::{CamEpoch, StepLosses};
+use s2c_pipe::stage::{BlobReader, Bytes, Device, Interrupted, Output, Stage, StageContext, UnitInput};
+use s2c_pipe::vision::{Grid, Rgb};
+use serde_json::json;
+use tch::{Kind, Tensor};
+
+#[derive(Default)]
+struct Store(HashMap<BlobDigest, Bytes>);
+
+impl Store {
+    fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
+        let digest = BlobDigest::of(&bytes);
+        self.0.insert(digest, bytes.into());
+        digest
+    }
+}
+impl BlobReader for Store {
+    fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
+        self.0.get(digest).cloned().ok_or_else(|| anyhow::anyhow!("no blob {digest}"))
+    }
+}
+
+/// A bright disc on stripes, `(60, 80)`; the disc's place differs from picture to picture.
+fn picture(i: usize) -> (Rgb, Grid<u16>) {
+    let (height, width) = (60, 80);
+    let inside = |p: usize| (p / width).abs_diff(20 + 5 * i).pow(2) + (p % width).abs_diff(25 + 9 * i).pow(2) < 200;
+    let colour =
+        |p: usize| if inside(p) { [230, 60 * i as u8, 40] } else { [(p % 7 * 20) as u8, 90, (p / 80 * 3) as u8] };
+    // Two segments, and a strip of pixels in none.
+    let id = |p: usize| if p % width < 6 { 0 } else { 300 + u16::from(inside(p)) };
+    let rgb = Rgb { height, width, data: (0..height * width).flat_map(colour).collect() };
+    (rgb, Grid::new(height, width, (0..height * width).map(id).collect()))
+}
+
+struct Case {
+    store: Store,
+    inputs: Vec<FingerprintInput>,
+}
+
+impl Case {
+    fn new() -> Self {
+        let mut store = Store::default();
+        let weights = |name: &str| {
+            std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights").join(name)).unwrap()
+        };
+        let mut sets: [(&str, SetListing); 3] =
+            ["images", "se_maps", "embeddings"].map(|slot| (slot, SetListing::default()));
+        for i in 0..4 {
+            let (rgb, se_map) = picture(i);
+            // CPM's arithmetic does not ask whether an embedding is of its picture.
+            let wave = (Tensor::arange(256 * 64 * 64, (Kind::Float, tch::Device::Cpu)) * (1e-3 * (i + 1) as f64)).sin();
+            let embedding = wave.view([256, 64, 64]).to_kind(Kind::Half);
+            let size = Tensor::from_slice(&[rgb.height as i64, rgb.width as i64]);
+            let embedding = to_safetensors([("embedding", &embedding), ("image_size", &size)]).unwrap();
+            for ((_, set), bytes) in sets.iter_mut().zip([encode_rgb(&rgb), encode_se_map(&se_map), embedding]) {
+                set.members.push((format!("item{i}"), store.put(bytes)));
+            }
+        }
+        let mut inputs = Vec::new();
+        for (slot, set) in sets {
+            inputs.push(FingerprintInput { slot: slot.into(), digest: store.put(set.to_bytes()), is_set: true });
+        }
+        let labels = b"item0\t1\nitem1\t2\nitem2\t1 3\nitem3\t2 3\n".to_vec();
+        let values = [
+            ("labels", labels),
+            ("weights", weights("resnet50_v1.f16.safetensors")),
+            ("sam_weights", weights("mobile_sam.f16.safetensors")),
+        ];
+        for (slot, bytes) in values {
+            inputs.push(FingerprintInput { slot: slot.into(), digest: store.put(bytes), is_set: false });
+        }
+        Self { store, inputs }
+    }
+
+    fn with_labels(mut self, text: &str) -> Self {
+        let digest = self.store.put(text.as_bytes().to_vec());
+        self.inputs.iter_mut().filter(|input| input.slot == "labels").for_each(|input| input.digest = digest);
+        self
+    }
+
+    /// Runs the epoch in a scratch folder; with `stop_at`, the user asks it to stop after so many steps.
+    fn run(&self, batch_size: usize, scratch: &Path, stop_at: Option<u64>) -> anyhow::Result<(Vec<Output>, u64)> {
+        let params = json!({
+            "epoch": 0, "epochs": 2, "rng_seed": 3, "precision": "f32", "backbone": "resnet50v1", "stride": 16,
+            "feat_dim": 16, "n_classes": 3, "batch_size": batch_size, "crop": 64, "resize_long": [50, 100],
+            "jitter": [0.4, 0.4, 0.4, 0.1], "lr": 2e-4, "head_lr_mult": 10.0, "momentum": 0.9, "weight_decay": 5e-4,
+            "ssc": {"weight": 1.0, "temperature": 0.5, "proto_stopgrad": true, "unassigned_negative": true},
+            "cpm": {"weight": 1.0, "tau": 0.5, "scales": [0.5, 1.0], "min_distance": 10, "mask_index": 2,
+                    "alpha_sam": "logit", "alpha_cam": "mean", "pad_label": "ignore"},
+        });
+        let fingerprint = Fingerprint {
+            stage: CamEpoch::KIND.into(),
+            version: CamEpoch::VERSION,
+            params: params.to_string(),
+            inputs: self.inputs.clone(),
+        };
+        let (interrupted, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (flag, count) = (interrupted.clone(), steps.clone());
+        let progress = move |done: u64, _: u64, _: &str| {
+            count.fetch_add(1, Ordering::Relaxed);
+            flag.store(Some(done) == stop_at, Ordering::Relaxed);
+        };
+        let context = StageContext {
+            device: Device::Cpu,
+            progress: Arc::new(progress),
+            scratch: scratch.to_owned(),
+            interrupted,
+        };
+        let mut stage = CamEpoch::load(serde_json::from_value(params)?, &context)?;
+        let input = UnitInput { label: "cam_epoch 0", fingerprint: &fingerprint, reader: &self.store };
+        let outputs = stage.run(&input)?;
+        Ok((outputs, steps.load(Ordering::Relaxed)))
+    }
+}
+
+fn n_files(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn equal_bytes_twice_and_across_a_stop() {
+    let case = Case::new();
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [first, second, stopped] = folders.each_ref().map(tempfile::TempDir::path);
+    let (undisturbed, steps) = case.run(1, first, None).unwrap();
+    assert_eq!(steps, 4);
+    let losses: Vec<StepLosses> = serde_json::from_slice(&undisturbed[1].bytes).unwrap();
+    assert_eq!(losses.len(), 4);
+    // All three losses took part, or equality would say little.
+    assert!(losses.iter().all(|row| row.cls > 0.0 && row.grad_norm > 0.0), "{losses:?}");
+    assert!(losses.iter().any(|row| row.ssc.is_some_and(|ssc| ssc > 0.0)), "{losses:?}");
+    assert!(losses.iter().any(|row| row.cpm.is_some_and(|cpm| cpm > 0.0)), "{losses:?}");
+    assert!(case.run(1, second, None).unwrap().0 == undisturbed, "a second run gives other bytes");
+
+    let error = case.run(1, stopped, Some(2)).unwrap_err();
+    assert!(error.downcast_ref::<Interrupted>().is_some(), "{error:?}");
+    assert_eq!(n_files(stopped), 1);
+    let (resumed, steps) = case.run(1, stopped, None).unwrap();
+    assert_eq!(steps, 2, "the first two steps are not done again");
+    assert!(resumed == undisturbed, "a resumed run gives other bytes");
+    assert_eq!(n_files(stopped), 0, "the state is removed at the end");
+}
+
+/// A state that is cut short costs time, not the result.
+#[test]
+fn a_broken_state_starts_over() {
+    let case = Case::new();
+    let folder = tempfile::tempdir().unwrap();
+    let undisturbed = case.run(2, folder.path(), None).unwrap().0;
+    case.run(2, folder.path(), Some(1)).unwrap_err();
+    let state = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&state).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 0x40;
+    for (name, broken) in
+        [("cut short", bytes[..bytes.len() / 2].to_vec()), ("empty", Vec::new()), ("a flipped bit", flipped)]
+    {
+        std::fs::write(&state, broken).unwrap();
+        let (outputs, steps) = case.run(2, folder.path(), None).unwrap();
+        assert_eq!(steps, 2, "{name}");
+        assert!(outputs == undisturbed, "{name}");
+    }
+}
+
+#[test]
+fn labels_out_of_range_are_an_error() {
+    let case = Case::new().with_labels("item0\t1\nitem1\t4\nitem2\t0\nitem3\t2\n");
+    let folder = tempfile::tempdir().unwrap();
+    let error = format!("{:#}", case.run(4, folder.path(), None).unwrap_err());
+    assert!(error.contains("are not all in 1..=3"), "{error}");
+}
