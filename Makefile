@@ -1,8 +1,5 @@
-# The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test setup build lint check
-
-quickstart: build ## all stages on the embedded data, four variants, a table and pictures
-	./target/release/s2c-pipe run pipelines/quickstart.toml
+# The one list of commands. On a fresh machine `make test` or `make build` is all there is to do.
+.PHONY: test setup build lint
 
 test: setup lint ## formatting, lints, advisories and all tests
 	cargo test --release

@@ -256,11 +256,13 @@ fn full_path(path: &str) -> Result<String, FileError> {
     match &ends[..] {
         [one] => Ok((*one).clone()),
         [] => {
-            let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-            let near = |known: &&String| {
-                let by_name = strsim::jaro_winkler(&last(known), &last(path));
-                ((by_name + 0.1 * strsim::jaro_winkler(known, path)) * 1e6) as u64
+            // Compared with as many of a field's last parts as were written.
+            let n_parts = path.split('.').count();
+            let ending = |known: &str| {
+                let parts: Vec<&str> = known.split('.').collect();
+                parts[parts.len().saturating_sub(n_parts)..].join(".")
             };
+            let near = |known: &&String| (strsim::jaro_winkler(&ending(known), path) * 1e6) as u64;
             let hint = all.iter().max_by_key(near).map(|known| format!("did you mean `{known}`?"));
             Err(FileError { message: format!("no field `{path}`"), hint })
         }
