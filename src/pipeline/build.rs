@@ -196,7 +196,7 @@ impl Builder<'_> {
                 head_lr_mult: spec.head_lr_mult,
                 momentum: spec.momentum,
                 weight_decay: spec.weight_decay,
-                ssc: with_ssc.then(|| SscParams {
+                ssc: with_ssc.then_some(SscParams {
                     weight: spec.ssc.weight,
                     temperature: spec.ssc.temperature,
                     proto_stopgrad: spec.ssc.proto_stopgrad,

@@ -211,10 +211,10 @@ fn listings(resolver: &mut Resolver<'_>, unit: UnitIdx) -> BTreeMap<BlobDigest, 
     let mut found = BTreeMap::new();
     let graph = resolver.graph;
     for (_, source) in &graph.units()[unit].inputs {
-        if let crate::pipeline::graph::Source::Set(set) = source {
-            if let Some((digest, bytes)) = resolver.listing(*set) {
-                found.extend(SetListing::parse(&bytes).ok().map(|listing| (digest, listing)));
-            }
+        if let crate::pipeline::graph::Source::Set(set) = source
+            && let Some((digest, bytes)) = resolver.listing(*set)
+        {
+            found.extend(SetListing::parse(&bytes).ok().map(|listing| (digest, listing)));
         }
     }
     found

@@ -46,10 +46,11 @@ impl<'a> Resolver<'a> {
     /// Looks up every needed unit whose inputs are known. Inputs come first in a graph, so one pass settles all.
     pub(super) fn look_up(&mut self) -> anyhow::Result<()> {
         for unit in 0..self.known.len() {
-            if self.needed[unit] && self.known[unit].is_none() {
-                if let Some(fingerprint) = self.fingerprint(unit) {
-                    self.known[unit] = self.cache.get(&fingerprint.key())?.map(Arc::new);
-                }
+            if self.needed[unit]
+                && self.known[unit].is_none()
+                && let Some(fingerprint) = self.fingerprint(unit)
+            {
+                self.known[unit] = self.cache.get(&fingerprint.key())?.map(Arc::new);
             }
         }
         Ok(())

@@ -200,10 +200,10 @@ fn prepare(resolver: &mut Resolver<'_>, group: &[UnitIdx]) -> anyhow::Result<(Ve
         for (_, source) in &unit.inputs {
             match source {
                 Source::Set(set) => {
-                    if let Some((digest, bytes)) = resolver.listing(*set) {
-                        if reader.values.insert(digest, bytes).is_none() {
-                            graph.sets()[*set].members.iter().for_each(|(_, member)| reader.know(member));
-                        }
+                    if let Some((digest, bytes)) = resolver.listing(*set)
+                        && reader.values.insert(digest, bytes).is_none()
+                    {
+                        graph.sets()[*set].members.iter().for_each(|(_, member)| reader.know(member));
                     }
                 }
                 other => reader.know(other),

@@ -1,5 +1,7 @@
 //! MobileSAM against the public PyTorch implementation: `tests/golden/sam/make.py`.
 
+#![allow(clippy::print_stdout, reason = "figures of the comparison")]
+
 use std::path::{Path, PathBuf};
 
 use s2c_pipe::data::image::{Filter, decode_rgb, encode_rgb, resize_rgb};
