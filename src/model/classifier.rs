@@ -1,13 +1,10 @@
 //! The CAM classifier: backbone, a feature map for SSC, a 1x1 convolution to CAM logits, and their mean as scores.
 
-use std::collections::BTreeMap;
-
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-use super::optim::{Sgd, Trained};
-use super::resnet::{FEATURES, Resnet50, ResnetConfig};
-use super::weights::{Weights, to_safetensors};
+use super::resnet::{FEATURES, Resnet50, ResnetConfig, channels_last};
+use super::weights::Weights;
 use crate::data::rng::unit;
 
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +36,6 @@ pub struct Classifier {
 
 const FEAT: &str = "head.feat.weight";
 const CAM: &str = "head.cam.weight";
-const MOMENTUM: &str = "momentum.";
 
 impl Classifier {
     /// From a checkpoint of ours, or from a backbone's weights with a new head drawn from `rng` (Xavier uniform).
@@ -60,6 +56,16 @@ impl Classifier {
         Ok(Self { backbone, feat, cam: head(CAM, config.n_classes, dim)? })
     }
 
+    /// For inference only: see [`Resnet50::folded`].
+    pub fn folded(self) -> Self {
+        Self { backbone: self.backbone.folded(), ..self }
+    }
+
+    /// The CAM logits alone, `(B, C, h, w)` f32, without gradients.
+    pub fn infer(&self, x: &Tensor) -> Tensor {
+        tch::no_grad(|| self.forward(&channels_last(x)).cam)
+    }
+
     pub fn forward(&self, x: &Tensor) -> CamOutput {
         let none: Option<&Tensor> = None;
         let conv = |x: &Tensor, weight: &Tensor| x.conv2d(&weight.to_kind(x.kind()), none, [1, 1], [0, 0], [1, 1], 1);
@@ -72,38 +78,13 @@ impl Classifier {
         CamOutput { feat: feat.to_kind(Kind::Float), cam: cam.to_kind(Kind::Float) }
     }
 
-    /// An optimiser over all that is trained, its momentum taken from the checkpoint where there is one.
-    pub fn optimiser(
-        &self,
-        weights: &Weights,
-        head_lr_mult: f64,
-        momentum: f64,
-        weight_decay: f64,
-    ) -> anyhow::Result<Sgd> {
-        let mut tensors = BTreeMap::new();
-        for (name, value) in self.trained() {
-            let stored = format!("{MOMENTUM}{name}");
-            let momentum = match weights.contains(&stored) {
-                true => weights.get(&stored, &value.size())?.to_device(value.device()),
-                false => value.zeros_like(),
-            };
-            let lr_mult = if name.starts_with("head.") { head_lr_mult } else { 1.0 };
-            tensors.insert(name, Trained { value, lr_mult, momentum });
-        }
-        Ok(Sgd { tensors, momentum, weight_decay })
+    /// What a checkpoint needs beside [`Self::trained`].
+    pub fn frozen(&self) -> Vec<(String, Tensor)> {
+        self.backbone.frozen()
     }
 
-    /// The bytes of a checkpoint: the model under torchvision's names, the optimiser's momentum beside it, and `more`.
-    pub fn checkpoint(&self, optimiser: &Sgd, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
-        let mut tensors: BTreeMap<String, Tensor> = self.trained().into_iter().chain(self.backbone.frozen()).collect();
-        tensors.extend(more);
-        for (name, trained) in &optimiser.tensors {
-            tensors.insert(format!("{MOMENTUM}{name}"), trained.momentum.shallow_clone());
-        }
-        to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
-    }
-
-    fn trained(&self) -> Vec<(String, Tensor)> {
+    /// Trained tensors by name: the backbone's under torchvision's names, the rest as `head.`.
+    pub fn trained(&self) -> Vec<(String, Tensor)> {
         let mut tensors = self.backbone.trained();
         tensors.extend(self.feat.as_ref().map(|weight| (FEAT.to_owned(), weight.shallow_clone())));
         tensors.push((CAM.to_owned(), self.cam.shallow_clone()));

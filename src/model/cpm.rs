@@ -127,7 +127,7 @@ fn multi_scale_cam(classifier: &Classifier, crops: &Tensor, scales: &[f64]) -> T
             true => crops.shallow_clone(),
             false => crops.upsample_bilinear2d([side(height), side(width)], true, None, None),
         };
-        let cam = classifier.forward(&scaled).cam.upsample_bilinear2d([height, width], false, None, None).relu();
+        let cam = classifier.infer(&scaled).upsample_bilinear2d([height, width], false, None, None).relu();
         sum = Some(sum.map_or_else(|| cam.shallow_clone(), |sum| sum + &cam));
     }
     let sum = sum.unwrap_or_else(|| crops.zeros_like());

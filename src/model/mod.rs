@@ -3,6 +3,7 @@
 
 pub mod classifier;
 pub mod cpm;
+pub mod deeplab;
 pub mod layer;
 pub mod loss;
 pub mod optim;

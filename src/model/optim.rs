@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
+use super::weights::{Weights, to_safetensors};
+
+const MOMENTUM: &str = "momentum.";
+
 /// A tensor being trained.
 #[derive(Debug)]
 pub struct Trained {
@@ -21,7 +25,42 @@ pub struct Sgd {
     pub weight_decay: f64,
 }
 
+/// How an optimiser is set.
+#[derive(Clone, Copy, Debug)]
+pub struct SgdOptions {
+    /// Tensors named `head.` learn this many times faster.
+    pub head_lr_mult: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+}
+
 impl Sgd {
+    /// Over the tensors of a model, by name; their momentum is taken from the checkpoint where it has one.
+    pub fn load(trained: Vec<(String, Tensor)>, weights: &Weights, options: SgdOptions) -> anyhow::Result<Self> {
+        let SgdOptions { head_lr_mult, momentum, weight_decay } = options;
+        let mut tensors = BTreeMap::new();
+        for (name, value) in trained {
+            let stored = format!("{MOMENTUM}{name}");
+            let momentum = match weights.contains(&stored) {
+                true => weights.get(&stored, &value.size())?.to_device(value.device()),
+                false => value.zeros_like(),
+            };
+            let lr_mult = if name.starts_with("head.") { head_lr_mult } else { 1.0 };
+            tensors.insert(name, Trained { value, lr_mult, momentum });
+        }
+        Ok(Self { tensors, momentum, weight_decay })
+    }
+
+    /// The bytes of a checkpoint: what is trained, its momentum beside it, what is `frozen`, and `more`.
+    pub fn checkpoint(&self, frozen: Vec<(String, Tensor)>, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
+        let mut tensors: BTreeMap<String, Tensor> = frozen.into_iter().chain(more).collect();
+        for (name, trained) in &self.tensors {
+            tensors.insert(name.clone(), trained.value.shallow_clone());
+            tensors.insert(format!("{MOMENTUM}{name}"), trained.momentum.shallow_clone());
+        }
+        to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
+    }
+
     pub fn zero_grad(&mut self) {
         self.tensors.values_mut().for_each(|trained| trained.value.zero_grad());
     }

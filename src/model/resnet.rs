@@ -37,6 +37,8 @@ struct ConvBn {
     /// Of the batch norm: `scale = gamma / sqrt(var + eps)`, `bias = beta - mean * scale`.
     scale: Tensor,
     bias: Tensor,
+    /// `weight * scale`, where neither changes any more.
+    folded: Option<Tensor>,
     stride: i64,
     dilation: i64,
 }
@@ -55,12 +57,15 @@ impl ConvBn {
         let name = format!("{conv}.weight");
         let weight = weights.get(&name, &shape)?.to_device(device).set_requires_grad(!is_frozen);
         let scale = scale.view([-1, 1, 1, 1]).to_device(device);
-        Ok(Self { name, weight, scale, bias: bias.to_device(device), stride, dilation })
+        Ok(Self { name, weight, scale, bias: bias.to_device(device), folded: None, stride, dilation })
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
         let kind = x.kind();
-        let weight = (&self.weight * &self.scale).to_kind(kind);
+        let weight = match &self.folded {
+            Some(folded) => folded.shallow_clone(),
+            None => (&self.weight * &self.scale).to_kind(kind),
+        };
         let side = self.weight.size()[2];
         let padding = [side / 2 * self.dilation; 2];
         x.conv2d(&weight, Some(self.bias.to_kind(kind)), [self.stride; 2], padding, [self.dilation; 2], 1)
@@ -89,6 +94,16 @@ impl Bottleneck {
     fn convs(&self) -> impl Iterator<Item = &ConvBn> {
         [&self.conv1, &self.conv2, &self.conv3].into_iter().chain(&self.downsample)
     }
+
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut ConvBn> {
+        [&mut self.conv1, &mut self.conv2, &mut self.conv3].into_iter().chain(&mut self.downsample)
+    }
+}
+
+/// In memory as `(B, H, W, C)`: convolutions without gradients are a third faster so (on this CPU 1.3 to 1.5 times;
+/// with gradients there is no difference).
+pub fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 /// `(B, 3, H, W)` normalised image to `(B, 2048, H / stride, W / stride)` features.
@@ -143,6 +158,18 @@ impl Resnet50 {
         };
         let layers = [layer(1)?, layer(2)?, layer(3)?, layer(4)?];
         Ok(Self { conv1, layers, compute: config.compute })
+    }
+
+    /// For inference only: batch norms folded into their convolutions once and for all.
+    pub fn folded(mut self) -> Self {
+        let kind = self.compute.kind();
+        let blocks = self.layers.iter_mut().flatten().flat_map(Bottleneck::convs_mut);
+        tch::no_grad(|| {
+            for conv in blocks.chain([&mut self.conv1]) {
+                conv.folded = Some(channels_last(&(&conv.weight * &conv.scale).to_kind(kind)));
+            }
+        });
+        self
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {

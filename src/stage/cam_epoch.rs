@@ -1,36 +1,27 @@
 //! `cam_epoch`: one epoch of the CAM classifier with L_CLS, L_SSC and L_CPM.
-//!
-//! Long units resume inside themselves: the state is saved every two minutes and on request, and a resumed epoch
-//! ends with the bytes of an undisturbed one, since random streams derive from (rng_seed, epoch, item).
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::loader::ahead;
+use super::epoch::{EpochOptions, Start, Trainer, batch_tensor, ensure_finite, train};
 use super::params::{AlphaCam, AlphaSam, Backbone, Compute, PadLabel};
 use super::sam_embed::read_embedding;
-use super::{Interrupted, Loaded, Output, Stage, StageContext, UnitInput, scratch_of};
+use super::{Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_rgb, decode_se_map};
-use crate::data::rng::{shuffle, stream};
+use crate::data::rng::stream;
 use crate::digest::BlobDigest;
 use crate::model::classifier::{Classifier, ClassifierConfig};
 use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty, pseudo_map};
-use crate::model::loss::{SscOptions, classification, cpm, ssc};
-use crate::model::optim::{Sgd, poly};
+use crate::model::loss::{SscOptions, classification, cpm as cpm_loss, ssc};
+use crate::model::optim::{Sgd, SgdOptions};
 use crate::model::resnet::ResnetConfig;
 use crate::model::sam::SamDecoder;
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
-
-/// How often the state inside an epoch is saved.
-const SAVE_EVERY: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,7 +102,8 @@ impl Stage for CamEpoch {
     const KIND: &'static str = "cam_epoch";
     // 1: first version
     // 2: CPM: prompts of unequal lengths are decoded apart, masks and peaks end where the padding begins
-    const VERSION: u64 = 2;
+    // 3: CPM looks through convolutions in another memory order, which rounds otherwise
+    const VERSION: u64 = 3;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 
@@ -121,7 +113,6 @@ impl Stage for CamEpoch {
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, context, decoder } = self;
-        let scratch = scratch_of(context, input.fingerprint);
         let device = context.device.torch();
         let decoder = match &params.cpm {
             Some(_) => Some(&*decoder.get(input, "sam_weights", |bytes| {
@@ -130,120 +121,97 @@ impl Stage for CamEpoch {
             None => None,
         };
 
-        let start = Start::read(input, &scratch)?;
+        let start = Start::read(input, context)?;
         let (stride_in, compute) = (params.backbone.into(), params.precision.into());
         let resnet = ResnetConfig { stride_in, output_stride: i64::from(params.stride), compute, device };
         let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
-        let mut sgd =
-            classifier.optimiser(&start.weights, params.head_lr_mult, params.momentum, params.weight_decay)?;
-
+        let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
+        let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
+        let mut trainer = CamTrainer { classifier, sgd, decoder, params, device };
         let items = Items::read(input)?;
-        let batches = batches(&items.names, params);
-        let n_steps = batches.len();
-        let all_steps = n_steps as u64 * u64::from(params.epochs);
-        let mut losses = start.losses;
-        let mut saved = Instant::now();
-        let todo = batches.iter().skip(losses.len());
-        let made = ahead(
-            todo,
-            |batch| batch.iter().map(|item| items.sample(item, params, input)).collect(),
-            |batch| {
-                let batch: Vec<Sample> = batch;
-                let step = losses.len();
-                let lr = params.lr * poly(u64::from(params.epoch) * n_steps as u64 + step as u64, all_steps);
-                let row = train_step(&classifier, decoder, &mut sgd, &batch, &StepOptions { params, device, lr })
-                    .with_context(|| format!("epoch {}, step {step}", params.epoch))?;
-                (context.progress)(step as u64 + 1, n_steps as u64, &describe(&row));
-                losses.push(row);
-                let stop = context.is_interrupted() && losses.len() < n_steps;
-                if stop || saved.elapsed() > SAVE_EVERY {
-                    save(&scratch, &classifier, &sgd, &losses)?;
-                    saved = Instant::now();
-                }
-                if stop { Err(Interrupted.into()) } else { Ok(()) }
-            },
-        );
-        made?;
-        let checkpoint = classifier.checkpoint(&sgd, Vec::new())?;
-        // The result is in memory; what is left of the way there may go (and may be gone).
-        let _ = fs::remove_file(&scratch);
-        Ok(vec![Output::new("checkpoint", checkpoint), Output::new("losses", serde_json::to_vec(&losses)?)])
+        let CamEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
+        let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
+        let sample = |item: &str| items.sample(item, params, input);
+        train(&mut trainer, start, &items.names, sample, options, (input, context))
     }
 }
 
-fn describe(row: &StepLosses) -> String {
-    let term = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(" {name} {value:.3}"));
-    format!("cls {:.3}{}{}", row.cls, term("ssc", row.ssc), term("cpm", row.cpm))
-}
-
-struct StepOptions<'a> {
+struct CamTrainer<'a> {
+    classifier: Classifier,
+    sgd: Sgd,
+    decoder: Option<&'a SamDecoder>,
     params: &'a CamEpochParams,
     device: tch::Device,
-    lr: f64,
 }
 
-fn train_step(
-    classifier: &Classifier,
-    decoder: Option<&SamDecoder>,
-    sgd: &mut Sgd,
-    batch: &[Sample],
-    options: &StepOptions<'_>,
-) -> anyhow::Result<StepLosses> {
-    let StepOptions { params, device, lr } = *options;
-    let (n, side) = (batch.len() as i64, i64::from(params.crop));
-    let pixels: Vec<f32> = batch.iter().flat_map(|sample| &sample.crop).copied().collect();
-    let crops = Tensor::from_slice(&pixels).view([n, 3, side, side]).to_device(device);
-    let label = |sample: &Sample| {
-        (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
-    };
-    let labels: Vec<f32> = batch.iter().flat_map(label).collect();
-    let labels = Tensor::from_slice(&labels).view([n, params.n_classes]).to_device(device);
+impl Trainer for CamTrainer<'_> {
+    type Sample = Sample;
+    type Row = StepLosses;
 
-    // CPM looks at the network before it moves.
-    let pseudo = match (&params.cpm, decoder) {
-        (Some(cpm), Some(decoder)) => {
-            let images: Vec<CpmImage> =
-                batch.iter().map(|sample| cpm_image(sample, device)).collect::<Result<_, _>>()?;
-            Some(pseudo_map(classifier, decoder, &crops, &images, &cpm_options(cpm))?)
-        }
-        _ => None,
-    };
-
-    sgd.zero_grad();
-    let output = classifier.forward(&crops);
-    let cls = classification(&output.cam, &labels);
-    let ssc = params.ssc.as_ref().and_then(|of| {
-        let ids: Vec<i64> = batch.iter().filter_map(|sample| sample.se_map.as_ref()).flat_map(compact).collect();
-        let se_map = Tensor::from_slice(&ids).view([n, side, side]).to_device(device);
-        let options = SscOptions {
-            temperature: of.temperature,
-            proto_stopgrad: of.proto_stopgrad,
-            unassigned_negative: of.unassigned_negative,
+    fn step(&mut self, batch: &[Sample], lr: f64) -> anyhow::Result<StepLosses> {
+        let Self { classifier, sgd, decoder, params, device } = self;
+        let (params, device) = (*params, *device);
+        let (n, side) = (batch.len() as i64, i64::from(params.crop));
+        let crops = batch_tensor(batch.iter().map(|sample| &sample.crop), params.crop, device);
+        let label = |sample: &Sample| {
+            (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
         };
-        Some((ssc(&output.feat, &se_map, &options)?, of.weight))
-    });
-    let cpm =
-        params.cpm.as_ref().zip(pseudo).and_then(|(of, pseudo)| Some((cpm(&output.cam, &labels, &pseudo)?, of.weight)));
-    let mut loss = cls.shallow_clone();
-    for (term, weight) in [&ssc, &cpm].into_iter().flatten() {
-        loss += term * *weight;
-    }
-    loss.backward();
-    let value = |loss: &Tensor| loss.to_kind(Kind::Double).double_value(&[]);
-    let row = StepLosses {
-        cls: value(&cls),
-        ssc: ssc.map(|(term, _)| value(&term)),
-        cpm: cpm.map(|(term, _)| value(&term)),
-        lr,
-        grad_norm: sgd.grad_norm(),
-    };
-    if !(value(&loss).is_finite() && row.grad_norm.is_finite()) {
+        let labels: Vec<f32> = batch.iter().flat_map(label).collect();
+        let labels = Tensor::from_slice(&labels).view([n, params.n_classes]).to_device(device);
+
+        // CPM looks at the network before it moves.
+        let pseudo = match (&params.cpm, decoder) {
+            (Some(cpm), Some(decoder)) => {
+                let images: Vec<CpmImage> =
+                    batch.iter().map(|sample| cpm_image(sample, device)).collect::<Result<_, _>>()?;
+                Some(pseudo_map(classifier, decoder, &crops, &images, &cpm_options(cpm))?)
+            }
+            _ => None,
+        };
+
+        sgd.zero_grad();
+        let output = classifier.forward(&crops);
+        let cls = classification(&output.cam, &labels);
+        let ssc = params.ssc.as_ref().and_then(|of| {
+            let ids: Vec<i64> = batch.iter().filter_map(|sample| sample.se_map.as_ref()).flat_map(compact).collect();
+            let se_map = Tensor::from_slice(&ids).view([n, side, side]).to_device(device);
+            let options = SscOptions {
+                temperature: of.temperature,
+                proto_stopgrad: of.proto_stopgrad,
+                unassigned_negative: of.unassigned_negative,
+            };
+            Some((ssc(&output.feat, &se_map, &options)?, of.weight))
+        });
+        let cpm = params.cpm.as_ref().zip(pseudo);
+        let cpm = cpm.and_then(|(of, pseudo)| Some((cpm_loss(&output.cam, &labels, &pseudo)?, of.weight)));
+        let mut loss = cls.shallow_clone();
+        for (term, weight) in [&ssc, &cpm].into_iter().flatten() {
+            loss += term * *weight;
+        }
+        loss.backward();
+        let value = |loss: &Tensor| loss.to_kind(Kind::Double).double_value(&[]);
+        let row = StepLosses {
+            cls: value(&cls),
+            ssc: ssc.map(|(term, _)| value(&term)),
+            cpm: cpm.map(|(term, _)| value(&term)),
+            lr,
+            grad_norm: sgd.grad_norm(),
+        };
         let items: Vec<&str> = batch.iter().map(|sample| sample.item.as_str()).collect();
-        bail!("the loss is not finite ({}; images {}); try a lower `classifier.lr`", describe(&row), items.join(", "));
+        ensure_finite(&[value(&loss), row.grad_norm], &Self::describe(&row), &items, "classifier.lr")?;
+        sgd.step(lr);
+        Ok(row)
     }
-    sgd.step(lr);
-    Ok(row)
+
+    fn describe(row: &StepLosses) -> String {
+        let term = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(" {name} {value:.3}"));
+        format!("cls {:.3}{}{}", row.cls, term("ssc", row.ssc), term("cpm", row.cpm))
+    }
+
+    fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
+        self.sgd.checkpoint(self.classifier.frozen(), more)
+    }
 }
 
 fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<CpmImage> {
@@ -280,14 +248,6 @@ fn compact(map: &SeMap) -> Vec<i64> {
         })
     };
     map.data.iter().map(&mut id).collect()
-}
-
-/// The items of an epoch in batches: shuffled, the last partial batch dropped unless it is the only one.
-fn batches(names: &[String], params: &CamEpochParams) -> Vec<Vec<String>> {
-    let mut names = names.to_vec();
-    shuffle(&mut stream(params.rng_seed, u64::from(params.epoch), "", "order"), &mut names);
-    let size = params.batch_size.clamp(1, names.len().max(1));
-    names.chunks_exact(size).map(<[String]>::to_vec).collect()
 }
 
 /// What an epoch reads, by item.
@@ -350,48 +310,4 @@ impl Items {
         let crop = transform.apply_image(&image, Some(&jitter));
         Ok(Sample { item: item.to_owned(), labels, transform, crop, se_map, embedding })
     }
-}
-
-/// Where an epoch starts: at its input, or inside itself.
-struct Start {
-    weights: Weights,
-    losses: Vec<StepLosses>,
-}
-
-const RESUME: &str = "resume.losses";
-
-impl Start {
-    fn read(input: &UnitInput<'_>, scratch: &Path) -> anyhow::Result<Self> {
-        // A state that cannot be read is no loss but time.
-        let saved = fs::read(scratch).ok().and_then(|bytes| Self::resume(&bytes).ok());
-        if let Some(saved) = saved {
-            return Ok(saved);
-        }
-        let slot = if input.has("checkpoint") { "checkpoint" } else { "weights" };
-        let weights = Weights::parse(&input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?;
-        Ok(Self { weights, losses: Vec::new() })
-    }
-
-    fn resume(state: &[u8]) -> anyhow::Result<Self> {
-        let (digest, bytes) = state.split_at_checked(32).context("cut short")?;
-        ensure!(BlobDigest::of(bytes).as_bytes() == digest, "damaged");
-        let weights = Weights::parse(bytes)?;
-        let losses = serde_json::from_slice(&Vec::<u8>::try_from(weights.raw(RESUME)?)?)?;
-        Ok(Self { weights, losses })
-    }
-}
-
-/// Saves the state inside an epoch, whole or not at all: a digest and the checkpoint it is of. (A disk's fault in the
-/// middle of a weight would otherwise end in the result.)
-fn save(scratch: &Path, classifier: &Classifier, sgd: &Sgd, losses: &[StepLosses]) -> anyhow::Result<()> {
-    let losses = Tensor::from_slice(&serde_json::to_vec(losses)?);
-    let bytes = classifier.checkpoint(sgd, vec![(RESUME.to_owned(), losses)])?;
-    let folder: PathBuf = scratch.parent().context("scratch has no folder")?.to_owned();
-    fs::create_dir_all(&folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-    std::io::Write::write_all(&mut file, BlobDigest::of(&bytes).as_bytes())?;
-    std::io::Write::write_all(&mut file, &bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(scratch)?;
-    Ok(())
 }

@@ -38,7 +38,8 @@ pub struct CamInfer {
 impl Stage for CamInfer {
     const KIND: &'static str = "cam_infer";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: convolutions in another memory order, which rounds otherwise
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = CamInferParams;
 
@@ -56,7 +57,10 @@ impl Stage for CamInfer {
         };
         let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
         // A checkpoint has a head, so nothing is drawn from the stream.
-        let load = |bytes: &[u8]| Classifier::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "head"));
+        let load = |bytes: &[u8]| {
+            let classifier = Classifier::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "head"))?;
+            anyhow::Ok(classifier.folded())
+        };
         let classifier = classifier.get(input, "checkpoint", load)?;
         let image = decode_rgb(&input.bytes("image")?).context("input `image`")?;
         let classes = input.bytes("labels")?.to_vec();
@@ -73,22 +77,44 @@ fn multi_scale(
     device: tch::Device,
 ) -> anyhow::Result<Cam> {
     let (height, width) = (image.height, image.width);
-    let size = [height as i64, width as i64];
     let channels: Vec<i64> = classes.iter().map(|&class| i64::from(class) - 1).collect();
     let channels = Tensor::from_slice(&channels).to_device(device);
-    let mut sum = Tensor::zeros([classes.len() as i64, size[0], size[1]], (Kind::Float, device));
-    for &scale in &params.scales {
-        let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
-        let scaled = normalised(&resize_rgb(image, side(height), side(width), Filter::Bicubic)).to_device(device);
-        for mirrored in [false, true].into_iter().take(1 + usize::from(params.flip)) {
-            let x = if mirrored { scaled.flip([3]) } else { scaled.shallow_clone() };
-            let cam = classifier.forward(&x).cam.index_select(1, &channels);
-            let cam = cam.upsample_bilinear2d(size, false, None, None).relu();
-            sum += if mirrored { cam.flip([3]) } else { cam }.squeeze_dim(0);
-        }
-    }
+    let views = Views { scales: &params.scales, flip: params.flip };
+    let sum = over_views(image, views, device, |x, size| {
+        classifier.infer(x).index_select(1, &channels).upsample_bilinear2d(size, false, None, None).relu()
+    });
     let cam = &sum / (sum.amax([1i64, 2].as_slice(), true) + 1e-5);
     Ok(Cam { classes: classes.to_vec(), height, width, data: Vec::<f32>::try_from(cam.view([-1]))? })
+}
+
+/// The sizes an image is looked at, and whether mirrored as well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Views<'a> {
+    pub(super) scales: &'a [f64],
+    pub(super) flip: bool,
+}
+
+/// The sum over all views of what `look` makes of each, `(1, C, H, W)` at the image's size: `(C, H, W)`.
+pub(super) fn over_views(
+    image: &Rgb,
+    views: Views<'_>,
+    device: tch::Device,
+    look: impl Fn(&Tensor, [i64; 2]) -> Tensor,
+) -> Tensor {
+    let (height, width) = (image.height, image.width);
+    let size = [height as i64, width as i64];
+    let mut sum: Option<Tensor> = None;
+    for &scale in views.scales {
+        let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
+        let scaled = normalised(&resize_rgb(image, side(height), side(width), Filter::Bicubic)).to_device(device);
+        for mirrored in [false, true].into_iter().take(1 + usize::from(views.flip)) {
+            let x = if mirrored { scaled.flip([3]) } else { scaled.shallow_clone() };
+            let seen = look(&x, size);
+            let seen = if mirrored { seen.flip([3]) } else { seen };
+            sum = Some(sum.map_or_else(|| seen.shallow_clone(), |sum| sum + &seen));
+        }
+    }
+    sum.unwrap_or_else(|| Tensor::zeros([1, 1, size[0], size[1]], (Kind::Float, device))).squeeze_dim(0)
 }
 
 /// `(1, 3, H, W)` by ImageNet's mean and deviation.

@@ -8,7 +8,10 @@ pub mod cam_epoch;
 pub mod cam_file;
 #[cfg(feature = "torch")]
 pub mod cam_infer;
+#[cfg(feature = "torch")]
+mod epoch;
 pub mod evaluate;
+#[cfg(feature = "torch")]
 mod loader;
 pub mod params;
 pub mod pseudo_label;
@@ -17,6 +20,10 @@ pub mod sam_embed;
 #[cfg(feature = "torch")]
 pub mod se_map;
 pub mod seed_eval;
+#[cfg(feature = "torch")]
+pub mod seg_epoch;
+#[cfg(feature = "torch")]
+pub mod seg_infer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

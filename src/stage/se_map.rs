@@ -34,7 +34,8 @@ pub struct SeMapStage {
 impl Stage for SeMapStage {
     const KIND: &'static str = "se_map";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: the decoder's sums in another order, masks drawn by one matrix an axis: both round otherwise
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = SeMapParams;
 

@@ -5,11 +5,14 @@
 
 use tch::{Kind, Tensor};
 
-use super::{SamDecoder, resized_size, upsample_masks};
+use super::{MaskUpsampler, SamDecoder, resized_size};
 use crate::vision::se_map::{BoxXyxy, Segment, nms};
 
-/// Prompts decoded together; masks drawn at full size together.
-const BATCH: usize = 64;
+/// Prompts decoded together on a GPU.
+const GPU_BATCH: usize = 64;
+/// On a CPU: what a batch makes stays in its caches and off the page tables (twice as fast as 64 at a time).
+const CPU_BATCH: usize = 2;
+/// Masks drawn at full size together.
 const DRAW: i64 = 16;
 
 /// Parameters of SamAutomaticMaskGenerator.
@@ -32,8 +35,10 @@ pub fn segment_everything(
     options: &AutomaticOptions,
 ) -> anyhow::Result<Vec<Segment>> {
     tch::no_grad(|| {
+        let upsampler = MaskUpsampler::new((height, width), embedding.device());
         let mut found = Vec::new();
-        for points in grid(height, width, options.points_per_side).chunks(BATCH) {
+        let batch = if embedding.device().is_cuda() { GPU_BATCH } else { CPU_BATCH };
+        for points in grid(height, width, options.points_per_side).chunks(batch) {
             let n = points.len() as i64;
             let points = Tensor::from_slice2(points).view([n, 1, 2]);
             let decoded = decoder.tokens(embedding, &points, &Tensor::ones([n, 1], (Kind::Int64, tch::Device::Cpu)));
@@ -44,9 +49,10 @@ pub fn segment_everything(
             }
             let decoded = decoded.select(&rows);
             let good = good.index_select(0, &rows).view([-1]).nonzero().view([-1]);
-            let low_res = decoder.mask_decoder.masks(&decoded).flatten(0, 1).index_select(0, &good);
+            let low_res =
+                decoder.mask_decoder.masks(&decoded, upsampler.positions()).flatten(0, 1).index_select(0, &good);
             let iou = decoded.iou.view([-1]).index_select(0, &good);
-            draw(&low_res, &iou, (height, width), options, &mut found)?;
+            draw(&low_res, &iou, &upsampler, options, &mut found)?;
         }
         let boxes: Vec<BoxXyxy> = found.iter().map(|segment| segment.bounds).collect();
         let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
@@ -62,7 +68,7 @@ pub fn segment_everything(
 fn draw(
     low_res: &Tensor,
     iou: &Tensor,
-    (height, width): (usize, usize),
+    upsampler: &MaskUpsampler,
     options: &AutomaticOptions,
     found: &mut Vec<Segment>,
 ) -> anyhow::Result<()> {
@@ -71,7 +77,8 @@ fn draw(
         let n = part.size()[0];
         let ious = Vec::<f32>::try_from(iou.narrow(0, start, n))?;
         start += n;
-        let logits = upsample_masks(&part, height, width); // (n, h, w)
+        let logits = upsampler.forward(&part); // (n, h, w)
+        let width = logits.size()[2] as usize;
         let count = |above: f64| logits.gt(above).sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float);
         let offset = options.stability_score_offset;
         let stability = Vec::<f32>::try_from(count(offset) / count(-offset))?;

@@ -16,7 +16,7 @@ const HEADS: i64 = 8;
 const HEAD: i64 = 16;
 const EPS: f64 = 1e-5;
 /// Positions a side of an embedding.
-const GRID: i64 = 64;
+pub(super) const GRID: i64 = 64;
 
 /// What the transformer makes of prompts; masks are drawn from it on demand.
 #[derive(Debug)]
@@ -87,19 +87,20 @@ impl MaskDecoder {
         Decoded { mask_tokens: tokens.narrow(1, 2, 3), image, iou }
     }
 
-    /// The masks: `(N, 3, 256, 256)` logits, f32.
-    pub fn masks(&self, decoded: &Decoded) -> Tensor {
+    /// The masks: logits of the first `rows` and `columns` of positions, `(N, 3, 4 rows, 4 columns)` f32.
+    pub fn masks(&self, decoded: &Decoded, (rows, columns): (i64, i64)) -> Tensor {
         let n = decoded.image.size()[0];
+        let image = decoded.image.view([n, GRID, GRID, DIM]).narrow(1, 0, rows).narrow(2, 0, columns);
         // A transposed 2x2 convolution at stride 2 is a linear map to four pixels, here kept last until the end.
-        let x = self.upscale1.forward(&decoded.image).view([n, -1, 4, 64]);
+        let x = self.upscale1.forward(&image.reshape([n, -1, DIM])).view([n, -1, 4, 64]);
         let x = self.upscale_norm.forward(&x).gelu("none");
-        let x = self.upscale2.forward(&x).view([n, -1, 32]).gelu("none"); // (N, 4096 * 4 * 4, 32)
+        let x = self.upscale2.forward(&x).view([n, -1, 32]).gelu("none"); // (N, positions * 4 * 4, 32)
         let weight = |(i, mlp): (usize, &Mlp)| mlp.forward(&decoded.mask_tokens.select(1, i as i64));
         let hyper: Vec<Tensor> = self.hyper.iter().enumerate().map(weight).collect();
-        let masks = Tensor::stack(&hyper, 1).matmul(&x.transpose(1, 2)); // (N, 3, 65536)
+        let masks = Tensor::stack(&hyper, 1).matmul(&x.transpose(1, 2)); // (N, 3, positions * 16)
         // (y, x, then y and x within 2x2, twice) to rows and columns.
-        let masks = masks.view(&[n, 3, GRID, GRID, 2, 2, 2, 2][..]).permute([0, 1, 2, 4, 6, 3, 5, 7]);
-        masks.reshape([n, 3, 4 * GRID, 4 * GRID]).to_kind(Kind::Float)
+        let masks = masks.view(&[n, 3, rows, columns, 2, 2, 2, 2][..]).permute([0, 1, 2, 4, 6, 3, 5, 7]);
+        masks.reshape([n, 3, 4 * rows, 4 * columns]).to_kind(Kind::Float)
     }
 }
 
@@ -159,7 +160,7 @@ impl Layer {
         let tokens = self.norm2.forward(&tokens);
         let tokens = &tokens + self.lin2.forward(&self.lin1.forward(&tokens).relu());
         let tokens = self.norm3.forward(&tokens);
-        let image = image + self.image_to_token.to_tokens(&image_at, &(&tokens + point), &tokens);
+        let image = self.image_to_token.to_tokens(image, &image_at, &(&tokens + point), &tokens);
         (tokens, self.norm4.forward(&image))
     }
 }
@@ -238,19 +239,29 @@ impl CrossAttention {
         self.out_proj.forward(&looked.reshape([n, t, HEADS * HEAD]))
     }
 
-    /// The image looks at tokens: `(N, 4096, 256)`.
-    fn to_tokens(&self, at: &Tensor, tokens_at: &Tensor, tokens: &Tensor) -> Tensor {
+    /// `image` with what it sees in the tokens added: `(N, 4096, 256)`.
+    fn to_tokens(&self, image: &Tensor, at: &Tensor, tokens_at: &Tensor, tokens: &Tensor) -> Tensor {
         let (n, t, _) = tokens.size3().unwrap_or_default();
         let heads = |x: Tensor| x.view([n, t, HEADS, HEAD]).transpose(1, 2);
-        let k = heads(self.k_proj.forward(tokens_at)) * (HEAD as f64).powf(-0.5);
-        let query = self.q_proj.weight.view([HEADS, HEAD, DIM]);
-        let shift = k.matmul(&self.q_proj.bias.view([HEADS, HEAD, 1])).view([n, 1, HEADS * t]);
-        let k = k.matmul(&query).view([n, HEADS * t, DIM]);
-        let attn = at.matmul(&k.transpose(1, 2)) + shift; // (N, 4096, heads * T)
-        let attn = softmax(&attn.unflatten(-1, [HEADS, t])).flatten(2, 3);
+        let k = heads(self.k_proj.forward(tokens_at)) * (HEAD as f64).powf(-0.5); // (N, heads, T, 16)
+        // Positions come last: a softmax over a handful of tokens is fast only beside a long axis.
+        let logits = if at.size()[0] == 1 {
+            // One image for all prompts: its queries are made once, and one product a head serves all prompts.
+            let q = self.q_proj.forward(&at.squeeze_dim(0)).view([-1, HEADS, HEAD]).permute([1, 2, 0]);
+            let k = k.transpose(0, 1).reshape([HEADS, n * t, HEAD]);
+            k.bmm(&q).view([HEADS, n, t, -1]).transpose(0, 1)
+        } else {
+            let query = self.q_proj.weight.view([HEADS, HEAD, DIM]);
+            let shift = k.matmul(&self.q_proj.bias.view([HEADS, HEAD, 1])).view([n, HEADS * t, 1]);
+            let k = k.matmul(&query).view([n, HEADS * t, DIM]);
+            shift.baddbmm(&k, &at.transpose(1, 2), 1, 1).unflatten(1, [HEADS, t])
+        }; // (N, heads, T, 4096)
+        let attn = logits.softmax(2, Kind::Float).to_kind(image.kind()).reshape([n, HEADS * t, -1]).transpose(1, 2);
         let out = self.out_proj.weight.view([DIM, HEADS, HEAD]).permute([1, 2, 0]);
         let v = heads(self.v_proj.forward(tokens)).matmul(&out).view([n, HEADS * t, DIM]);
-        attn.matmul(&v) + &self.out_proj.bias
+        // The weights of a head sum to one, so each head brings its share of the bias.
+        let v = v + &self.out_proj.bias / HEADS as f64;
+        image.expand([n, -1, -1], false).baddbmm(&attn, &v, 1, 1)
     }
 }
 

@@ -96,7 +96,8 @@ impl SamDecoder {
     pub fn decode_points(&self, embedding: &Tensor, points: &Tensor, labels: &Tensor) -> Masks {
         tch::no_grad(|| {
             let decoded = self.tokens(embedding, points, labels);
-            Masks { low_res: self.mask_decoder.masks(&decoded), iou: decoded.iou }
+            let all = self::mask_decoder::GRID;
+            Masks { low_res: self.mask_decoder.masks(&decoded, (all, all)), iou: decoded.iou }
         })
     }
 
@@ -110,11 +111,79 @@ impl SamDecoder {
     }
 }
 
-/// Low-resolution logits at the size of the image: `(N, h, w)` from `(N, 256, 256)`.
-pub fn upsample_masks(low_res: &Tensor, height: usize, width: usize) -> Tensor {
-    let (inner_h, inner_w) = resized_size(height, width);
-    let side = IMAGE_SIZE as i64;
-    let frame = low_res.unsqueeze(1).upsample_bilinear2d([side, side], false, None, None);
-    let inner = frame.narrow(2, 0, inner_h as i64).narrow(3, 0, inner_w as i64);
-    inner.upsample_bilinear2d([height as i64, width as i64], false, None, None).squeeze_dim(1)
+/// Draws low-resolution logits at the size of an image, as the reference does in two bilinear steps: to the 1024
+/// frame, then its inner part to the image.
+///
+/// Both steps are separable and linear, so each axis is one matrix, and the frame is never drawn.
+#[derive(Debug)]
+pub struct MaskUpsampler {
+    /// `(h, R)`
+    rows: Tensor,
+    /// `(C, w)`
+    columns: Tensor,
+}
+
+impl MaskUpsampler {
+    pub fn new((height, width): (usize, usize), device: Device) -> Self {
+        let (inner_h, inner_w) = resized_size(height, width);
+        let axis = |inner: usize, side: usize| {
+            let to_frame = bilinear(LOW_RES, IMAGE_SIZE).narrow(0, 0, inner as i64);
+            let matrix = bilinear(inner, side).matmul(&to_frame).narrow(1, 0, 4 * positions(inner));
+            matrix.to_kind(Kind::Float).to_device(device)
+        };
+        Self { rows: axis(inner_h, height), columns: axis(inner_w, width).transpose(0, 1).contiguous() }
+    }
+
+    /// Rows and columns of positions of an embedding that the image's pixels are drawn from: no need of the others.
+    pub fn positions(&self) -> (i64, i64) {
+        (self.rows.size()[1] / 4, self.columns.size()[0] / 4)
+    }
+
+    /// `(N, h, w)` from the first rows and columns of low-resolution logits, `(N, R, C)`.
+    pub fn forward(&self, low_res: &Tensor) -> Tensor {
+        self.rows.matmul(&low_res.matmul(&self.columns))
+    }
+}
+
+/// Positions along an axis of the frame that has `inner` pixels of image.
+fn positions(inner: usize) -> i64 {
+    // The last pixel lies between two places of the low resolution.
+    let last = ((inner as f64 - 0.5) / 4.0 - 0.5).max(0.0) as usize + 1;
+    (last.min(LOW_RES - 1) / 4 + 1) as i64
+}
+
+/// Side of low-resolution logits.
+const LOW_RES: usize = 256;
+
+/// Bilinear interpolation along one axis (`align_corners = false`): `(to, from)` f64.
+fn bilinear(from: usize, to: usize) -> Tensor {
+    let mut weights = vec![0.0; to * from];
+    for (i, row) in weights.chunks_exact_mut(from).enumerate() {
+        let place = ((i as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
+        let low = (place as usize).min(from - 1);
+        row[low] += 1.0 - place.fract();
+        row[(low + 1).min(from - 1)] += place.fract();
+    }
+    Tensor::from_slice(&weights).view([to as i64, from as i64])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_drawn_as_in_two_bilinear_steps() {
+        let low_res = (Tensor::arange(2 * 256 * 256, (Kind::Float, Device::Cpu)) * 0.37).sin().view([2, 256, 256]);
+        for (height, width) in [(375, 500), (500, 333), (1, 1), (1024, 1024), (60, 1500)] {
+            let (inner_h, inner_w) = resized_size(height, width);
+            let frame = low_res.unsqueeze(1).upsample_bilinear2d([1024, 1024], false, None, None);
+            let inner = frame.narrow(2, 0, inner_h as i64).narrow(3, 0, inner_w as i64);
+            let expected = inner.upsample_bilinear2d([height as i64, width as i64], false, None, None).squeeze_dim(1);
+            let upsampler = MaskUpsampler::new((height, width), Device::Cpu);
+            let (rows, columns) = upsampler.positions();
+            let drawn = upsampler.forward(&low_res.narrow(1, 0, 4 * rows).narrow(2, 0, 4 * columns));
+            let worst = f64::try_from((drawn - expected).abs().max()).unwrap();
+            assert!(worst < 1e-4, "{height}x{width}: {worst}");
+        }
+    }
 }

@@ -1,0 +1,71 @@
+//! `seg_infer`: the label map of an image from DeepLab, over scales and mirrored.
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+use super::cam_infer::{Views, over_views};
+use super::params::{Backbone, Compute};
+use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use crate::data::image::{decode_rgb, encode_label_map};
+use crate::data::rng::stream;
+use crate::model::deeplab::{DeepLab, DeepLabConfig};
+use crate::model::resnet::ResnetConfig;
+use crate::model::weights::Weights;
+use crate::vision::LabelMap;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegInferParams {
+    pub backbone: Backbone,
+    pub stride: u32,
+    /// With background.
+    pub n_labels: i64,
+    pub precision: Compute,
+    pub scales: Vec<f64>,
+    pub flip: bool,
+}
+
+/// Reads `checkpoint`, `image`; gives `prediction`: a palette PNG. The sum of logits over all views decides.
+pub struct SegInfer {
+    params: SegInferParams,
+    device: tch::Device,
+    model: Loaded<DeepLab>,
+}
+
+impl Stage for SegInfer {
+    const KIND: &'static str = "seg_infer";
+    // 1: first version
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = SegInferParams;
+
+    fn load(params: SegInferParams, context: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self { params, device: context.device.torch(), model: Loaded::default() })
+    }
+
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        let Self { params, device, model } = self;
+        let resnet = ResnetConfig {
+            stride_in: params.backbone.into(),
+            output_stride: i64::from(params.stride),
+            compute: params.precision.into(),
+            device: *device,
+        };
+        let config = DeepLabConfig { resnet, n_labels: params.n_labels };
+        // A checkpoint has a head, so nothing is drawn from the stream.
+        let load = |bytes: &[u8]| {
+            let model = DeepLab::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "seg head"))?;
+            anyhow::Ok(model.folded())
+        };
+        let model = model.get(input, "checkpoint", load)?;
+        let image = decode_rgb(&input.bytes("image")?).context("input `image`")?;
+        let views = Views { scales: &params.scales, flip: params.flip };
+        let logits = tch::no_grad(|| {
+            over_views(&image, views, *device, |x, size| model.infer(x).upsample_bilinear2d(size, false, None, None))
+        });
+        let labels = Vec::<u8>::try_from(logits.argmax(0, false).to_kind(Kind::Uint8).view([-1]))?;
+        let labels = LabelMap::new(image.height, image.width, labels);
+        Ok(vec![Output::new("prediction", encode_label_map(&labels))])
+    }
+}
