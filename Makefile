@@ -1,5 +1,8 @@
-# The one list of commands. On a fresh machine `make test` or `make build` is all there is to do.
-.PHONY: test setup build lint
+# The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
+.PHONY: quickstart test setup build lint
+
+quickstart: build ## sets up, builds and runs all stages on the embedded data
+	target/release/s2c-pipe run pipelines/quickstart.toml
 
 test: setup lint ## formatting, lints, advisories and all tests
 	cargo test --release

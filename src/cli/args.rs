@@ -33,6 +33,9 @@ pub(super) enum Command {
         /// After a failure go on with what does not need the failed unit
         #[arg(long)]
         keep_going: bool,
+        /// Folder for overlay pictures and result files, in a folder of the pipeline's name
+        #[arg(long, default_value = "out", value_name = "DIR")]
+        out: PathBuf,
     },
     /// Show what would run, what is shared and how long it may take
     Plan {
@@ -55,13 +58,27 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "json")]
         latex: bool,
     },
+    /// Draw the stages and what they share between variants
+    Graph {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
+        format: GraphFormat,
+    },
+    /// Copy results out of the cache, one file an image
+    Export(ExportArgs),
+    /// Segment pictures with a trained variant: a palette PNG and an overlay for each
+    Predict(PredictArgs),
     /// Look after the cache
     Cache {
         #[command(subcommand)]
         action: CacheAction,
     },
-    /// Tell what this machine has for the work
-    Doctor,
+    /// Tell what this machine has for the work, and what to do about what is missing
+    Doctor {
+        /// A pipeline file whose data and weights are looked at as well
+        file: Option<PathBuf>,
+    },
     /// Print the JSON schema of pipeline files
     Schema,
     /// Print shell completions
@@ -101,4 +118,60 @@ pub(super) enum Shell {
     Bash,
     Zsh,
     Fish,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum GraphFormat {
+    Dot,
+    Mermaid,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    #[command(flatten)]
+    pub(super) pipeline: PipelineArgs,
+    /// What to copy
+    #[arg(long, value_enum)]
+    pub(super) what: Exported,
+    /// Whose results; needed where the file has several variants
+    #[arg(long)]
+    pub(super) variant: Option<String>,
+    /// npy: plain arrays; otherwise safetensors for embeddings and CAMs, PNG for maps
+    #[arg(long)]
+    pub(super) npy: bool,
+    /// Folder to copy to
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Exported {
+    /// SAM embeddings (256, 64, 64) f16
+    Embeddings,
+    /// Segment ids (H, W) u16, 0 = none
+    SeMaps,
+    /// Scores (classes, H, W) f16 with the labels of the classes
+    Cams,
+    /// Label maps (H, W) u8 of the training images
+    PseudoLabels,
+    /// Label maps (H, W) u8 of the validation images
+    Predictions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PredictArgs {
+    #[command(flatten)]
+    pub(super) pipeline: PipelineArgs,
+    /// JPEG or PNG pictures
+    #[arg(required = true)]
+    pub(super) images: Vec<PathBuf>,
+    /// The trained variant; needed where the file has several
+    #[arg(long)]
+    pub(super) variant: Option<String>,
+    /// Folder to write to
+    #[arg(long, value_name = "DIR", default_value = "out/predictions")]
+    pub(super) to: PathBuf,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: String,
 }

@@ -1,8 +1,7 @@
-//! Commands that work on a pipeline file: run, plan, why, results, doctor, and what gc keeps.
+//! Commands that work on a pipeline file: run, plan, why, results, graph, and what gc keeps.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,30 +9,37 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 
-use super::args::{CacheAction, Cli, Command, PipelineArgs};
+use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs};
+use super::doctor::{doctor, has_bf16, parse_device};
+use super::export::export;
+use super::predict::predict;
 use super::progress::{Progress, span};
-use super::{INTERRUPTED, open_cache, size};
+use super::{INTERRUPTED, open_cache, report, size};
+use crate::artifact::Manifest;
 use crate::cache::Cache;
 use crate::data::Dataset;
+use crate::data::emoji::{EmojiOptions, labels_of, materialise};
 use crate::data::voc::{VocOptions, scan};
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
+use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
 use crate::pipeline::file::{Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
-use crate::pipeline::plan::{Freshness, StaleReason, plan, why};
+use crate::pipeline::plan::{Freshness, StaleReason, finished, plan, why};
 use crate::pipeline::results::{ResultsTable, metrics_of};
 use crate::pipeline::run::{RunOptions, run};
-use crate::stage::{Device, StageContext};
+use crate::pipeline::spec::{DatasetKind, DatasetSpec};
+use crate::stage::StageContext;
 
 /// A pipeline with its data scanned and its units built.
-struct Experiment {
-    pipeline: Pipeline,
-    graph: Graph,
-    cells: Vec<CellUnits>,
+pub(super) struct Experiment {
+    pub(super) pipeline: Pipeline,
+    pub(super) graph: Graph,
+    pub(super) cells: Vec<CellUnits>,
 }
 
 impl Experiment {
-    fn open(cache: &Cache, args: &PipelineArgs) -> anyhow::Result<Self> {
+    pub(super) fn open(cache: &Cache, args: &PipelineArgs) -> anyhow::Result<Self> {
         let pipeline = load(&args.file, &args.sets)?;
         let mut scanned: HashMap<String, Arc<Dataset>> = HashMap::new();
         let mut inputs = Vec::new();
@@ -43,19 +49,7 @@ impl Experiment {
             let dataset = match scanned.get(&key) {
                 Some(dataset) => dataset.clone(),
                 None => {
-                    let root = spec.root.as_deref().context("`dataset.root` is not set")?;
-                    let name = root.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-                    let options = VocOptions {
-                        name: &name,
-                        root,
-                        masks: spec.masks.as_deref(),
-                        train: &spec.train,
-                        val: &spec.val,
-                        max_train: spec.max_train,
-                        max_val: spec.max_val,
-                        exclude: &spec.exclude,
-                    };
-                    let dataset = Arc::new(scan(&options, cache)?);
+                    let dataset = Arc::new(open_dataset(cache, spec)?);
                     scanned.insert(key, dataset.clone());
                     dataset
                 }
@@ -66,6 +60,18 @@ impl Experiment {
         Ok(Self { pipeline, graph, cells })
     }
 
+    /// The units of a cell by its name.
+    pub(super) fn cell(&self, name: &str) -> anyhow::Result<&CellUnits> {
+        let names: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
+        let found = self.cells.iter().find(|cell| cell.name == name);
+        found.with_context(|| format!("no variant `{name}`; there are: {}", names.join("; ")))
+    }
+
+    /// The records of finished units, by unit.
+    pub(super) fn finished(&self, cache: &Cache) -> anyhow::Result<Vec<Option<Arc<Manifest>>>> {
+        finished(&self.graph, cache, &self.targets())
+    }
+
     fn targets(&self) -> Vec<UnitIdx> {
         let mut targets: Vec<UnitIdx> = self.cells.iter().flat_map(CellUnits::targets).collect();
         targets.sort_unstable();
@@ -74,9 +80,40 @@ impl Experiment {
     }
 }
 
+fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
+    let made;
+    let (name, root) = match spec.kind {
+        DatasetKind::Voc => {
+            let root = spec.root.as_deref().context("`dataset.root` is not set")?;
+            (root.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy()), root)
+        }
+        DatasetKind::Emoji => {
+            let emoji = &spec.emoji;
+            let labels = labels_of(&emoji.classes).map_err(|name| anyhow::anyhow!("no class `{name}`"))?;
+            let (n_train, n_val, side, rng_seed) = (emoji.n_train, emoji.n_val, emoji.side, emoji.rng_seed);
+            let options = EmojiOptions { n_train, n_val, side, labels, rng_seed };
+            made = materialise(&cache.folder().join("datasets"), &options)?;
+            ("emoji".into(), made.as_path())
+        }
+    };
+    let options = VocOptions {
+        name: &name,
+        root,
+        masks: spec.masks.as_deref(),
+        train: &spec.train,
+        val: &spec.val,
+        max_train: spec.max_train,
+        max_val: spec.max_val,
+        exclude: &spec.exclude,
+    };
+    Ok(scan(&options, cache)?)
+}
+
 pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { pipeline, device, keep_going } => return run_pipeline(cli, pipeline, device, *keep_going),
+        Command::Run { pipeline, device, keep_going, out } => {
+            return run_pipeline(cli, pipeline, device, *keep_going, out);
+        }
         Command::Plan { pipeline } => show_plan(cli, pipeline)?,
         Command::Why { pipeline, what } => show_why(cli, pipeline, what)?,
         Command::Results { pipeline, csv, latex } => {
@@ -94,14 +131,32 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
                 }
             );
         }
-        Command::Doctor => doctor(cli)?,
+        Command::Graph { pipeline, format } => {
+            let cache = open_cache(cli)?;
+            let experiment = Experiment::open(&cache, pipeline)?;
+            let drawing = Drawing::new(&experiment.graph, &experiment.cells);
+            let text = match format {
+                GraphFormat::Dot => drawing.dot(),
+                GraphFormat::Mermaid => drawing.mermaid(),
+            };
+            print!("{text}");
+        }
+        Command::Export(args) => export(cli, args)?,
+        Command::Predict(args) => predict(cli, args)?,
+        Command::Doctor { file } => doctor(cli, file.as_deref())?,
         Command::Cache { action: CacheAction::Gc { keep, dry_run } } => collect(cli, keep, *dry_run)?,
         _ => bail!("not a command on a pipeline"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_pipeline(cli: &Cli, args: &PipelineArgs, device: &str, keep_going: bool) -> anyhow::Result<ExitCode> {
+fn run_pipeline(
+    cli: &Cli,
+    args: &PipelineArgs,
+    device: &str,
+    keep_going: bool,
+    out: &std::path::Path,
+) -> anyhow::Result<ExitCode> {
     let device = parse_device(device)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
@@ -113,10 +168,11 @@ fn run_pipeline(cli: &Cli, args: &PipelineArgs, device: &str, keep_going: bool) 
         }
         eprintln!("stopping after this unit; once more to stop at once");
     })?;
-    let progress = Progress::new(cli.quiet);
+    let progress = Arc::new(Progress::new(cli.quiet));
+    let inside = progress.clone();
     let context = StageContext {
         device,
-        progress: Arc::new(|_, _, _| ()),
+        progress: Arc::new(move |done, of, what| inside.step(done, of, what)),
         scratch: cache.folder().join("scratch"),
         interrupted: interrupted.clone(),
     };
@@ -142,9 +198,15 @@ fn run_pipeline(cli: &Cli, args: &PipelineArgs, device: &str, keep_going: bool) 
         eprintln!("interrupted; the same command goes on from here");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    print!("{}", shown(cli, &table(&cache, &experiment)?)?);
+    let table = table(&cache, &experiment)?;
+    print!("{}", shown(cli, &table)?);
     if let Some((label, _)) = report.failed.first() {
         bail!("{} units failed, the first: {label}", report.failed.len());
+    }
+    let folder = out.join(&experiment.pipeline.name);
+    let n_pictures = report::write(&cache, &experiment, &table, &folder)?;
+    if !cli.quiet {
+        eprintln!("{n_pictures} overlays, results.json and results.csv in {}", folder.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -257,54 +319,6 @@ fn collect(cli: &Cli, files: &[std::path::PathBuf], dry_run: bool) -> anyhow::Re
         size(report.removed_bytes),
         report.kept_blobs,
         size(report.kept_bytes)
-    );
-    Ok(())
-}
-
-fn parse_device(device: &str) -> anyhow::Result<Device> {
-    let index = match device.split_once(':') {
-        None if device == "cpu" => return Ok(Device::Cpu),
-        None if device == "cuda" => 0,
-        Some(("cuda", index)) => index.parse().with_context(|| format!("`{device}` is no device"))?,
-        _ => bail!("`{device}` is no device; there are cpu, cuda and cuda:N"),
-    };
-    let n_devices = tch::Cuda::device_count();
-    if index as i64 >= n_devices {
-        bail!("there is no `{device}`: libtorch sees {n_devices} CUDA devices");
-    }
-    Ok(Device::Cuda(index))
-}
-
-/// bf16 pays on this processor: AMX does. AVX-512 alone was measured slower than f32 (an epoch of six images: 17 to
-/// 20 s against 3 s).
-fn has_bf16() -> bool {
-    std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default().contains("amx_bf16")
-}
-
-fn doctor(cli: &Cli) -> anyhow::Result<()> {
-    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let native = if flags.contains("amx_bf16") {
-        "AMX"
-    } else if has_bf16() {
-        "AVX-512"
-    } else {
-        "none"
-    };
-    println!("libtorch    {} threads", tch::get_num_threads());
-    println!("bf16        {native}{}", if has_bf16() { "" } else { ": `precision = \"auto\"` means f32 here" });
-    match tch::Cuda::device_count() {
-        0 => println!("CUDA        none; install a CUDA build of PyTorch and set LIBTORCH_USE_PYTORCH=1 to use a GPU"),
-        n => println!("CUDA        {n} devices (this project has not been tested on one)"),
-    }
-    for weights in ["mobile_sam.f16.safetensors", "resnet50_v1.f16.safetensors"] {
-        let path = Path::new("pipelines/weights").join(weights);
-        let state = if path.exists() { "there" } else { "missing: run from the repository's folder" };
-        println!("weights     {}: {state}", path.display());
-    }
-    println!(
-        "cache       {}: {}",
-        cli.cache.display(),
-        if cli.cache.exists() { "there" } else { "made by the first run" }
     );
     Ok(())
 }

@@ -3,9 +3,17 @@
 
 mod args;
 #[cfg(feature = "torch")]
+mod doctor;
+#[cfg(feature = "torch")]
 mod experiment;
 #[cfg(feature = "torch")]
+mod export;
+#[cfg(feature = "torch")]
+mod predict;
+#[cfg(feature = "torch")]
 mod progress;
+#[cfg(feature = "torch")]
+mod report;
 
 use std::process::ExitCode;
 
@@ -26,9 +34,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
             eprintln!("error: {}", chain.join(": "));
-            let file_hint = error.chain().find_map(|cause| cause.downcast_ref::<FileError>()?.hint.clone());
-            let data_hint = || Some(error.downcast_ref::<crate::data::voc::DataError>()?.hint().to_owned());
-            if let Some(hint) = file_hint.or_else(data_hint) {
+            if let Some(hint) = hint_of(&error) {
                 eprintln!("hint: {hint}");
             }
             ExitCode::FAILURE
@@ -36,11 +42,40 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What to do about an error, where it knows.
+fn hint_of(error: &anyhow::Error) -> Option<String> {
+    if let Some(file) = error.downcast_ref::<FileError>() {
+        return file.hint.clone();
+    }
+    if let Some(hinted) = error.downcast_ref::<Hinted>() {
+        return Some(hinted.hint.clone());
+    }
+    #[cfg(feature = "torch")]
+    if let Some(weights) = error.downcast_ref::<crate::pipeline::build::MissingWeights>() {
+        return Some(weights.hint());
+    }
+    Some(error.downcast_ref::<crate::data::voc::DataError>()?.hint().to_owned())
+}
+
+/// An error of the command line with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Hinted {
+    message: String,
+    hint: String,
+}
+
+#[cfg(feature = "torch")]
+impl Hinted {
+    fn error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+        Self { message: message.into(), hint: hint.into() }.into()
+    }
+}
+
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Schema => {
-            let schema = schemars::schema_for!(crate::pipeline::spec::Spec);
-            println!("{}", serde_json::to_string_pretty(&schema)?);
+            println!("{}", serde_json::to_string_pretty(&crate::pipeline::file::schema())?);
         }
         Command::Completions { shell } => {
             use clap_complete::{Shell as To, generate};

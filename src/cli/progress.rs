@@ -1,7 +1,7 @@
 //! Progress: a line that moves on a terminal, plain lines now and then elsewhere.
 #![expect(clippy::print_stderr, reason = "this is where progress is printed")]
 
-use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,12 +13,13 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Shows the events of a run on stderr.
 pub(super) struct Progress {
-    state: RefCell<State>,
+    state: Mutex<State>,
     quiet: bool,
 }
 
 struct State {
     bar: Option<ProgressBar>,
+    stage: String,
     done: usize,
     of: usize,
     started: Instant,
@@ -28,7 +29,8 @@ struct State {
 impl Progress {
     pub(super) fn new(quiet: bool) -> Self {
         let now = Instant::now();
-        Self { state: RefCell::new(State { bar: None, done: 0, of: 0, started: now, shown: now }), quiet }
+        let state = State { bar: None, stage: String::new(), done: 0, of: 0, started: now, shown: now };
+        Self { state: Mutex::new(state), quiet }
     }
 
     pub(super) fn event(&self, event: Event<'_>) {
@@ -50,6 +52,25 @@ impl Progress {
         }
     }
 
+    /// Told from inside a long unit.
+    pub(super) fn step(&self, done: u64, of: u64, what: &str) {
+        if self.quiet {
+            return;
+        }
+        let mut state = self.state();
+        if let Some(bar) = &state.bar {
+            bar.set_message(format!("step {done}/{of} {what}"));
+            bar.tick();
+        } else if state.shown.elapsed() > EVERY {
+            state.shown = Instant::now();
+            eprintln!("{}: step {done}/{of}, {what}", state.stage);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn start(&self, stage: &str, units: usize) {
         let now = Instant::now();
         let bar = ProgressBar::new(units as u64); // hidden unless stderr is a terminal
@@ -58,13 +79,13 @@ impl Progress {
             bar.set_style(style);
         }
         bar.set_prefix(stage.to_owned());
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let bar = (!bar.is_hidden()).then_some(bar);
-        *state = State { bar, done: 0, of: units, started: now, shown: now };
+        *state = State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now };
     }
 
     fn finish(&self, stage: &str, label: &str, seconds: f64) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state.done += 1;
         let (done, of) = (state.done, state.of);
         if let Some(bar) = &state.bar {
@@ -90,7 +111,7 @@ impl Progress {
     }
 
     fn line(&self, text: &str) {
-        match &self.state.borrow().bar {
+        match &self.state().bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }

@@ -1,6 +1,7 @@
 //! Data sets.
 
 pub mod augment;
+pub mod emoji;
 pub mod image;
 pub mod rng;
 pub mod voc;

@@ -18,6 +18,8 @@ use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
 use crate::stage::se_map::{SeMapParams, SeMapStage};
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
+use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
+use crate::stage::seg_infer::{SegInfer, SegInferParams};
 use crate::stage::{Registry, Stage, StageEntry};
 
 /// All stages of S2C.
@@ -29,6 +31,8 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<CamInfer>())
         .with(StageEntry::of::<SeedEval>())
         .with(StageEntry::of::<PseudoLabel>())
+        .with(StageEntry::of::<SegEpoch>())
+        .with(StageEntry::of::<SegInfer>())
         .with(StageEntry::of::<Evaluate>())
 }
 
@@ -47,21 +51,48 @@ pub struct CellUnits {
     pub seed_eval: Option<UnitIdx>,
     pub pseudo_labels: Vec<UnitIdx>,
     pub pseudo_eval: Option<UnitIdx>,
+    /// Empty where the spec stops after the pseudo-labels.
+    pub seg_epochs: Vec<UnitIdx>,
+    /// By validation image, in the order of `dataset.val`.
+    pub predictions: Vec<UnitIdx>,
+    /// `None` where no validation image has a mask.
+    pub seg_eval: Option<UnitIdx>,
+    pub overlays: Vec<OverlayUnits>,
+}
+
+/// The parts of one overlay picture.
+#[derive(Clone, Debug)]
+pub struct OverlayUnits {
+    /// Place in `dataset.train`.
+    pub item_idx: usize,
+    pub cam: UnitIdx,
+    pub se_map: Option<UnitIdx>,
+    pub pseudo_label: UnitIdx,
+    pub prediction: Option<UnitIdx>,
 }
 
 impl CellUnits {
     /// All units of this cell.
     pub fn units(&self) -> impl Iterator<Item = UnitIdx> {
-        let lists = [&self.embeddings, &self.se_maps, &self.cam_epochs, &self.cams, &self.pseudo_labels];
-        lists.into_iter().flatten().copied().chain(self.seed_eval).chain(self.pseudo_eval)
+        let lists = [
+            &self.embeddings,
+            &self.se_maps,
+            &self.cam_epochs,
+            &self.cams,
+            &self.pseudo_labels,
+            &self.seg_epochs,
+            &self.predictions,
+        ];
+        let overlays = self.overlays.iter().flat_map(|overlay| [overlay.se_map, overlay.prediction]).flatten();
+        let evals = [self.seed_eval, self.pseudo_eval, self.seg_eval].into_iter().flatten();
+        lists.into_iter().flatten().copied().chain(evals).chain(overlays)
     }
 
     /// What a run of this cell has to have at its end.
     pub fn targets(&self) -> Vec<UnitIdx> {
-        let evals = [self.seed_eval, self.pseudo_eval];
-        let mut targets: Vec<UnitIdx> = self.pseudo_labels.clone();
-        targets.extend(evals.into_iter().flatten());
-        targets
+        let evals = [self.seed_eval, self.pseudo_eval, self.seg_eval].into_iter().flatten();
+        let overlays = self.overlays.iter().flat_map(|overlay| [overlay.se_map, overlay.prediction]).flatten();
+        self.pseudo_labels.iter().copied().chain(evals).chain(overlays).collect()
     }
 }
 
@@ -72,6 +103,23 @@ pub struct CellInput<'a> {
     pub dataset: Arc<Dataset>,
 }
 
+/// A checkpoint could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("weights `{}`: {cause}", path.display())]
+pub struct MissingWeights {
+    path: std::path::PathBuf,
+    cause: String,
+}
+
+impl MissingWeights {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        "set `sam.weights`, `classifier.weights` and `segmentation.weights`; the repository has a set of them in \
+         pipelines/weights"
+            .to_owned()
+    }
+}
+
 /// Builds the units of all cells into one graph. `bf16_native`: the device computes bf16 itself.
 pub fn build(
     cells: &[CellInput<'_>],
@@ -79,10 +127,11 @@ pub fn build(
     bf16_native: bool,
 ) -> anyhow::Result<(Graph, Vec<CellUnits>)> {
     let mut graph = Graph::default();
+    let any_se_map = cells.iter().any(|cell| needs_se_maps(cell.spec));
     let cells = cells.iter().map(|cell| {
         let precision = resolve(cell.spec.precision, bf16_native);
         let mut builder = Builder { graph: &mut graph, memo, spec: cell.spec, dataset: &cell.dataset, precision };
-        builder.cell(cell.name).with_context(|| format!("variant `{}`", cell.name))
+        builder.cell(cell.name, any_se_map).with_context(|| format!("variant `{}`", cell.name))
     });
     let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
     Ok((graph, cells))
@@ -112,7 +161,8 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn cell(&mut self, name: &str) -> anyhow::Result<CellUnits> {
+    /// `any_se_map`: some cell trains with SE maps, so overlays show them.
+    fn cell(&mut self, name: &str, any_se_map: bool) -> anyhow::Result<CellUnits> {
         let (spec, dataset) = (self.spec, self.dataset.clone());
         let train = &dataset.train;
         let cpm = &spec.classifier.cpm;
@@ -133,6 +183,24 @@ impl Builder<'_> {
             false => None,
         };
 
+        let (mut seg_epochs, mut predictions, mut seg_eval) = (Vec::new(), Vec::new(), None);
+        if spec.segmentation.enabled {
+            seg_epochs = self.seg_epochs(&pseudo_labels)?;
+            let checkpoint = *seg_epochs.last().context("`segmentation.epochs` is 0")?;
+            predictions = self.each(&dataset.val, |builder, item| builder.prediction(item, checkpoint))?;
+            seg_eval = self.scored(&predictions, "prediction", "predictions", &dataset.val, Evaluate::KIND)?;
+        }
+
+        let n_overlays = spec.report.overlays.min(train.len());
+        let mut overlays = Vec::new();
+        for item_idx in (0..n_overlays).map(|k| k * train.len() / n_overlays) {
+            let item = &train[item_idx];
+            let se_map = if any_se_map { Some(self.se_map(item)?) } else { None };
+            let prediction = seg_epochs.last().map(|&checkpoint| self.prediction(item, checkpoint)).transpose()?;
+            let (cam, pseudo_label) = (cams[item_idx], pseudo_labels[item_idx]);
+            overlays.push(OverlayUnits { item_idx, cam, se_map, pseudo_label, prediction });
+        }
+
         let name = name.to_owned();
         Ok(CellUnits {
             name,
@@ -144,6 +212,10 @@ impl Builder<'_> {
             seed_eval,
             pseudo_labels,
             pseudo_eval,
+            seg_epochs,
+            predictions,
+            seg_eval,
+            overlays,
         })
     }
 
@@ -300,6 +372,52 @@ impl Builder<'_> {
         self.add::<PseudoLabel>(&item.id, &PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs)
     }
 
+    fn seg_epochs(&mut self, pseudo_labels: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
+        let (spec, dataset) = (&self.spec.segmentation, self.dataset.clone());
+        let images = self.files(&dataset.train);
+        let labels = self.outputs(&dataset.train, pseudo_labels, "label");
+        let mut units: Vec<UnitIdx> = Vec::new();
+        for epoch in 0..spec.epochs {
+            let params = SegEpochParams {
+                epoch,
+                epochs: spec.epochs,
+                rng_seed: self.spec.rng_seed,
+                precision: self.precision,
+                backbone: spec.backbone,
+                stride: spec.stride,
+                n_labels: self.n_classes() + 1,
+                batch_size: spec.batch_size,
+                crop: spec.crop,
+                scale: spec.scale,
+                lr: spec.lr,
+                head_lr_mult: spec.head_lr_mult,
+                momentum: spec.momentum,
+                weight_decay: spec.weight_decay,
+            };
+            let first = match units.last() {
+                Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
+                None => ("weights", self.weights(&spec.weights)?),
+            };
+            let inputs = vec![first, ("images", images.clone()), ("labels", labels.clone())];
+            units.push(self.add::<SegEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
+        }
+        Ok(units)
+    }
+
+    fn prediction(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let spec = &self.spec.segmentation;
+        let params = SegInferParams {
+            backbone: spec.backbone,
+            stride: spec.stride,
+            n_labels: self.n_classes() + 1,
+            precision: self.precision,
+            scales: spec.test_scales.clone(),
+            flip: spec.test_flip,
+        };
+        let inputs = vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image))];
+        self.add::<SegInfer>(&item.id, &params, inputs)
+    }
+
     /// Foreground classes.
     fn n_classes(&self) -> i64 {
         self.dataset.classes.len() as i64 - 1
@@ -324,7 +442,10 @@ impl Builder<'_> {
     }
 
     fn weights(&self, path: &Path) -> anyhow::Result<Source> {
-        let digest = self.memo.digest(path).with_context(|| format!("weights `{}`", path.display()))?;
+        let digest = self
+            .memo
+            .digest(path)
+            .map_err(|error| MissingWeights { path: path.into(), cause: format!("{error:#}") })?;
         Ok(Source::File { path: path.into(), digest })
     }
 
@@ -467,6 +588,18 @@ mod tests {
             for stage in ["sam_embed", "se_map", "cam_epoch", "cam_infer", "seed_eval"] {
                 assert!(!added.contains_key(stage), "{stage}: {added:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_follows_the_pseudo_labels_reruns_no_cam_stage() {
+        for change in [
+            |spec: &mut Spec| spec.segmentation.lr = 0.1,
+            |spec: &mut Spec| spec.segmentation.epochs = 7,
+            |spec: &mut Spec| spec.segmentation.test_flip = false,
+        ] {
+            let added = added((s2c(), 4), (with(change), 4));
+            assert!(added.keys().all(|stage| stage.starts_with("seg_") || *stage == "evaluate"), "{added:?}");
         }
     }
 

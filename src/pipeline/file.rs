@@ -10,12 +10,13 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::spec::{
-    ClassifierSpec, DatasetSpec, EvaluateSpec, Precision, PseudoLabelSpec, SamSpec, SeMapSpec, SeedSpec, Spec,
-    Threshold,
+    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, PseudoLabelSpec, ReportSpec, SamSpec, SeMapSpec,
+    SeedSpec, SegmentationSpec, Spec, Threshold,
 };
+use crate::vision::VOC_CLASSES;
 
 /// Fields that are paths, relative to the file that writes them.
-const PATHS: [&str; 4] = ["dataset.root", "sam.weights", "classifier.weights", "dataset.masks"];
+const PATHS: [&str; 4] = ["dataset.root", "sam.weights", "classifier.weights", "segmentation.weights"];
 
 /// An experiment as written.
 #[derive(Clone, Debug)]
@@ -71,14 +72,17 @@ struct Shape {
     classifier: Option<ClassifierSpec>,
     seed: Option<SeedSpec>,
     pseudo_label: Option<PseudoLabelSpec>,
+    segmentation: Option<SegmentationSpec>,
     evaluate: Option<EvaluateSpec>,
+    report: Option<ReportSpec>,
 }
 
 /// Reads a pipeline. `sets`: overrides `path=value` from the command line, stronger than anything in a file.
 pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
     // Absolute from here on, so that joining a folder to a path again leaves it as it is.
     let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut base = read(path, &mut Vec::new())?;
+    let mut files = Vec::new();
+    let mut base = read(path, &mut files)?;
     let take = |table: &mut Table, name: &str| table.remove(name);
     let variants = match take(&mut base, "variant") {
         Some(Value::Array(variants)) => variants.into_iter().filter_map(|variant| variant.try_into().ok()).collect(),
@@ -99,17 +103,30 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             message: format!("`{}`, variant `{variant_name}`: {}", path.display(), error.message),
             ..error
         };
+        // The line that gives an override, under what is said of it.
+        let shown = |error: FileError, name: &str| {
+            let line = files.iter().find_map(|file| line_of(file, &variant_name, name));
+            FileError { message: format!("{}{}", error.message, line.unwrap_or_default()), ..error }
+        };
         let mut overrides = Vec::new();
         flatten("", &Value::Table(variant), &mut overrides);
         for point in points(&axes) {
             let mut table = base.clone();
             for (name, value) in overrides.iter().chain(&point).chain(&sets) {
-                assign(&mut table, &full_path(name).map_err(at)?, value.clone());
+                let field = full_path(name).map_err(|error| shown(at(error), name))?;
+                // Alone first, so that what has the wrong type is known by its name.
+                let mut alone = Table::new();
+                assign(&mut alone, &field, value.clone());
+                if let Err(error) = alone.try_into::<Spec>() {
+                    let error = FileError::new(format!("`{name}`: {}", error.message()));
+                    return Err(shown(at(error), name));
+                }
+                assign(&mut table, &field, value.clone());
             }
             resolve_paths(&mut table, folder);
             let mut spec: Spec =
                 table.try_into().map_err(|error: toml::de::Error| at(FileError::new(error.message())))?;
-            for weights in [&mut spec.sam.weights, &mut spec.classifier.weights] {
+            for weights in [&mut spec.sam.weights, &mut spec.classifier.weights, &mut spec.segmentation.weights] {
                 if weights.is_relative() {
                     *weights = folder.join(&*weights);
                 }
@@ -156,6 +173,47 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     }
 }
 
+/// Where a file gives an override of a variant or an axis: the line with its number and a mark, as TOML's own errors
+/// show theirs.
+fn line_of(file: &Path, variant: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let is_variant = |line: &&str| line.trim_start().starts_with("name") && line.contains(variant);
+    // A variant's own lines follow its name; an axis may stand anywhere.
+    let from = text.lines().position(|line| is_variant(&line)).unwrap_or(0);
+    let lines: Vec<(usize, &str)> = text.lines().enumerate().collect();
+    let (after, before) = (&lines[from.min(lines.len())..], &lines[..from.min(lines.len())]);
+    let (number, line, key) = after.iter().chain(before).find_map(|(number, line)| {
+        let (key, _) = line.split_once('=')?;
+        let plain: String = key.chars().filter(|c| !" \t\"'".contains(*c)).collect();
+        let is_it = !plain.is_empty() && (name == plain || name.ends_with(&format!(".{plain}")));
+        is_it.then_some((number + 1, line, key))
+    })?;
+    let indent = key.len() - key.trim_start().len();
+    let (margin, mark) = (" ".repeat(number.to_string().len()), "^".repeat(key.trim().chars().count()));
+    Some(format!("\n{margin} |\n{number} | {line}\n{margin} | {}{mark}", " ".repeat(indent)))
+}
+
+/// The JSON schema of a pipeline file, for editors.
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(Spec).to_value();
+    let more = serde_json::json!({
+        "extends": { "type": "string", "description": "A pipeline file this one starts from; relative to this file." },
+        "variant": {
+            "type": "array",
+            "description": "Variants of the experiment; fields by dotted path, as far as is needed to be unique.",
+            "items": { "type": "object", "required": ["name"], "properties": { "name": { "type": "string" } } },
+        },
+        "sweep": {
+            "type": "object",
+            "description": "Axes: a field by dotted path and its values; every variant runs at every combination.",
+        },
+    });
+    if let (Some(fields), serde_json::Value::Object(more)) = (schema["properties"].as_object_mut(), more) {
+        fields.extend(more);
+    }
+    schema
+}
+
 /// Tables are merged, everything else is replaced.
 fn merge(into: &mut Table, from: Table) {
     for (name, value) in from {
@@ -167,7 +225,7 @@ fn merge(into: &mut Table, from: Table) {
 }
 
 fn resolve_paths(table: &mut Table, folder: &Path) {
-    for path in PATHS.iter().filter(|path| **path != "dataset.masks") {
+    for path in PATHS {
         let Some((section, field)) = path.split_once('.') else { continue };
         if let Some(Value::String(text)) = table.get_mut(section).and_then(|section| section.get_mut(field)) {
             *text = folder.join(&*text).to_string_lossy().into_owned();
@@ -219,7 +277,7 @@ fn read_set(set: &str) -> Result<Override, FileError> {
     let path = full_path(name.trim())?;
     // On the command line a path is relative to where one stands.
     let value = match value {
-        Value::String(text) if PATHS[..3].contains(&path.as_str()) => {
+        Value::String(text) if PATHS.contains(&path.as_str()) => {
             let absolute = std::path::absolute(&text).unwrap_or_else(|_| PathBuf::from(&text));
             Value::String(absolute.to_string_lossy().into_owned())
         }
@@ -298,8 +356,11 @@ fn nearest_field(message: &str) -> Option<String> {
     let mut quoted = rest.split('`').step_by(2);
     let written = quoted.next()?;
     let known: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
-    let near = known.iter().max_by_key(|name| (strsim::jaro_winkler(name, written) * 1e6) as u64)?;
-    Some(format!("did you mean `{near}`?"))
+    Some(format!("did you mean `{}`?", nearest(written, &known)?))
+}
+
+fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+    known.iter().copied().max_by_key(|name| (strsim::jaro_winkler(name, written) * 1e6) as u64)
 }
 
 /// Ranges that types do not say.
@@ -314,8 +375,28 @@ fn check(spec: &Spec) -> Result<(), FileError> {
     };
     let (short, long) = classifier.resize_long;
     let jitter = classifier.jitter;
+    let segmentation = &spec.segmentation;
+    let (least, most) = segmentation.scale;
+    let emoji = &spec.dataset.emoji;
+    if let Some(name) = emoji.classes.iter().find(|name| !VOC_CLASSES[1..].contains(&name.as_str())) {
+        let hint = nearest(name, &VOC_CLASSES[1..]).map(|near| format!("did you mean `{near}`?"));
+        return Err(FileError { message: format!("`dataset.emoji.classes`: no class `{name}`"), hint });
+    }
     let rules = [
-        (spec.dataset.root.is_some(), "dataset.root", "is not set"),
+        (spec.dataset.root.is_some() || spec.dataset.kind == DatasetKind::Emoji, "dataset.root", "is not set"),
+        ((32..=2048).contains(&emoji.side), "dataset.emoji.side", "is not in 32..=2048"),
+        ((1..=10_000).contains(&emoji.n_train), "dataset.emoji.n_train", "is not in 1..=10000"),
+        ((1..=10_000).contains(&emoji.n_val), "dataset.emoji.n_val", "is not in 1..=10000"),
+        (matches!(segmentation.stride, 8 | 16), "segmentation.stride", "is neither 8 nor 16"),
+        (segmentation.epochs > 0, "segmentation.epochs", "is 0"),
+        (segmentation.batch_size > 0, "segmentation.batch_size", "is 0"),
+        ((32..=4096).contains(&segmentation.crop), "segmentation.crop", "is not in 32..=4096"),
+        (positive(least) && least <= most && most <= 8.0, "segmentation.scale", "is not a range of factors up to 8"),
+        (positive(segmentation.lr), "segmentation.lr", "is not above 0"),
+        (positive(segmentation.head_lr_mult), "segmentation.head_lr_mult", "is not above 0"),
+        ((0.0..1.0).contains(&segmentation.momentum), "segmentation.momentum", "is not in 0..1"),
+        ((0.0..1.0).contains(&segmentation.weight_decay), "segmentation.weight_decay", "is not in 0..1"),
+        (scales(&segmentation.test_scales), "segmentation.test_scales", "is empty or has a scale outside 0..=8"),
         ((1..=128).contains(&spec.se_map.points_per_side), "se_map.points_per_side", "is not in 1..=128"),
         (spec.se_map.stability_score_offset.is_finite(), "se_map.stability_score_offset", "is not finite"),
         (matches!(classifier.stride, 8 | 16), "classifier.stride", "is neither 8 nor 16"),
@@ -401,7 +482,7 @@ mod tests {
             (root, &["cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
             (root, &["enabled=true"], "could be any of classifier.cpm.enabled, classifier.ssc.enabled", ""),
             (root, &["cpm.tau=7"], "`classifier.cpm.tau` is not in 0..=1", ""),
-            (root, &["stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
+            (root, &["classifier.stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
             (
                 "",
                 &[],
@@ -411,6 +492,24 @@ mod tests {
             ("dataset.root = 'v'\n[sweep]\nrng_seed = []", &[], "axis `rng_seed` of [sweep] is not a list", ""),
             ("dataset.root='v'\n[[variant]]\nname='a'\n[[variant]]\nname='a'", &[], "two variants are named `a`", ""),
             ("extends = 'p.toml'", &[], "extends itself", ""),
+            (
+                "dataset.root='v'\n[[variant]]\nname='a'\n'cpm.tua' = 1",
+                &[],
+                "no field `cpm.tua`\n  |\n4 | 'cpm.tua' = 1\n  | ^^^^^^^^^",
+                "did you mean `classifier.cpm.tau`?",
+            ),
+            (
+                "dataset.root='v'\n[sweep]\n'cpm.tau' = ['x']",
+                &[],
+                "`cpm.tau`: invalid type: string \"x\", expected f64\n  |\n3 | 'cpm.tau'",
+                "",
+            ),
+            (
+                "dataset.kind='emoji'\ndataset.emoji.classes=['catt']",
+                &[],
+                "`dataset.emoji.classes`: no class `catt`",
+                "did you mean `cat`?",
+            ),
         ] {
             let error = load_text(text, sets).unwrap_err();
             assert!(error.message.contains(message), "{}", error.message);

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "torch")]
 pub mod build;
+#[cfg(feature = "torch")]
+pub mod draw;
 pub mod executor;
 pub mod file;
 pub mod graph;

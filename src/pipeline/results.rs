@@ -20,7 +20,7 @@ pub fn metrics_of(
 ) -> anyhow::Result<BTreeMap<UnitIdx, Value>> {
     let manifests = finished(graph, cache, targets)?;
     let mut metrics = BTreeMap::new();
-    for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval]).flatten() {
+    for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
         // A result whose blob is gone is not there.
         let output = manifests[unit].as_ref().and_then(|manifest| manifest.output("metrics"));
         if let Some(bytes) = output.and_then(|output| cache.store().read(&output.digest).ok()) {
@@ -30,15 +30,20 @@ pub fn metrics_of(
     Ok(metrics)
 }
 
-/// One cell's results.
+/// One cell's results; mIoU in percent, `None` where it is not there yet.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     pub cell: String,
     pub dataset: String,
-    /// In percent; `None`: not there yet.
+    /// Of the CAM seeds at the threshold that is best for them, on the training images.
     pub seed_miou: Option<f64>,
     pub seed_threshold: Option<f64>,
+    /// On the training images.
     pub pseudo_label_miou: Option<f64>,
+    /// On the validation images.
+    pub segmentation_miou: Option<f64>,
+    /// IoU in percent by class, for classes that occur.
+    pub per_class: BTreeMap<&'static str, BTreeMap<String, f64>>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,25 +56,35 @@ impl ResultsTable {
         let row = |(cell, units): (&super::file::Cell, &CellUnits)| {
             let of = |unit: Option<UnitIdx>, name: &str| metrics.get(&unit?)?.get(name)?.as_f64();
             let percent = |unit| of(unit, "miou").map(|miou| miou * 100.0);
+            let evals =
+                [("seed", units.seed_eval), ("pseudo_label", units.pseudo_eval), ("segmentation", units.seg_eval)];
+            let per_class = |unit: Option<UnitIdx>| {
+                let ious = metrics.get(&unit?)?.get("per_class")?.as_array()?;
+                let named = units.dataset.classes.iter().zip(ious);
+                Some(named.filter_map(|(class, iou)| Some((class.clone(), iou.as_f64()? * 100.0))).collect())
+            };
             Row {
                 cell: cell.name.clone(),
                 dataset: units.dataset.name.clone(),
                 seed_miou: percent(units.seed_eval),
                 seed_threshold: of(units.seed_eval, "threshold"),
                 pseudo_label_miou: percent(units.pseudo_eval),
+                segmentation_miou: percent(units.seg_eval),
+                per_class: evals.into_iter().filter_map(|(name, unit)| Some((name, per_class(unit)?))).collect(),
             }
         };
         Self { rows: pipeline.cells.iter().zip(cells).map(row).collect() }
     }
 
-    const HEADER: [&str; 4] = ["variant", "seed mIoU", "threshold", "pseudo-label mIoU"];
+    const HEADER: [&str; 5] = ["variant", "seed mIoU", "threshold", "pseudo-label mIoU", "segmentation mIoU"];
 
-    fn values(&self) -> Vec<[String; 4]> {
+    fn values(&self) -> Vec<[String; 5]> {
         let number =
             |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
         let row = |row: &Row| {
-            let Row { cell, dataset: _, seed_miou, seed_threshold, pseudo_label_miou } = row;
-            [cell.clone(), number(*seed_miou, 1), number(*seed_threshold, 2), number(*pseudo_label_miou, 1)]
+            let [seed, pseudo, seg] =
+                [row.seed_miou, row.pseudo_label_miou, row.segmentation_miou].map(|miou| number(miou, 1));
+            [row.cell.clone(), seed, number(row.seed_threshold, 2), pseudo, seg]
         };
         self.rows.iter().map(row).collect()
     }
@@ -77,13 +92,14 @@ impl ResultsTable {
     pub fn text(&self) -> String {
         let values = self.values();
         let name = values.iter().map(|row| row[0].chars().count()).chain([7]).max().unwrap_or(7);
-        let [a, b, c, d] = Self::HEADER;
+        let line = |[first, rest @ ..]: &[String; 5]| {
+            let cells = rest.iter().zip(&Self::HEADER[1..]);
+            let cells: String = cells.map(|(cell, head)| format!("  {cell:>0$}", head.len())).collect();
+            format!("{first:<name$}{cells}\n")
+        };
         let dataset = self.rows.first().map_or("", |row| &row.dataset);
-        let mut text = format!("{dataset}, mIoU in %\n{a:<name$}  {b:>9}  {c:>9}  {d:>17}\n");
-        for [cell, seed, threshold, pseudo] in values {
-            text.push_str(&format!("{cell:<name$}  {seed:>9}  {threshold:>9}  {pseudo:>17}\n"));
-        }
-        text
+        let header = line(&Self::HEADER.map(str::to_owned));
+        format!("{dataset}, mIoU in %\n{header}{}", values.iter().map(line).collect::<String>())
     }
 
     pub fn csv(&self) -> String {
@@ -91,7 +107,7 @@ impl ResultsTable {
             true => format!("\"{}\"", text.replace('"', "\"\"")),
             false => text.clone(),
         };
-        let mut text = String::from("variant,seed_miou,threshold,pseudo_label_miou\n");
+        let mut text = String::from("variant,seed_miou,threshold,pseudo_label_miou,segmentation_miou\n");
         for row in self.values() {
             text.push_str(&(row.iter().map(quote).collect::<Vec<_>>().join(",") + "\n"));
         }
@@ -103,7 +119,7 @@ impl ResultsTable {
             let special = |c: char| if "&%$#_{}".contains(c) { format!("\\{c}") } else { c.to_string() };
             text.chars().map(special).collect::<String>()
         };
-        let mut text = format!("\\begin{{tabular}}{{lccc}}\n{} \\\\\n\\hline\n", Self::HEADER.join(" & "));
+        let mut text = format!("\\begin{{tabular}}{{lcccc}}\n{} \\\\\n\\hline\n", Self::HEADER.join(" & "));
         for row in self.values() {
             text.push_str(&(row.iter().map(escape).collect::<Vec<_>>().join(" & ") + " \\\\\n"));
         }

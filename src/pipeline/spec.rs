@@ -22,7 +22,9 @@ pub struct Spec {
     pub classifier: ClassifierSpec,
     pub seed: SeedSpec,
     pub pseudo_label: PseudoLabelSpec,
+    pub segmentation: SegmentationSpec,
     pub evaluate: EvaluateSpec,
+    pub report: ReportSpec,
 }
 
 /// Number format of the heavy arithmetic; sums, norms and losses stay f32.
@@ -35,10 +37,11 @@ pub enum Precision {
     Bf16,
 }
 
-/// Images, masks and image-level labels, in PASCAL VOC 2012 layout.
+/// Images, masks and image-level labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
+    pub kind: DatasetKind,
     /// The folder that holds JPEGImages, ImageSets and masks. Relative to the pipeline file.
     pub root: Option<PathBuf>,
     /// Folder of masks within `root`; found by itself among SegmentationClassAug and SegmentationClass.
@@ -53,6 +56,31 @@ pub struct DatasetSpec {
     pub max_val: usize,
     /// Ids of images to leave out.
     pub exclude: Vec<String>,
+    /// The scenes of `kind = "emoji"`.
+    pub emoji: EmojiSpec,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DatasetKind {
+    /// A tree in PASCAL VOC 2012 layout at `root`.
+    #[default]
+    Voc,
+    /// Scenes of emoji that the program makes itself.
+    Emoji,
+}
+
+/// Scenes of emoji over painted backgrounds, with exact masks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmojiSpec {
+    pub n_train: usize,
+    pub n_val: usize,
+    /// The longer side of a scene, pixels.
+    pub side: usize,
+    /// VOC classes that occur; none = all 20.
+    pub classes: Vec<String>,
+    pub rng_seed: u64,
 }
 
 /// The Segment Anything Model.
@@ -182,6 +210,35 @@ pub enum ThresholdRule {
     Best,
 }
 
+/// DeepLab-v2, trained on the pseudo-labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SegmentationSpec {
+    /// `false`: stop after the pseudo-labels.
+    pub enabled: bool,
+    pub backbone: Backbone,
+    /// ImageNet weights with torchvision names (.safetensors, .pth). Relative to the pipeline file.
+    pub weights: PathBuf,
+    /// Pixels of the input a feature covers: 8 or 16.
+    pub stride: u32,
+    pub epochs: u32,
+    pub batch_size: usize,
+    /// Side of the square training crop, pixels.
+    pub crop: u32,
+    /// An image is scaled by a random factor in this range before the crop.
+    pub scale: (f64, f64),
+    /// Learning rate of the backbone at the first step; falls as (1 - step/steps)^0.9.
+    pub lr: f64,
+    /// The head learns this many times faster.
+    pub head_lr_mult: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// Scales of inference; the sum of logits decides.
+    pub test_scales: Vec<f64>,
+    /// Add the mirrored image at every scale.
+    pub test_flip: bool,
+}
+
 /// Scoring.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -190,9 +247,18 @@ pub struct EvaluateSpec {
     pub pseudo_labels: bool,
 }
 
+/// What a run writes beside the cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportSpec {
+    /// So many training images, evenly spaced, as pictures: image, CAM, SE map, pseudo-label, prediction, truth.
+    pub overlays: usize,
+}
+
 impl Default for DatasetSpec {
     fn default() -> Self {
         Self {
+            kind: DatasetKind::Voc,
             root: None,
             masks: None,
             train: "train".into(),
@@ -200,7 +266,13 @@ impl Default for DatasetSpec {
             max_train: 0,
             max_val: 0,
             exclude: Vec::new(),
+            emoji: EmojiSpec::default(),
         }
+    }
+}
+impl Default for EmojiSpec {
+    fn default() -> Self {
+        Self { n_train: 24, n_val: 8, side: 160, classes: Vec::new(), rng_seed: 0 }
     }
 }
 impl Default for SamSpec {
@@ -277,6 +349,31 @@ impl Default for SeedSpec {
 impl Default for PseudoLabelSpec {
     fn default() -> Self {
         Self { threshold: Threshold::Rule(ThresholdRule::Best), refine: Vec::new() }
+    }
+}
+impl Default for SegmentationSpec {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            backbone: Backbone::Resnet50V1,
+            weights: "weights/resnet50_v1.f16.safetensors".into(),
+            stride: 16,
+            epochs: 5,
+            batch_size: 8,
+            crop: 256,
+            scale: (0.5, 1.5),
+            lr: 0.005,
+            head_lr_mult: 10.0,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            test_scales: vec![1.0],
+            test_flip: true,
+        }
+    }
+}
+impl Default for ReportSpec {
+    fn default() -> Self {
+        Self { overlays: 6 }
     }
 }
 impl Default for EvaluateSpec {

@@ -2,6 +2,7 @@
 
 pub mod label;
 pub mod metric;
+pub mod overlay;
 pub mod peaks;
 pub mod se_map;
 

@@ -35,7 +35,7 @@ fn each_outside_thing_has_one_door() {
         ("sled::", &["cache/index.rs"][..]),
         ("bincode::", &["artifact.rs"][..]),
         ("clap::", &["cli/"][..]),
-        ("tch::", &["model/", "stage/", "cli/experiment.rs"][..]),
+        ("tch::", &["model/", "stage/", "cli/doctor.rs"][..]),
         ("println!", &["cli/"][..]),
         ("std::env::", &["cli/"][..]),
     ];

@@ -1,0 +1,94 @@
+//! Pictures of the user's own through a trained variant.
+#![expect(clippy::print_stdout, reason = "this is where printing happens")]
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+
+use super::args::{Cli, PredictArgs};
+use super::doctor::parse_device;
+use super::experiment::Experiment;
+use super::export::one_cell;
+use super::report::put;
+use super::{Hinted, open_cache};
+use crate::artifact::{Fingerprint, FingerprintInput};
+use crate::cache::Cache;
+use crate::data::image::{decode_label_map, decode_rgb, encode_rgb, voc_palette};
+use crate::digest::BlobDigest;
+use crate::stage::seg_infer::SegInfer;
+use crate::stage::{BlobReader, Bytes, Stage, StageContext, UnitInput};
+use crate::vision::VOC_CLASSES;
+use crate::vision::overlay::labels_over;
+
+pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
+    let device = parse_device(&args.device)?;
+    let cache = open_cache(cli)?;
+    let experiment = Experiment::open(&cache, &args.pipeline)?;
+    let cell = one_cell(&experiment, args.variant.as_deref())?;
+    let (Some(&epoch), Some(&unit)) = (cell.seg_epochs.last(), cell.predictions.first()) else {
+        let message = format!("variant `{}` trains no segmentation network", cell.name);
+        return Err(Hinted::error(message, "set `segmentation.enabled = true`"));
+    };
+    let checkpoint = experiment.finished(&cache)?[epoch]
+        .as_ref()
+        .and_then(|manifest| Some(manifest.output("checkpoint")?.digest))
+        .ok_or_else(|| {
+            let message = format!("variant `{}` has not been trained", cell.name);
+            Hinted::error(message, format!("s2c-pipe run {}", args.pipeline.file.display()))
+        })?;
+    let params = &experiment.graph.units()[unit].params;
+    let context = StageContext {
+        device,
+        progress: Arc::new(|_, _, _| ()),
+        scratch: cache.folder().join("scratch"),
+        interrupted: Arc::new(AtomicBool::new(false)),
+    };
+    let mut stage = SegInfer::load(serde_json::from_str(params)?, &context)?;
+    fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
+    for path in &args.images {
+        let name = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?.to_string_lossy();
+        let bytes: Bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?.into();
+        let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
+        let reader = WithImage { digest: BlobDigest::of(&bytes), bytes, cache: &cache };
+        let input = |slot: &str, digest| FingerprintInput { slot: slot.into(), digest, is_set: false };
+        let fingerprint = Fingerprint {
+            stage: SegInfer::KIND.into(),
+            version: SegInfer::VERSION,
+            params: params.to_string(),
+            inputs: vec![input("checkpoint", checkpoint), input("image", reader.digest)],
+        };
+        let outputs = stage.run(&UnitInput { label: &name, fingerprint: &fingerprint, reader: &reader })?;
+        let prediction = &outputs.first().context("no prediction")?.bytes;
+        let labels = decode_label_map(prediction)?;
+        let png = args.to.join(format!("{name}.png"));
+        put(&png, prediction)?;
+        let overlay = labels_over(&image, &labels, &voc_palette());
+        put(&args.to.join(format!("{name}_overlay.png")), &encode_rgb(&overlay))?;
+
+        let mut pixels = [0usize; 256];
+        labels.data.iter().for_each(|&label| pixels[usize::from(label)] += 1);
+        let share = |label: usize| 100.0 * pixels[label] as f64 / labels.data.len() as f64;
+        let classes = VOC_CLASSES.iter().enumerate().skip(1).filter(|(label, _)| pixels[*label] > 0);
+        let found: Vec<String> = classes.map(|(label, class)| format!("{class} {:.1} %", share(label))).collect();
+        println!("{}: {}", png.display(), if found.is_empty() { "background".into() } else { found.join(", ") });
+    }
+    Ok(())
+}
+
+/// The cache, and one picture that is not in it.
+struct WithImage<'a> {
+    digest: BlobDigest,
+    bytes: Bytes,
+    cache: &'a Cache,
+}
+
+impl BlobReader for WithImage<'_> {
+    fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
+        match *digest == self.digest {
+            true => Ok(self.bytes.clone()),
+            false => Ok(self.cache.store().read(digest)?.into()),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a run leaves beside the cache: result files and overlay pictures.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::experiment::Experiment;
+use crate::cache::Cache;
+use crate::data::Item;
+use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
+use crate::pipeline::build::OverlayUnits;
+use crate::pipeline::graph::UnitIdx;
+use crate::pipeline::results::ResultsTable;
+use crate::stage::cam_file::read_cam;
+use crate::vision::Rgb;
+use crate::vision::overlay::{cam_over, column, labels_over, row, se_map_over};
+
+/// Writes `results.json`, `results.csv` and `overlays/ITEM.png`; the number of pictures.
+///
+/// A picture has a row for each variant, in the order of the table: image, CAM, SE map, pseudo-label, prediction,
+/// truth.
+pub(super) fn write(
+    cache: &Cache,
+    experiment: &Experiment,
+    table: &ResultsTable,
+    folder: &Path,
+) -> anyhow::Result<usize> {
+    let pictures = folder.join("overlays");
+    fs::create_dir_all(&pictures).with_context(|| format!("making `{}`", pictures.display()))?;
+    put(&folder.join("results.json"), table.json()?.as_bytes())?;
+    put(&folder.join("results.csv"), table.csv().as_bytes())?;
+
+    let finished = experiment.finished(cache)?;
+    let bytes = |unit: Option<UnitIdx>, name: &str| {
+        let manifest = finished[unit?].as_ref()?;
+        cache.store().read(&manifest.output(name)?.digest).ok()
+    };
+    let mut rows: BTreeMap<&str, Vec<Rgb>> = BTreeMap::new();
+    for cell in &experiment.cells {
+        for units in &cell.overlays {
+            let item = &cell.dataset.train[units.item_idx];
+            let line = overlay(item, units, &bytes).with_context(|| format!("the overlay of `{}`", item.id))?;
+            rows.entry(&item.id).or_default().push(line);
+        }
+    }
+    for (item, rows) in &rows {
+        put(&pictures.join(format!("{item}.png")), &encode_rgb(&column(rows)))?;
+    }
+    Ok(rows.len())
+}
+
+fn overlay(
+    item: &Item,
+    units: &OverlayUnits,
+    bytes: &dyn Fn(Option<UnitIdx>, &str) -> Option<Vec<u8>>,
+) -> anyhow::Result<Rgb> {
+    let image = decode_rgb(&fs::read(&item.image.path)?)?;
+    let palette = voc_palette();
+    let labels = |png: Option<Vec<u8>>| {
+        let picture = |png: Vec<u8>| anyhow::Ok(labels_over(&image, &decode_label_map(&png)?, &palette));
+        png.map(picture).transpose()
+    };
+    let cam = bytes(Some(units.cam), "cam").map(|cam| anyhow::Ok(cam_over(&image, &read_cam(&cam)?))).transpose()?;
+    let se_map = bytes(units.se_map, "se_map");
+    let se_map = se_map.map(|png| anyhow::Ok(se_map_over(&image, &decode_se_map(&png)?))).transpose()?;
+    let pseudo_label = labels(bytes(Some(units.pseudo_label), "label"))?;
+    let prediction = labels(bytes(units.prediction, "prediction"))?;
+    let truth = labels(item.mask.as_ref().map(|mask| fs::read(&mask.path)).transpose()?)?;
+    Ok(row(&[Some(image.clone()), cam, se_map, pseudo_label, prediction, truth]))
+}
+
+/// Writes a file whole or not at all.
+pub(super) fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let what = || format!("writing `{}`", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("."))).with_context(what)?;
+    std::io::Write::write_all(&mut file, bytes).with_context(what)?;
+    // Temporary files are private; results are not.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(open).with_context(what)?;
+    file.persist(path).with_context(what)?;
+    Ok(())
+}
