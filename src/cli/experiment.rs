@@ -18,7 +18,7 @@ use super::{INTERRUPTED, open_cache, report, size};
 use crate::artifact::Manifest;
 use crate::cache::Cache;
 use crate::data::Dataset;
-use crate::data::emoji::{EmojiOptions, labels_of, materialise};
+use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::voc::{VocOptions, scan};
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
@@ -30,6 +30,7 @@ use crate::pipeline::results::{ResultsTable, metrics_of};
 use crate::pipeline::run::{RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
 use crate::stage::StageContext;
+use crate::vision::labels_of;
 
 /// A pipeline with its data scanned and its units built.
 pub(super) struct Experiment {
@@ -89,7 +90,10 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
         }
         DatasetKind::Emoji => {
             let emoji = &spec.emoji;
-            let labels = labels_of(&emoji.classes).map_err(|name| anyhow::anyhow!("no class `{name}`"))?;
+            let mut labels = labels_of(&emoji.classes).map_err(|name| anyhow::anyhow!("no class `{name}`"))?;
+            if labels.is_empty() {
+                labels = (1..=20).collect();
+            }
             let (n_train, n_val, side, rng_seed) = (emoji.n_train, emoji.n_val, emoji.side, emoji.rng_seed);
             let options = EmojiOptions { n_train, n_val, side, labels, rng_seed };
             made = materialise(&cache.folder().join("datasets"), &options)?;

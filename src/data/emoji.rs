@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::image::{encode_label_map, encode_rgb};
 use super::rng::{integer, stream, unit};
 use crate::digest::BlobDigest;
-use crate::vision::{LabelMap, Rgb, VOC_CLASSES};
+use crate::vision::{LabelMap, Rgb};
 
 /// Raised whenever equal options give other pictures.
 const VERSION: u32 = 1;
@@ -25,7 +25,7 @@ macro_rules! pictures {
     };
 }
 
-/// Noto Emoji, in the order of [`VOC_CLASSES`] without background.
+/// Noto Emoji, in the order of [`crate::vision::VOC_CLASSES`] without background.
 const PICTURES: [&[u8]; 20] = pictures![
     "aeroplane",
     "bicycle",
@@ -202,18 +202,6 @@ fn background(rng: &mut ChaCha8Rng, height: usize, width: usize) -> Vec<[f32; 3]
         }
     }
     canvas
-}
-
-/// Labels by the names of their classes; none = all.
-///
-/// # Errors
-/// The name that is no class.
-pub fn labels_of(names: &[String]) -> Result<Vec<u8>, String> {
-    if names.is_empty() {
-        return Ok((1..=20).collect());
-    }
-    let label = |name: &String| VOC_CLASSES.iter().skip(1).position(|class| class == name).map(|at| at as u8 + 1);
-    names.iter().map(|name| label(name).ok_or_else(|| name.clone())).collect()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
 use crate::stage::seg_infer::{SegInfer, SegInferParams};
 use crate::stage::{Registry, Stage, StageEntry};
+use crate::vision::labels_of;
 
 /// All stages of S2C.
 pub fn registry() -> Registry {
@@ -338,11 +339,12 @@ impl Builder<'_> {
         let scored = self.graph.add_set(InputSet { members: scored });
         let inputs = vec![(slot, scored), ("masks", self.graph.add_set(InputSet { members: masks }))];
         let n_classes = self.n_classes();
+        let classes = labels_of(&self.spec.evaluate.classes).map_err(|name| anyhow::anyhow!("no class `{name}`"))?;
         let unit = if kind == SeedEval::KIND {
-            self.add::<SeedEval>("train", &SeedEvalParams { n_classes }, inputs)?
+            self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes }, inputs)?
         } else {
             let name = if output == "label" { "pseudo-labels" } else { "predictions" };
-            self.add::<Evaluate>(name, &EvaluateParams { n_classes }, inputs)?
+            self.add::<Evaluate>(name, &EvaluateParams { n_classes, classes }, inputs)?
         };
         Ok(Some(unit))
     }

@@ -13,7 +13,7 @@ use super::spec::{
     ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, PseudoLabelSpec, ReportSpec, SamSpec, SeMapSpec,
     SeedSpec, SegmentationSpec, Spec, Threshold,
 };
-use crate::vision::VOC_CLASSES;
+use crate::vision::{VOC_CLASSES, labels_of};
 
 /// Fields that are paths, relative to the file that writes them.
 const PATHS: [&str; 4] = ["dataset.root", "sam.weights", "classifier.weights", "segmentation.weights"];
@@ -378,9 +378,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
     let segmentation = &spec.segmentation;
     let (least, most) = segmentation.scale;
     let emoji = &spec.dataset.emoji;
-    if let Some(name) = emoji.classes.iter().find(|name| !VOC_CLASSES[1..].contains(&name.as_str())) {
-        let hint = nearest(name, &VOC_CLASSES[1..]).map(|near| format!("did you mean `{near}`?"));
-        return Err(FileError { message: format!("`dataset.emoji.classes`: no class `{name}`"), hint });
+    for (field, names) in [("dataset.emoji.classes", &emoji.classes), ("evaluate.classes", &spec.evaluate.classes)] {
+        if let Err(name) = labels_of(names) {
+            let hint = nearest(&name, &VOC_CLASSES[1..]).map(|near| format!("did you mean `{near}`?"));
+            return Err(FileError { message: format!("`{field}`: no class `{name}`"), hint });
+        }
     }
     let rules = [
         (spec.dataset.root.is_some() || spec.dataset.kind == DatasetKind::Emoji, "dataset.root", "is not set"),

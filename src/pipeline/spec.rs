@@ -87,7 +87,7 @@ pub struct EmojiSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamSpec {
-    /// A checkpoint with the public parameter names (.safetensors, .pt, .pth). Relative to the pipeline file.
+    /// A checkpoint with the public parameter names (.safetensors). Relative to the pipeline file.
     pub weights: PathBuf,
 }
 
@@ -114,7 +114,7 @@ pub struct SeMapSpec {
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierSpec {
     pub backbone: Backbone,
-    /// ImageNet weights with torchvision names (.safetensors, .pth). Relative to the pipeline file.
+    /// ImageNet weights with torchvision names (.safetensors). Relative to the pipeline file.
     pub weights: PathBuf,
     /// Pixels of the input a feature covers: 8 or 16.
     pub stride: u32,
@@ -217,7 +217,7 @@ pub struct SegmentationSpec {
     /// `false`: stop after the pseudo-labels.
     pub enabled: bool,
     pub backbone: Backbone,
-    /// ImageNet weights with torchvision names (.safetensors, .pth). Relative to the pipeline file.
+    /// ImageNet weights with torchvision names (.safetensors). Relative to the pipeline file.
     pub weights: PathBuf,
     /// Pixels of the input a feature covers: 8 or 16.
     pub stride: u32,
@@ -245,6 +245,8 @@ pub struct SegmentationSpec {
 pub struct EvaluateSpec {
     /// Score pseudo-labels against the masks of the training images, where they have masks.
     pub pseudo_labels: bool,
+    /// The mIoU is the mean over background and these; none: over all classes that the masks have.
+    pub classes: Vec<String>,
 }
 
 /// What a run writes beside the cache.
@@ -362,7 +364,7 @@ impl Default for SegmentationSpec {
             batch_size: 8,
             crop: 256,
             scale: (0.5, 1.5),
-            lr: 0.005,
+            lr: 2.5e-4,
             head_lr_mult: 10.0,
             momentum: 0.9,
             weight_decay: 5e-4,
@@ -378,6 +380,6 @@ impl Default for ReportSpec {
 }
 impl Default for EvaluateSpec {
     fn default() -> Self {
-        Self { pseudo_labels: true }
+        Self { pseudo_labels: true, classes: Vec::new() }
     }
 }

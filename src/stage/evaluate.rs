@@ -13,6 +13,8 @@ use crate::vision::metric::ConfusionMatrix;
 pub struct EvaluateParams {
     /// Foreground classes.
     pub n_classes: i64,
+    /// Labels whose mean, with background, is the mIoU; none: all that the truth has.
+    pub classes: Vec<u8>,
 }
 
 /// Reads the sets `predictions` and `masks`; gives `metrics`: the JSON of [`crate::vision::metric::Scores`].
@@ -47,6 +49,6 @@ impl Stage for Evaluate {
         };
         let merge = |a: ConfusionMatrix, b: ConfusionMatrix| Ok(a.merge(&b));
         let matrix = pairs.par_iter().map(one).try_reduce(|| ConfusionMatrix::new(n_classes), merge)?;
-        Ok(vec![Output::new("metrics", serde_json::to_vec(&matrix.scores())?)])
+        Ok(vec![Output::new("metrics", serde_json::to_vec(&matrix.scores().over(&self.params.classes))?)])
     }
 }

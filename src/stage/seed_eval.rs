@@ -14,6 +14,8 @@ use crate::vision::metric::ThresholdSweep;
 pub struct SeedEvalParams {
     /// Foreground classes.
     pub n_classes: i64,
+    /// Labels whose mean, with background, is the mIoU; none: all that the truth has.
+    pub classes: Vec<u8>,
 }
 
 /// Reads the sets `cams` and `masks`; gives `metrics` (JSON) and `threshold` (the best one, as text: what
@@ -57,7 +59,8 @@ impl Stage for SeedEval {
         };
         let merge = |a: ThresholdSweep, b: ThresholdSweep| Ok(a.merge(&b));
         let sweep = pairs.par_iter().map(one).try_reduce(|| ThresholdSweep::new(n_classes), merge)?;
-        let scores = sweep.scores();
+        let scores = sweep.scores().into_iter();
+        let scores: Vec<_> = scores.map(|(threshold, scores)| (threshold, scores.over(&self.params.classes))).collect();
         let curve = scores.iter().map(|(threshold, scores)| (*threshold, scores.miou)).collect();
         // Of equals the lowest threshold.
         let best = scores.into_iter().rev().max_by(|a, b| a.1.miou.total_cmp(&b.1.miou));

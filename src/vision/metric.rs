@@ -21,6 +21,18 @@ pub struct Scores {
     pub pixel_accuracy: f64,
 }
 
+impl Scores {
+    /// The mean over background and the given labels instead of all that the truth has; none given: as it is.
+    pub fn over(self, labels: &[u8]) -> Self {
+        if labels.is_empty() {
+            return self;
+        }
+        let chosen = |label: u8| self.per_class.get(usize::from(label)).copied().flatten();
+        let ious: Vec<f64> = std::iter::once(0).chain(labels.iter().copied()).filter_map(chosen).collect();
+        Self { miou: ious.iter().sum::<f64>() / ious.len().max(1) as f64, ..self }
+    }
+}
+
 impl ConfusionMatrix {
     /// `n_classes` with background.
     pub fn new(n_classes: usize) -> Self {

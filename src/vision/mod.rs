@@ -33,6 +33,15 @@ pub const VOC_CLASSES: [&str; 21] = [
     "tvmonitor",
 ];
 
+/// Labels by the names of their classes.
+///
+/// # Errors
+/// The first name that is no class.
+pub fn labels_of(names: &[String]) -> Result<Vec<u8>, String> {
+    let label = |name: &String| VOC_CLASSES.iter().skip(1).position(|class| class == name).map(|at| at as u8 + 1);
+    names.iter().map(|name| label(name).ok_or_else(|| name.clone())).collect()
+}
+
 /// The label of pixels that count for nothing.
 pub const IGNORE: u8 = 255;
 

@@ -1,0 +1,370 @@
+//! The program as a user runs it, on a handful of small scenes with the real weights.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use s2c_pipe::cache::Cache;
+use s2c_pipe::data::image::{decode_label_map, encode_label_map, encode_rgb};
+use s2c_pipe::vision::{LabelMap, Rgb};
+use tempfile::TempDir;
+
+/// Two variants, six scenes, every stage.
+const TINY: &str = r#"
+[dataset]
+kind = "emoji"
+emoji.n_train = 4
+emoji.n_val = 2
+emoji.side = 64
+emoji.classes = ["cat", "bus"]
+
+[sam]
+weights = "WEIGHTS/mobile_sam.f16.safetensors"
+
+[se_map]
+points_per_side = 3
+
+[classifier]
+weights = "WEIGHTS/resnet50_v1.f16.safetensors"
+epochs = 2
+batch_size = 2
+crop = 64
+resize_long = [64, 96]
+lr = 0.001
+cpm.start_epoch = 1
+cpm.scales = [1.0]
+cpm.min_distance = 8
+
+[seed]
+scales = [1.0]
+
+[segmentation]
+weights = "WEIGHTS/resnet50_v1.f16.safetensors"
+epochs = 1
+batch_size = 2
+crop = 64
+
+[report]
+overlays = 2
+
+[[variant]]
+name = "baseline"
+
+[[variant]]
+name = "S2C"
+ssc.enabled = true
+cpm.enabled = true
+"#;
+
+fn weights() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights")
+}
+
+fn write_pipeline(folder: &Path, text: &str) {
+    fs::write(folder.join("tiny.toml"), text.replace("WEIGHTS", &weights().to_string_lossy())).unwrap();
+}
+
+/// The program in a folder; its cache is `cache` there.
+fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_s2c-pipe"));
+    command.current_dir(folder).env_remove("S2C_CACHE");
+    command
+}
+
+fn call(folder: &Path, args: &[&str]) -> Output {
+    program(folder).args(args).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let part = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    part(&output.stdout) + &part(&output.stderr)
+}
+
+#[track_caller]
+fn succeeds(folder: &Path, args: &[&str]) -> String {
+    let output = call(folder, args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output));
+    text(&output)
+}
+
+/// A folder where the pipeline has run once; made once for all tests, which work on copies.
+fn finished() -> &'static Path {
+    static FINISHED: OnceLock<TempDir> = OnceLock::new();
+    let dir = FINISHED.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        write_pipeline(dir.path(), TINY);
+        let said = succeeds(dir.path(), &["run", "tiny.toml"]);
+        assert!(said.contains("emoji, mIoU in %") && said.contains("S2C"), "{said}");
+        dir
+    });
+    dir.path()
+}
+
+/// Blobs are never written in place, so links to them do.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false if path.to_string_lossy().contains("/blobs/") => fs::hard_link(&path, &to).unwrap(),
+            false => drop(fs::copy(&path, &to).unwrap()),
+        }
+    }
+}
+
+fn finished_copy() -> TempDir {
+    let dir = tempfile::tempdir_in(finished().parent().unwrap()).unwrap();
+    copy(finished(), dir.path());
+    dir
+}
+
+/// Units that would run, by stage.
+fn to_run(folder: &Path, sets: &[&str]) -> BTreeMap<String, u64> {
+    let mut args = vec!["--json", "plan", "tiny.toml"];
+    sets.iter().for_each(|set| args.extend(["--set", *set]));
+    let output = call(folder, &args);
+    assert!(output.status.success(), "{}", text(&output));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stages = plan["stages"].as_object().unwrap().iter();
+    let stages = stages.map(|(stage, counts)| (stage.clone(), counts["to_run"].as_u64().unwrap()));
+    stages.filter(|(_, n)| *n > 0).collect()
+}
+
+/// What every unit gave, by label and output: digests.
+fn digests(folder: &Path) -> BTreeMap<String, String> {
+    let cache = Cache::open(&folder.join("cache"), "test", &|_| true).unwrap();
+    let manifests = cache.manifests().unwrap();
+    let outputs = manifests.iter().flat_map(|manifest| {
+        let of = |output: &s2c_pipe::artifact::ArtifactRef| {
+            (format!("{} {} {}", manifest.key, manifest.label, output.name), output.digest.to_string())
+        };
+        manifest.outputs.iter().map(of)
+    });
+    outputs.collect()
+}
+
+#[test]
+fn a_second_run_executes_nothing() {
+    let dir = finished_copy();
+    let said = succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert!(said.contains("0 units executed"), "{said}");
+    assert!(to_run(dir.path(), &[]).is_empty());
+}
+
+#[test]
+fn an_edit_reruns_what_it_changes_and_nothing_else() {
+    let dir = finished_copy();
+    let counts = |set: &str| to_run(dir.path(), &[set]);
+    let tau = counts("cpm.tau=0.3");
+    assert_eq!(tau["cam_epoch"], 1, "only the epoch with CPM: {tau:?}");
+    assert!(!tau.contains_key("sam_embed") && !tau.contains_key("se_map"), "{tau:?}");
+    let images = counts("dataset.emoji.n_train=5");
+    assert_eq!((images["sam_embed"], images["se_map"]), (1, 1), "{images:?}");
+    for later in ["segmentation.lr=0.1", "pseudo_label.threshold=0.4", "pseudo_label.refine=['segment_vote']"] {
+        let counts = counts(later);
+        for stage in ["sam_embed", "cam_epoch", "cam_infer", "seed_eval"] {
+            assert!(!counts.contains_key(stage), "{later}: {counts:?}");
+        }
+    }
+    assert!(counts("evaluate.classes=['cat']").keys().all(|stage| !stage.contains("cam")), "scores only");
+    let why = succeeds(dir.path(), &["why", "tiny.toml", "S2C", "--set", "cpm.tau=0.3"]);
+    assert!(why.contains("cpm.tau") && why.contains("0.5") && why.contains("0.3"), "{why}");
+
+    // One more image for real: the run does what the plan says.
+    let before = digests(dir.path());
+    let said = succeeds(dir.path(), &["run", "tiny.toml", "--set", "dataset.emoji.n_train=5"]);
+    assert!(!said.contains("\nerror"), "{said}");
+    let after = digests(dir.path());
+    let new = |stage: &str| after.keys().filter(|key| !before.contains_key(*key) && key.contains(stage)).count();
+    assert_eq!((new(" sam_embed "), new(" se_map ")), (1, 1));
+}
+
+#[test]
+fn a_run_leaves_pictures_and_tables() {
+    let out = finished().join("out/tiny");
+    let results: serde_json::Value = serde_json::from_slice(&fs::read(out.join("results.json")).unwrap()).unwrap();
+    for row in results.as_array().unwrap() {
+        for metric in ["seed_miou", "pseudo_label_miou", "segmentation_miou"] {
+            assert!((0.0..=100.0).contains(&row[metric].as_f64().unwrap()), "{row}");
+        }
+    }
+    assert!(fs::read_to_string(out.join("results.csv")).unwrap().starts_with("variant,seed_miou"));
+    let picture = fs::read(out.join("overlays/train_0000.png")).unwrap();
+    let picture = s2c_pipe::data::image::decode_rgb(&picture).unwrap();
+    assert!(picture.width > 6 * 48 && picture.height > 2 * 48, "six panels, two variants");
+    assert_eq!(fs::read_dir(out.join("overlays")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_flipped_byte_and_a_deleted_blob_are_found_and_made_again() {
+    let dir = finished_copy();
+    let before = digests(dir.path());
+    let of = |label: &str| {
+        let (_, digest) = before.iter().find(|(key, _)| key.contains(label)).unwrap();
+        let entry = walk(&dir.path().join("cache/blobs"));
+        entry.into_iter().find(|path| path.to_string_lossy().replace('/', "").ends_with(&digest[2..])).unwrap()
+    };
+    let (flipped, deleted) = (of("pseudo_label train_0001"), of("se_map train_0002"));
+    let mut bytes = fs::read(&flipped).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(&flipped).unwrap();
+    fs::write(&flipped, bytes).unwrap();
+    fs::remove_file(&deleted).unwrap();
+
+    let verify = call(dir.path(), &["cache", "verify"]);
+    assert!(!verify.status.success() && text(&verify).contains("1 corrupt"), "{}", text(&verify));
+    let said = succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert!(said.contains("units executed") && !said.contains("0 units executed"), "{said}");
+    assert_eq!(digests(dir.path()), before);
+    succeeds(dir.path(), &["cache", "verify"]);
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn results_leave_the_cache_as_files() {
+    let dir = finished_copy();
+    let to = |name: &str| dir.path().join(name);
+    let export = |what: &str, to: &str, npy: bool| {
+        let mut args = vec!["export", "tiny.toml", "--variant", "S2C", "--what", what, "--to", to];
+        args.extend(npy.then_some("--npy"));
+        succeeds(dir.path(), &args)
+    };
+    for (what, file) in [
+        ("embeddings", "train_0000.safetensors"),
+        ("se-maps", "train_0001.png"),
+        ("cams", "train_0002.safetensors"),
+        ("pseudo-labels", "SegmentationClass/train_0003.png"),
+        ("predictions", "SegmentationClass/val_0001.png"),
+    ] {
+        export(what, what, false);
+        assert!(to(what).join(file).exists(), "{what}");
+        let npy = format!("{what}-npy");
+        export(what, &npy, true);
+        let name = Path::new(file).file_name().unwrap();
+        assert!(fs::read(to(&npy).join(name).with_extension("npy")).unwrap().starts_with(b"\x93NUMPY"));
+    }
+    let output = call(dir.path(), &["export", "tiny.toml", "--what", "cams", "--to", "x"]);
+    assert!(text(&output).contains("give --variant with one of: baseline; S2C"), "{}", text(&output));
+
+    // A picture of another size and kind than those of training.
+    let picture = Rgb { height: 50, width: 81, data: (0..50 * 81 * 3).map(|i| (i % 251) as u8).collect() };
+    fs::write(to("mine.png"), encode_rgb(&picture)).unwrap();
+    succeeds(dir.path(), &["predict", "tiny.toml", "mine.png", "--variant", "baseline", "--to", "seen"]);
+    let labels = decode_label_map(&fs::read(to("seen/mine.png")).unwrap()).unwrap();
+    assert_eq!((labels.height, labels.width), (50, 81));
+    assert!(to("seen/mine_overlay.png").exists());
+}
+
+#[test]
+fn drawings_and_schema_name_the_stages_and_fields() {
+    let dir = finished_copy();
+    let dot = succeeds(dir.path(), &["graph", "tiny.toml"]);
+    assert!(dot.starts_with("digraph") && dot.contains("sam_embed x 4") && dot.contains("->"), "{dot}");
+    let mermaid = succeeds(dir.path(), &["graph", "tiny.toml", "--format", "mermaid"]);
+    assert!(mermaid.starts_with("flowchart") && mermaid.contains("all variants"), "{mermaid}");
+    let schema: serde_json::Value = serde_json::from_slice(&call(dir.path(), &["schema"]).stdout).unwrap();
+    for field in ["extends", "variant", "sweep", "classifier", "segmentation"] {
+        assert!(schema["properties"][field].is_object(), "{field}");
+    }
+    let doctor = succeeds(dir.path(), &["doctor", "tiny.toml"]);
+    assert!(doctor.contains("libtorch    2.") && doctor.contains("4 training and 2 validation"), "{doctor}");
+}
+
+#[test]
+fn bad_input_is_one_clear_line_and_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pipeline(dir.path(), TINY);
+    for (args, error, hint) in [
+        (&["run", "none.toml"][..], "could not read", "give the path of a pipeline file"),
+        (&["run", "tiny.toml", "--set", "cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
+        (&["run", "tiny.toml", "--set", "sam.weights=gone.safetensors"], "gone.safetensors", "set `sam.weights`"),
+        (
+            &["run", "tiny.toml", "--set", "dataset.kind=voc", "--set", "dataset.root=gone"],
+            "no data set at",
+            "set `dataset.root` to the folder that holds JPEGImages",
+        ),
+        (&["run", "tiny.toml", "--set", "dataset.kind=voc"], "`dataset.root` is not set", "write it in [dataset]"),
+        (&["run", "tiny.toml", "--device", "cuda"], "there is no `cuda`", "run on --device cpu"),
+        (&["predict", "tiny.toml", "x.png", "--variant", "S2C"], "has not been trained", "s2c-pipe run tiny.toml"),
+    ] {
+        let output = call(dir.path(), args);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        let line = |start: &str| said.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+        assert!(line("error: ").contains(error) && line("hint: ").contains(hint), "{args:?}: {said}");
+    }
+}
+
+/// A tree in VOC layout of one training and one validation picture.
+fn voc_tree(root: &Path, image: &Rgb, mask: &LabelMap) {
+    for folder in ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    for list in ["train", "val"] {
+        fs::write(root.join(format!("ImageSets/Segmentation/{list}.txt")), format!("{list}\n")).unwrap();
+        fs::write(root.join(format!("JPEGImages/{list}.png")), encode_rgb(image)).unwrap();
+        fs::write(root.join(format!("SegmentationClass/{list}.png")), encode_label_map(mask)).unwrap();
+    }
+}
+
+/// The smallest picture there is, in which SAM finds nothing, goes through every stage.
+#[test]
+fn one_pixel_and_no_segment_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    voc_tree(&dir.path().join("voc"), &Rgb { height: 1, width: 1, data: vec![90; 3] }, &LabelMap::filled(1, 1, 8));
+    let text = TINY.replace("kind = \"emoji\"", "root = \"voc\"").replace("points_per_side = 3", "points_per_side = 1");
+    let text = text.replace("[[variant]]\nname = \"baseline\"\n", "") + "pseudo_label.refine = [\"segment_vote\"]\n";
+    write_pipeline(dir.path(), &format!("{text}se_map.pred_iou_thresh = 2.0\n"));
+    let said = succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert!(said.contains("voc, mIoU in %"), "{said}");
+}
+
+#[test]
+fn an_interrupt_finishes_the_unit_and_the_next_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pipeline(dir.path(), TINY);
+    let run = program(dir.path()).args(["run", "tiny.toml"]).stderr(Stdio::piped()).spawn().unwrap();
+    // Some unit has finished once there are blobs.
+    let started = Instant::now();
+    while !dir.path().join("cache/blobs").exists() || walk(&dir.path().join("cache/blobs")).is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(300));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let killed = Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    assert!(text(&output).contains("the same command goes on from here"), "{}", text(&output));
+    let left = to_run(dir.path(), &[]);
+    assert!(!left.is_empty());
+    succeeds(dir.path(), &["run", "tiny.toml"]);
+    let undisturbed = finished_copy();
+    assert_eq!(digests(dir.path()), digests(undisturbed.path()));
+}
+
+/// A write that fails half-way, as on a full disk: said, nothing half-written, and the next run goes on.
+#[test]
+fn a_disk_that_takes_no_more_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    write_pipeline(dir.path(), TINY);
+    // Files may grow to 20 MB: embeddings fit, a checkpoint does not. Without the trap the signal would kill.
+    let limited = format!("trap '' XFSZ; ulimit -f 20000; exec {} run tiny.toml", env!("CARGO_BIN_EXE_s2c-pipe"));
+    let output = Command::new("bash").args(["-c", &limited]).current_dir(dir.path()).output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: ") && said.contains("File too large"), "{said}");
+    succeeds(dir.path(), &["cache", "verify"]);
+    let said = succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert!(said.contains("emoji, mIoU in %"), "{said}");
+    let undisturbed = finished_copy();
+    assert_eq!(digests(dir.path()), digests(undisturbed.path()));
+}

@@ -1,0 +1,158 @@
+//! Backbone, DeepLab head, losses and optimiser against PyTorch: `tests/golden/train/make.py`.
+
+use std::path::Path;
+
+use s2c_pipe::data::rng::stream;
+use s2c_pipe::model::Compute;
+use s2c_pipe::model::deeplab::{DeepLab, DeepLabConfig, segmentation};
+use s2c_pipe::model::loss::{SscOptions, classification, cpm, ssc};
+use s2c_pipe::model::optim::{Sgd, SgdOptions};
+use s2c_pipe::model::resnet::{Resnet50, ResnetConfig, StrideIn, channels_last};
+use s2c_pipe::model::weights::{Weights, to_safetensors};
+use tch::{Device, Kind, Tensor};
+
+fn file(name: &str) -> Weights {
+    Weights::parse(&std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
+}
+
+fn golden() -> Weights {
+    file("tests/golden/train/golden.safetensors")
+}
+
+fn resnet50() -> Weights {
+    file("pipelines/weights/resnet50_v1.f16.safetensors")
+}
+
+fn wave(shape: &[i64], step: f64) -> Tensor {
+    (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+}
+
+fn slices(x: &Tensor, n: i64) -> Tensor {
+    let flat = x.detach().flatten(0, -1);
+    let step = (flat.numel() as i64 / n).max(1);
+    let all = flat.slice(0, None, None, step);
+    all.narrow(0, 0, n.min(all.size()[0]))
+}
+
+/// Within `tolerance` of the largest value there.
+#[track_caller]
+fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
+    let expected = golden.raw(name).unwrap();
+    let scale = f64::try_from(expected.abs().max()).unwrap().max(1e-12);
+    let worst = f64::try_from((found.detach() - expected.view(&found.size()[..])).abs().max()).unwrap();
+    assert!(worst <= tolerance * scale, "{name}: off by {worst:.2e} of {scale:.2e}");
+}
+
+#[test]
+fn backbone_and_its_gradients_agree_with_torchvision() {
+    let (golden, weights) = (golden(), resnet50());
+    let image = wave(&[2, 3, 96, 64], 0.37);
+    for (name, stride_in) in [("v1", StrideIn::Conv1), ("v1.5", StrideIn::Conv2)] {
+        for output_stride in [8, 16] {
+            let name = format!("resnet.{name}.{output_stride}");
+            let config = ResnetConfig { stride_in, output_stride, compute: Compute::F32, device: Device::Cpu };
+            let net = Resnet50::load(&weights, &config).unwrap();
+            let feat = net.forward(&image);
+            assert_close(&golden, &format!("{name}.feat"), &slices(&feat, 256), 1e-3);
+            feat.square().mean(Kind::Float).backward();
+            let trained = net.trained();
+            let n_golden = golden.names().filter(|known| known.starts_with(&format!("{name}.grad."))).count();
+            assert_eq!(trained.len(), n_golden);
+            for (part, weight) in trained {
+                // Folding rounds otherwise, and a unit near 0 that it turns on or off changes sums.
+                assert_close(&golden, &format!("{name}.grad.{part}"), &slices(&weight.grad(), 8), 1e-2);
+            }
+            // Folded for inference it is the same network.
+            let folded = tch::no_grad(|| net.folded().forward(&channels_last(&image)));
+            assert_close(&golden, &format!("{name}.feat"), &slices(&folded.contiguous(), 256), 1e-3);
+        }
+    }
+}
+
+#[test]
+fn the_head_of_deeplab_is_the_sum_of_its_branches() {
+    let weights = resnet50();
+    let mut tensors: Vec<(String, Tensor)> =
+        weights.names().map(|name| (name.to_owned(), weights.raw(name).unwrap())).collect();
+    for i in 0..4 {
+        let (weight, bias) = (wave(&[3, 2048, 3, 3], 0.11 + f64::from(i)) * 0.01, wave(&[3], 0.5 + f64::from(i)));
+        tensors.push((format!("head.aspp.{i}.weight"), weight));
+        tensors.push((format!("head.aspp.{i}.bias"), bias));
+    }
+    let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
+    let weights = Weights::parse(&bytes).unwrap();
+    let resnet =
+        ResnetConfig { stride_in: StrideIn::Conv1, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
+    let config = DeepLabConfig { resnet, n_labels: 3 };
+    let model = DeepLab::load(&weights, &config, &mut stream(0, 0, "", "")).unwrap();
+    let image = wave(&[2, 3, 96, 64], 0.37);
+    assert_close(&golden(), "deeplab.logits", &slices(&tch::no_grad(|| model.forward(&image)), 64), 1e-3);
+    let inferred = model.folded().infer(&image);
+    assert_close(&golden(), "deeplab.logits", &slices(&inferred.contiguous(), 64), 1e-3);
+}
+
+fn value_and_grad(input: &Tensor, loss: impl Fn(&Tensor) -> Tensor) -> (Tensor, Tensor) {
+    let input = input.detach().copy().set_requires_grad(true);
+    let value = loss(&input);
+    value.backward();
+    (value.detach().view(1), input.grad())
+}
+
+#[test]
+fn losses_and_their_gradients_agree_with_their_equations() {
+    let golden = golden();
+    let check = |name: &str, (value, grad): (Tensor, Tensor)| {
+        assert_close(&golden, &format!("{name}.value"), &value, 1e-5);
+        assert_close(&golden, &format!("{name}.grad"), &grad, 1e-4);
+    };
+    let labels = Tensor::from_slice(&[1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0]).view([2, 3]);
+    check("cls", value_and_grad(&(wave(&[2, 3, 6, 5], 0.7) * 2.0), |cam| classification(cam, &labels)));
+
+    let places = Tensor::arange(2 * 24 * 20, (Kind::Int64, Device::Cpu)).view([2, 24, 20]);
+    let divided = |by: i64, times: i64| (&places * times).floor_divide_scalar(by).remainder(5);
+    let ids = divided(50, 7);
+    for temperature in [0.5, 0.1] {
+        for (proto_stopgrad, unassigned_negative) in [(true, true), (true, false), (false, true), (false, false)] {
+            let options = SscOptions { temperature, proto_stopgrad, unassigned_negative };
+            let found = value_and_grad(&(wave(&[2, 8, 6, 5], 0.3) + 1.1), |feat| ssc(feat, &ids, &options).unwrap());
+            let name = format!("ssc.{temperature}.{}.{}", i32::from(proto_stopgrad), i32::from(unassigned_negative));
+            check(&name, found);
+        }
+    }
+    assert!(
+        ssc(
+            &wave(&[2, 8, 6, 5], 0.3),
+            &ids.zeros_like(),
+            &SscOptions { temperature: 0.5, proto_stopgrad: true, unassigned_negative: true }
+        )
+        .is_none()
+    );
+
+    let pseudo = divided(40, 3);
+    let pseudo = pseudo.masked_fill(&pseudo.eq(4), 255);
+    check("cpm", value_and_grad(&(wave(&[2, 3, 6, 5], 0.9) * 3.0), |cam| cpm(cam, &labels, &pseudo).unwrap()));
+    assert!(cpm(&wave(&[2, 3, 6, 5], 0.9), &labels, &pseudo.full_like(255)).is_none());
+    let logits = wave(&[2, 4, 6, 5], 0.4) * 2.0;
+    check("seg", value_and_grad(&logits, |logits| segmentation(logits, &pseudo).unwrap()));
+    assert!(segmentation(&logits, &pseudo.full_like(255)).is_none());
+}
+
+#[test]
+fn sgd_steps_as_pytorch_and_its_checkpoint_goes_on() {
+    let value = wave(&[10], 0.5).set_requires_grad(true);
+    let options = SgdOptions { head_lr_mult: 1.0, momentum: 0.9, weight_decay: 5e-4 };
+    let none = Weights::parse(&to_safetensors([]).unwrap()).unwrap();
+    let mut weights = none;
+    let mut value = value;
+    // Each step from the checkpoint of the one before.
+    for _ in 0..2 {
+        let trained = vec![("value".to_owned(), value.shallow_clone())];
+        let mut sgd = Sgd::load(trained, &weights, options).unwrap();
+        sgd.zero_grad();
+        (&value * &value * &value).sum(Kind::Float).backward();
+        sgd.step(0.1);
+        weights = Weights::parse(&sgd.checkpoint(Vec::new(), Vec::new()).unwrap()).unwrap();
+        value = weights.get("value", &[10]).unwrap().set_requires_grad(true);
+    }
+    assert_close(&golden(), "sgd", &value, 1e-6);
+}
