@@ -5,6 +5,8 @@ mod cam_epoch;
 mod engine;
 mod layers;
 #[cfg(feature = "torch")]
+mod pins;
+#[cfg(feature = "torch")]
 mod program;
 #[cfg(feature = "torch")]
 mod sam;

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 /// Two variants, six scenes, every stage.
 const TINY: &str = r#"
+precision = "f32"
+
 [dataset]
 kind = "emoji"
 emoji.n_train = 4
@@ -116,7 +118,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn finished_copy() -> TempDir {
+pub(crate) fn finished_copy() -> TempDir {
     let dir = tempfile::tempdir_in(finished().parent().unwrap()).unwrap();
     copy(finished(), dir.path());
     dir
@@ -324,6 +326,23 @@ fn one_pixel_and_no_segment_at_all() {
     let text = TINY.replace("kind = \"emoji\"", "root = \"voc\"").replace("points_per_side = 3", "points_per_side = 1");
     let text = text.replace("[[variant]]\nname = \"baseline\"\n", "") + "pseudo_label.refine = [\"segment_vote\"]\n";
     write_pipeline(dir.path(), &format!("{text}se_map.pred_iou_thresh = 2.0\n"));
+    let said = succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert!(said.contains("voc, mIoU in %"), "{said}");
+}
+
+/// A picture of 48 megapixels, its network views scaled down; memory stays within what one such picture needs.
+#[test]
+fn a_very_large_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let (height, width) = (6000, 8000);
+    let data = (0..height * width).flat_map(|i| [(i % width / 32) as u8, (i / width / 24) as u8, 128]).collect();
+    let mut mask = LabelMap::filled(height, width, 0);
+    mask.data[..1_000_000].fill(8);
+    voc_tree(&dir.path().join("voc"), &Rgb { height, width, data }, &mask);
+    let text = TINY.replace("kind = \"emoji\"", "root = \"voc\"").replace("points_per_side = 3", "points_per_side = 1");
+    let text = text.replace("scales = [1.0]\n\n", "scales = [0.05]\n\n").replace("overlays = 2", "overlays = 0");
+    let text = text.replace("[segmentation]", "[segmentation]\nenabled = false");
+    write_pipeline(dir.path(), &text);
     let said = succeeds(dir.path(), &["run", "tiny.toml"]);
     assert!(said.contains("voc, mIoU in %"), "{said}");
 }

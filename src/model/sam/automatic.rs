@@ -12,8 +12,8 @@ use crate::vision::se_map::{BoxXyxy, Segment, nms};
 const GPU_BATCH: usize = 64;
 /// On a CPU: what a batch makes stays in its caches and off the page tables (twice as fast as 64 at a time).
 const CPU_BATCH: usize = 2;
-/// Masks drawn at full size together.
-const DRAW: i64 = 16;
+/// Pixels of masks drawn at full size together: sixteen masks of a photograph, one of a poster.
+const DRAW_PIXELS: i64 = 4_000_000;
 
 /// Parameters of SamAutomaticMaskGenerator.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,8 @@ fn draw(
     found: &mut Vec<Segment>,
 ) -> anyhow::Result<()> {
     let mut start = 0;
-    for part in low_res.split(DRAW, 0) {
+    let together = (DRAW_PIXELS / upsampler.pixels().max(1)).clamp(1, 64);
+    for part in low_res.split(together, 0) {
         let n = part.size()[0];
         let ious = Vec::<f32>::try_from(iou.narrow(0, start, n))?;
         start += n;

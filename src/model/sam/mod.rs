@@ -139,6 +139,11 @@ impl MaskUpsampler {
         (self.rows.size()[1] / 4, self.columns.size()[0] / 4)
     }
 
+    /// Of one mask.
+    pub fn pixels(&self) -> i64 {
+        self.rows.size()[0] * self.columns.size()[1]
+    }
+
     /// `(N, h, w)` from the first rows and columns of low-resolution logits, `(N, R, C)`.
     pub fn forward(&self, low_res: &Tensor) -> Tensor {
         self.rows.matmul(&low_res.matmul(&self.columns))
