@@ -78,6 +78,9 @@ pub(super) enum Command {
     Doctor {
         /// A pipeline file whose data and weights are looked at as well
         file: Option<PathBuf>,
+        /// Override a field of that file
+        #[arg(long = "set", value_name = "PATH=VALUE", requires = "file")]
+        sets: Vec<String>,
     },
     /// Print the JSON schema of pipeline files
     Schema,
@@ -107,6 +110,9 @@ pub(super) enum CacheAction {
         /// Pipeline files whose results stay
         #[arg(required = true)]
         keep: Vec<PathBuf>,
+        /// Override a field of these files, as in the runs whose results stay
+        #[arg(long = "set", value_name = "PATH=VALUE")]
+        sets: Vec<String>,
         /// Only tell what would go
         #[arg(long)]
         dry_run: bool,

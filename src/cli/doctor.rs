@@ -35,7 +35,7 @@ pub(super) fn has_bf16() -> bool {
     std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default().contains("amx_bf16")
 }
 
-pub(super) fn doctor(cli: &Cli, file: Option<&Path>) -> anyhow::Result<()> {
+pub(super) fn doctor(cli: &Cli, file: Option<&Path>, sets: &[String]) -> anyhow::Result<()> {
     let line = |what: &str, found: &str| println!("{what:<10}  {found}");
     line("s2c-pipe", env!("CARGO_PKG_VERSION"));
     line("libtorch", &format!("{}, {} threads", env!("S2C_LIBTORCH_VERSION"), tch::get_num_threads()));
@@ -65,7 +65,7 @@ pub(super) fn doctor(cli: &Cli, file: Option<&Path>) -> anyhow::Result<()> {
     let state = if cli.cache.exists() { "there" } else { "made by the first run" };
     line("cache", &format!("{}: {state}", cli.cache.display()));
     match file {
-        Some(file) => check_file(cli, file),
+        Some(file) => check_file(cli, file, sets),
         None => {
             line(
                 "weights",
@@ -76,8 +76,8 @@ pub(super) fn doctor(cli: &Cli, file: Option<&Path>) -> anyhow::Result<()> {
     }
 }
 
-fn check_file(cli: &Cli, file: &Path) -> anyhow::Result<()> {
-    let pipeline = load(file, &[])?;
+fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
+    let pipeline = load(file, sets)?;
     let mut seen = Vec::new();
     for spec in pipeline.cells.iter().map(|cell| &cell.spec) {
         for (field, path) in [
@@ -94,7 +94,7 @@ fn check_file(cli: &Cli, file: &Path) -> anyhow::Result<()> {
             }
         }
     }
-    let experiment = Experiment::open(&open_cache(cli)?, &PipelineArgs { file: file.to_owned(), sets: Vec::new() })?;
+    let experiment = Experiment::open(&open_cache(cli)?, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
     let mut named: Vec<String> = Vec::new();
     for data in experiment.cells.iter().map(|cell| &cell.dataset) {
         let text = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());

@@ -147,8 +147,8 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         }
         Command::Export(args) => export(cli, args)?,
         Command::Predict(args) => predict(cli, args)?,
-        Command::Doctor { file } => doctor(cli, file.as_deref())?,
-        Command::Cache { action: CacheAction::Gc { keep, dry_run } } => collect(cli, keep, *dry_run)?,
+        Command::Doctor { file, sets } => doctor(cli, file.as_deref(), sets)?,
+        Command::Cache { action: CacheAction::Gc { keep, sets, dry_run } } => collect(cli, keep, sets, *dry_run)?,
         _ => bail!("not a command on a pipeline"),
     }
     Ok(ExitCode::SUCCESS)
@@ -157,11 +157,11 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
 fn run_pipeline(
     cli: &Cli,
     args: &PipelineArgs,
-    device: &str,
+    device_name: &str,
     keep_going: bool,
     out: &std::path::Path,
 ) -> anyhow::Result<ExitCode> {
-    let device = parse_device(device)?;
+    let device = parse_device(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -180,13 +180,15 @@ fn run_pipeline(
         scratch: cache.folder().join("scratch"),
         interrupted: interrupted.clone(),
     };
+    let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
+    let made_by = format!("s2c-pipe {version}, libtorch {libtorch}, {device_name}");
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
         targets: &experiment.targets(),
         keep_going,
         interrupted,
         clock: &|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        made_by: concat!("s2c-pipe ", env!("CARGO_PKG_VERSION")),
+        made_by: &made_by,
         observer: &|event| progress.event(event),
     };
     let mut executor = LocalExecutor::new(context, jobs);
@@ -303,11 +305,11 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn collect(cli: &Cli, files: &[std::path::PathBuf], dry_run: bool) -> anyhow::Result<()> {
+fn collect(cli: &Cli, files: &[std::path::PathBuf], sets: &[String], dry_run: bool) -> anyhow::Result<()> {
     let cache = open_cache(cli)?;
     let mut keep = HashSet::new();
     for file in files {
-        let args = PipelineArgs { file: file.clone(), sets: Vec::new() };
+        let args = PipelineArgs { file: file.clone(), sets: sets.to_vec() };
         let experiment = Experiment::open(&cache, &args).with_context(|| format!("`{}`", file.display()))?;
         let all: Vec<UnitIdx> = (0..experiment.graph.units().len()).collect();
         for manifest in crate::pipeline::plan::finished(&experiment.graph, &cache, &all)?.into_iter().flatten() {
@@ -316,6 +318,10 @@ fn collect(cli: &Cli, files: &[std::path::PathBuf], dry_run: bool) -> anyhow::Re
         }
     }
     let report = cache.collect(&keep, dry_run)?;
+    if !dry_run {
+        // Half-done epochs cost time only.
+        let _ = std::fs::remove_dir_all(cache.folder().join("scratch"));
+    }
     let verb = if dry_run { "would be removed" } else { "removed" };
     println!(
         "{} blobs, {} {verb}; {} blobs, {} stay",

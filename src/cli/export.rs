@@ -33,7 +33,11 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
     };
     if units.is_empty() {
         let message = format!("variant `{}` has no such results", cell.name);
-        return Err(Hinted::error(message, "a variant has embeddings and SE maps only where a loss needs them"));
+        let hint = match args.what {
+            Exported::Predictions => "set `segmentation.enabled = true`",
+            _ => "a variant has embeddings and SE maps only where a loss needs them",
+        };
+        return Err(Hinted::error(message, hint));
     }
     // Label maps go where tools for PASCAL VOC look for them.
     let is_label = matches!(args.what, Exported::PseudoLabels | Exported::Predictions);

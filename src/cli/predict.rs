@@ -1,6 +1,7 @@
 //! Pictures of the user's own through a trained variant.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -47,6 +48,21 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     };
     let mut stage = SegInfer::load(serde_json::from_str(params)?, &context)?;
     fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
+    let mut taken = HashSet::new();
+    for path in &args.images {
+        let stem = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?;
+        let png = args.to.join(stem).with_extension("png");
+        if !taken.insert(png.clone()) {
+            return Err(Hinted::error(
+                format!("two pictures would be written to `{}`", png.display()),
+                "call predict for each with a folder of its own: --to DIR",
+            ));
+        }
+        if fs::canonicalize(&png).is_ok_and(|there| fs::canonicalize(path).is_ok_and(|input| input == there)) {
+            let message = format!("`{}` would be overwritten by its label map", path.display());
+            return Err(Hinted::error(message, "give another folder: --to DIR"));
+        }
+    }
     for path in &args.images {
         let name = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?.to_string_lossy();
         let bytes: Bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?.into();

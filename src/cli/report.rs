@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::experiment::Experiment;
 use crate::cache::Cache;
-use crate::data::Item;
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
+use crate::data::{FileRef, Item};
+use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;
 use crate::pipeline::results::ResultsTable;
@@ -19,8 +20,8 @@ use crate::vision::overlay::{cam_over, column, labels_over, row, se_map_over};
 
 /// Writes `results.json`, `results.csv` and `overlays/ITEM.png`; the number of pictures.
 ///
-/// A picture has a row for each variant, in the order of the table: image, CAM, SE map, pseudo-label, prediction,
-/// truth.
+/// A picture has a row for each variant that shows its image, in the order of the table: image, CAM, SE map,
+/// pseudo-label, prediction, truth. Different images of one id have a number in their names.
 pub(super) fn write(
     cache: &Cache,
     experiment: &Experiment,
@@ -37,16 +38,19 @@ pub(super) fn write(
         let manifest = finished[unit?].as_ref()?;
         cache.store().read(&manifest.output(name)?.digest).ok()
     };
-    let mut rows: BTreeMap<&str, Vec<Rgb>> = BTreeMap::new();
+    let mut rows: BTreeMap<(&str, BlobDigest), Vec<Rgb>> = BTreeMap::new();
     for cell in &experiment.cells {
         for units in &cell.overlays {
             let item = &cell.dataset.train[units.item_idx];
             let line = overlay(item, units, &bytes).with_context(|| format!("the overlay of `{}`", item.id))?;
-            rows.entry(&item.id).or_default().push(line);
+            rows.entry((&item.id, item.image.digest)).or_default().push(line);
         }
     }
-    for (item, rows) in &rows {
-        put(&pictures.join(format!("{item}.png")), &encode_rgb(&column(rows)))?;
+    let mut last = ("", 0);
+    for ((item, _), rows) in &rows {
+        last = if last.0 == *item { (*item, last.1 + 1) } else { (*item, 1) };
+        let name = if last.1 == 1 { format!("{item}.png") } else { format!("{item}-{}.png", last.1) };
+        put(&pictures.join(name), &encode_rgb(&column(rows)))?;
     }
     Ok(rows.len())
 }
@@ -56,7 +60,12 @@ fn overlay(
     units: &OverlayUnits,
     bytes: &dyn Fn(Option<UnitIdx>, &str) -> Option<Vec<u8>>,
 ) -> anyhow::Result<Rgb> {
-    let image = decode_rgb(&fs::read(&item.image.path)?)?;
+    let source = |file: &FileRef| {
+        let bytes = fs::read(&file.path).with_context(|| format!("reading `{}`", file.path.display()))?;
+        ensure!(BlobDigest::of(&bytes) == file.digest, "`{}` has changed since the run", file.path.display());
+        Ok(bytes)
+    };
+    let image = decode_rgb(&source(&item.image)?)?;
     let palette = voc_palette();
     let labels = |png: Option<Vec<u8>>| {
         let picture = |png: Vec<u8>| anyhow::Ok(labels_over(&image, &decode_label_map(&png)?, &palette));
@@ -67,7 +76,7 @@ fn overlay(
     let se_map = se_map.map(|png| anyhow::Ok(se_map_over(&image, &decode_se_map(&png)?))).transpose()?;
     let pseudo_label = labels(bytes(Some(units.pseudo_label), "label"))?;
     let prediction = labels(bytes(units.prediction, "prediction"))?;
-    let truth = labels(item.mask.as_ref().map(|mask| fs::read(&mask.path)).transpose()?)?;
+    let truth = labels(item.mask.as_ref().map(source).transpose()?)?;
     Ok(row(&[Some(image.clone()), cam, se_map, pseudo_label, prediction, truth]))
 }
 

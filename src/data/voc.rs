@@ -151,6 +151,9 @@ fn read_list(options: &VocOptions<'_>, list: &str, max: usize) -> Result<Vec<Str
 }
 
 fn scan_item(options: &VocOptions<'_>, id: &str, needs_label: bool, memo: &dyn FileMemo) -> Result<Item, String> {
+    if id.contains('/') {
+        return Err(format!("{id}: an image id is the name of a file in JPEGImages, without `/`"));
+    }
     let images = options.root.join("JPEGImages");
     let image = [format!("{id}.jpg"), format!("{id}.png")].map(|name| images.join(name));
     let Some(image) = image.into_iter().find(|path| path.exists()) else {

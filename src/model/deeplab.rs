@@ -11,8 +11,9 @@ use crate::vision::IGNORE;
 
 /// Dilations of the pyramid at output stride 8; at stride 16 half of each, so that it sees as far in the image.
 const RATES: [i64; 4] = [6, 12, 18, 24];
-/// Standard deviation of new weights.
-const INIT_STD: f64 = 0.01;
+/// Standard deviation of new weights. The reference has 0.01 and thousands of steps to get from there to logits of
+/// order one, which is what this one starts with.
+const INIT_STD: f64 = 0.001;
 
 #[derive(Clone, Copy, Debug)]
 pub struct DeepLabConfig {

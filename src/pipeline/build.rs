@@ -1,6 +1,7 @@
 //! From the cells of a pipeline file to one graph of units: which stage reads what, and which parameters are in
 //! effect there. What a stage does not use never reaches its parameters, so it never reaches a key.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,11 +90,11 @@ impl CellUnits {
         lists.into_iter().flatten().copied().chain(evals).chain(overlays)
     }
 
-    /// What a run of this cell has to have at its end.
+    /// What a run of this cell has to have at its end: all but the epochs before the last.
     pub fn targets(&self) -> Vec<UnitIdx> {
-        let evals = [self.seed_eval, self.pseudo_eval, self.seg_eval].into_iter().flatten();
-        let overlays = self.overlays.iter().flat_map(|overlay| [overlay.se_map, overlay.prediction]).flatten();
-        self.pseudo_labels.iter().copied().chain(evals).chain(overlays).collect()
+        let last = [self.cam_epochs.last(), self.seg_epochs.last()];
+        let is_early = |unit: &UnitIdx| self.cam_epochs.contains(unit) || self.seg_epochs.contains(unit);
+        self.units().filter(|unit| !is_early(unit)).chain(last.into_iter().flatten().copied()).collect()
     }
 }
 
@@ -340,6 +341,7 @@ impl Builder<'_> {
         let inputs = vec![(slot, scored), ("masks", self.graph.add_set(InputSet { members: masks }))];
         let n_classes = self.n_classes();
         let classes = labels_of(&self.spec.evaluate.classes).map_err(|name| anyhow::anyhow!("no class `{name}`"))?;
+        let classes = BTreeSet::from_iter(classes).into_iter().collect();
         let unit = if kind == SeedEval::KIND {
             self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes }, inputs)?
         } else {

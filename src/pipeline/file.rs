@@ -93,6 +93,15 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         _ => Vec::new(),
     };
     let sets = sets.iter().map(|set| read_set(set)).collect::<Result<Vec<_>, _>>()?;
+    for (axis, _) in &axes {
+        let field = full_path(axis);
+        if sets.iter().any(|(set, _)| field.as_ref().is_ok_and(|field| field == set)) {
+            return Err(FileError::hinted(
+                format!("`--set {axis}=..` would make all points of the axis `{axis}` equal"),
+                "change [sweep] in the file, or set another field",
+            ));
+        }
+    }
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut cells: Vec<Cell> = Vec::new();
     for mut variant in variants {
@@ -163,6 +172,24 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     let mut table: Table = toml::from_str(&text).map_err(wrong)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     resolve_paths(&mut table, folder);
+    // Overrides as well, by their dotted paths.
+    let flat = |overrides: &Table| {
+        let mut found = Vec::new();
+        flatten("", &Value::Table(overrides.clone()), &mut found);
+        let resolved = |(name, value): Override| (resolve_override(&name, &value, folder).unwrap_or(value), name);
+        Table::from_iter(found.into_iter().map(resolved).map(|(value, name)| (name, value)))
+    };
+    match table.get_mut("variant") {
+        Some(Value::Array(variants)) => variants.iter_mut().for_each(|variant| {
+            if let Value::Table(overrides) = variant {
+                *overrides = flat(overrides);
+            }
+        }),
+        _ => {}
+    }
+    if let Some(Value::Table(axes)) = table.get_mut("sweep") {
+        *axes = flat(axes);
+    }
     match table.remove("extends") {
         Some(Value::String(base)) => {
             let mut merged = read(&folder.join(base), above)?;
@@ -221,6 +248,19 @@ fn merge(into: &mut Table, from: Table) {
             (Some(Value::Table(into)), Value::Table(from)) => merge(into, from),
             (_, value) => drop(into.insert(name, value)),
         }
+    }
+}
+
+/// An override that is a path, or an axis of them, taken from the folder of its file.
+fn resolve_override(name: &str, value: &Value, folder: &Path) -> Option<Value> {
+    let is_path = full_path(name).is_ok_and(|field| PATHS.contains(&field.as_str()));
+    let absolute = |text: &str| Value::String(folder.join(text).to_string_lossy().into_owned());
+    match value {
+        Value::String(text) if is_path => Some(absolute(text)),
+        Value::Array(values) if is_path => {
+            Some(Value::Array(values.iter().map(|value| value.as_str().map_or(value.clone(), absolute)).collect()))
+        }
+        _ => None,
     }
 }
 
@@ -400,6 +440,9 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         ((0.0..1.0).contains(&segmentation.weight_decay), "segmentation.weight_decay", "is not in 0..1"),
         (scales(&segmentation.test_scales), "segmentation.test_scales", "is empty or has a scale outside 0..=8"),
         ((1..=128).contains(&spec.se_map.points_per_side), "se_map.points_per_side", "is not in 1..=128"),
+        (fraction(spec.se_map.stability_score_thresh), "se_map.stability_score_thresh", "is not in 0..=1"),
+        (fraction(spec.se_map.box_nms_thresh), "se_map.box_nms_thresh", "is not in 0..=1"),
+        ((0.0..=2.0).contains(&spec.se_map.pred_iou_thresh), "se_map.pred_iou_thresh", "is not in 0..=2"),
         (spec.se_map.stability_score_offset.is_finite(), "se_map.stability_score_offset", "is not finite"),
         (matches!(classifier.stride, 8 | 16), "classifier.stride", "is neither 8 nor 16"),
         (classifier.epochs > 0, "classifier.epochs", "is 0"),
@@ -507,6 +550,13 @@ mod tests {
                 "",
             ),
             (
+                "dataset.root='v'\n[sweep]\n'cpm.tau' = [0.1]",
+                &["classifier.cpm.tau=0.3"],
+                "would make all points of the axis `cpm.tau` equal",
+                "change [sweep] in the file, or set another field",
+            ),
+            ("dataset.root='v'\nse_map.box_nms_thresh=nan", &[], "`se_map.box_nms_thresh` is not in 0..=1", ""),
+            (
                 "dataset.kind='emoji'\ndataset.emoji.classes=['catt']",
                 &[],
                 "`dataset.emoji.classes`: no class `catt`",
@@ -529,5 +579,11 @@ mod tests {
         let spec = load(&path, &[]).unwrap().cells.remove(0).spec;
         assert_eq!((spec.rng_seed, spec.classifier.epochs), (3, 4));
         assert_eq!(spec.dataset.root.unwrap(), dir.path().join("base/voc"));
+
+        // So are those of a variant.
+        let variant = "dataset.root = 'voc'\n[[variant]]\nname = 'a'\nclassifier.weights = 'w'";
+        fs::write(dir.path().join("base/b.toml"), variant).unwrap();
+        let spec = load(&path, &[]).unwrap().cells.remove(0).spec;
+        assert_eq!(spec.classifier.weights, dir.path().join("base/w"));
     }
 }

@@ -1,5 +1,5 @@
 //! The pipeline file as typed values, with every default. What each field means is said here once: the JSON
-//! schema, the README's table and the errors take it from these comments.
+//! schema takes it from these comments.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLab
 pub struct Spec {
     /// Random streams (order of images, augmentation, head initialisation) derive from it.
     pub rng_seed: u64,
-    /// `auto`: bf16 where the device computes it natively, else f32. The choice made is in the key.
+    /// `auto`: bf16 where the processor has AMX, else f32; on a GPU say which. The choice made is in the key.
     pub precision: Precision,
     pub dataset: DatasetSpec,
     pub sam: SamSpec,

@@ -103,7 +103,8 @@ impl Stage for CamEpoch {
     // 1: first version
     // 2: CPM: prompts of unequal lengths are decoded apart, masks and peaks end where the padding begins
     // 3: CPM looks through convolutions in another memory order, which rounds otherwise
-    const VERSION: u64 = 3;
+    // 4: `losses` has L_CLS where it had the sum of all
+    const VERSION: u64 = 4;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 
@@ -185,10 +186,9 @@ impl Trainer for CamTrainer<'_> {
         });
         let cpm = params.cpm.as_ref().zip(pseudo);
         let cpm = cpm.and_then(|(of, pseudo)| Some((cpm_loss(&output.cam, &labels, &pseudo)?, of.weight)));
-        let mut loss = cls.shallow_clone();
-        for (term, weight) in [&ssc, &cpm].into_iter().flatten() {
-            loss += term * *weight;
-        }
+        // Summed into a new tensor: `+=` would write into `cls`.
+        let more = [&ssc, &cpm].into_iter().flatten();
+        let loss = more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight);
         loss.backward();
         let value = |loss: &Tensor| loss.to_kind(Kind::Double).double_value(&[]);
         let row = StepLosses {

@@ -64,7 +64,8 @@ struct Sample {
 impl Stage for SegEpoch {
     const KIND: &'static str = "seg_epoch";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: a smaller head at the start
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = SegEpochParams;
 

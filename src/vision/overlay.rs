@@ -22,15 +22,18 @@ pub fn row(panels: &[Option<Rgb>]) -> Rgb {
     Rgb { height, width, data }
 }
 
-/// Rows of one width, one above the other.
+/// Rows one above the other; white beside the shorter ones.
 pub fn column(rows: &[Rgb]) -> Rgb {
-    let width = rows.first().map_or(0, |row| row.width);
+    let width = rows.iter().map(|row| row.width).max().unwrap_or(0);
     let mut data = Vec::new();
     for (i, row) in rows.iter().enumerate() {
         if i > 0 {
             data.extend(std::iter::repeat_n(255, GAP * width * 3));
         }
-        data.extend_from_slice(&row.data);
+        for line in row.data.chunks_exact((row.width * 3).max(1)) {
+            data.extend_from_slice(line);
+            data.extend(std::iter::repeat_n(255, (width - row.width) * 3));
+        }
     }
     let height = data.len() / (width * 3).max(1);
     Rgb { height, width, data }

@@ -64,7 +64,7 @@ pub fn segment_everything(
 
 /// Draws masks at the size of the image and keeps the stable ones.
 ///
-/// - `low_res`: `(M, 256, 256)`, `iou`: `(M)`
+/// - `low_res`: `(M, R, C)`, `iou`: `(M)`
 fn draw(
     low_res: &Tensor,
     iou: &Tensor,
