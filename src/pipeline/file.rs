@@ -179,13 +179,12 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
         let resolved = |(name, value): Override| (resolve_override(&name, &value, folder).unwrap_or(value), name);
         Table::from_iter(found.into_iter().map(resolved).map(|(value, name)| (name, value)))
     };
-    match table.get_mut("variant") {
-        Some(Value::Array(variants)) => variants.iter_mut().for_each(|variant| {
+    if let Some(Value::Array(variants)) = table.get_mut("variant") {
+        for variant in variants {
             if let Value::Table(overrides) = variant {
                 *overrides = flat(overrides);
             }
-        }),
-        _ => {}
+        }
     }
     if let Some(Value::Table(axes)) = table.get_mut("sweep") {
         *axes = flat(axes);
