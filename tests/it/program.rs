@@ -198,7 +198,21 @@ fn a_run_leaves_pictures_and_tables() {
     let picture = fs::read(out.join("overlays/train_0000.png")).unwrap();
     let picture = s2c_pipe::data::image::decode_rgb(&picture).unwrap();
     assert!(picture.width > 6 * 48 && picture.height > 2 * 48, "six panels, two variants");
-    assert_eq!(fs::read_dir(out.join("overlays")).unwrap().count(), 2);
+    let pictures = walk(&out.join("overlays"));
+    assert_eq!(pictures.iter().filter(|path| path.extension().is_some_and(|e| e == "png")).count(), 2);
+
+    // Drawn again where one is gone or shows something else, and only then.
+    let dir = finished_copy();
+    let one = dir.path().join("out/tiny/overlays/train_0000.png");
+    let before = fs::read(&one).unwrap();
+    fs::write(&one, "kept").unwrap();
+    succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert_eq!(fs::read(&one).unwrap(), b"kept");
+    fs::remove_file(&one).unwrap();
+    succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert_eq!(fs::read(&one).unwrap(), before);
+    succeeds(dir.path(), &["run", "tiny.toml", "--set", "pseudo_label.threshold=0.9"]);
+    assert_ne!(fs::read(&one).unwrap(), before);
 }
 
 #[test]
