@@ -90,7 +90,7 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
         }
         DatasetKind::Emoji => {
             let emoji = &spec.emoji;
-            let mut labels = labels_of(&emoji.classes).map_err(|name| anyhow::anyhow!("no class `{name}`"))?;
+            let mut labels = labels_of(&emoji.classes)?;
             if labels.is_empty() {
                 labels = (1..=20).collect();
             }

@@ -1,8 +1,8 @@
 //! Pictures of the user's own through a trained variant.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
-use std::collections::HashSet;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -48,11 +48,11 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     };
     let mut stage = SegInfer::load(serde_json::from_str(params)?, &context)?;
     fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
-    let mut taken = HashSet::new();
+    let mut targets: Vec<PathBuf> = Vec::new();
     for path in &args.images {
         let stem = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?;
-        let png = args.to.join(stem).with_extension("png");
-        if !taken.insert(png.clone()) {
+        let png = args.to.join(format!("{}.png", stem.to_string_lossy()));
+        if targets.contains(&png) {
             return Err(Hinted::error(
                 format!("two pictures would be written to `{}`", png.display()),
                 "call predict for each with a folder of its own: --to DIR",
@@ -62,9 +62,9 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
             let message = format!("`{}` would be overwritten by its label map", path.display());
             return Err(Hinted::error(message, "give another folder: --to DIR"));
         }
+        targets.push(png);
     }
-    for path in &args.images {
-        let name = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?.to_string_lossy();
+    for (path, png) in args.images.iter().zip(&targets) {
         let bytes: Bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?.into();
         let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
         let reader = WithImage { digest: BlobDigest::of(&bytes), bytes, cache: &cache };
@@ -75,13 +75,14 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
             params: params.to_string(),
             inputs: vec![input("checkpoint", checkpoint), input("image", reader.digest)],
         };
-        let outputs = stage.run(&UnitInput { label: &name, fingerprint: &fingerprint, reader: &reader })?;
+        let outputs =
+            stage.run(&UnitInput { label: &png.to_string_lossy(), fingerprint: &fingerprint, reader: &reader })?;
         let prediction = &outputs.first().context("no prediction")?.bytes;
         let labels = decode_label_map(prediction)?;
-        let png = args.to.join(format!("{name}.png"));
-        put(&png, prediction)?;
+        put(png, prediction)?;
         let overlay = labels_over(&image, &labels, &voc_palette());
-        put(&args.to.join(format!("{name}_overlay.png")), &encode_rgb(&overlay))?;
+        let stem = png.file_stem().unwrap_or_default().to_string_lossy();
+        put(&png.with_file_name(format!("{stem}_overlay.png")), &encode_rgb(&overlay))?;
 
         let mut pixels = [0usize; 256];
         labels.data.iter().for_each(|&label| pixels[usize::from(label)] += 1);

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 
 use super::experiment::Experiment;
-use crate::cache::Cache;
+use crate::artifact::Manifest;
+use crate::cache::{BlobStore, Cache};
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
 use crate::data::{FileRef, Item};
 use crate::digest::BlobDigest;
@@ -34,53 +36,37 @@ pub(super) fn write(
     put(&folder.join("results.csv"), table.csv().as_bytes())?;
 
     let finished = experiment.finished(cache)?;
-    // Pictures of the same parts, in the same order, are the same.
-    let digest = |unit: Option<UnitIdx>, name: &str| {
-        let found = unit.and_then(|unit| Some(finished[unit].as_ref()?.output(name)?.digest.to_string()));
-        found.unwrap_or_default()
-    };
-    let mut parts = String::from("1"); // raised when equal parts give other pictures
-    for cell in &experiment.cells {
-        for units in &cell.overlays {
-            let item = &cell.dataset.train[units.item_idx];
-            let mask = item.mask.as_ref().map(|mask| mask.digest.to_string()).unwrap_or_default();
-            let outputs = [
-                digest(Some(units.cam), "cam"),
-                digest(units.se_map, "se_map"),
-                digest(Some(units.pseudo_label), "label"),
-                digest(units.prediction, "prediction"),
-            ];
-            parts.push_str(&format!("\n{} {} {mask} {}", item.id, item.image.digest, outputs.join(" ")));
-        }
-    }
+    let rows: Vec<Row<'_>> = experiment
+        .cells
+        .iter()
+        .flat_map(|cell| {
+            cell.overlays.iter().map(|units| Row::new(&cell.dataset.train[units.item_idx], units, &finished))
+        })
+        .collect();
+    // Pictures of the same parts, in the same order, are the same. The number is raised when equal parts give others.
+    let parts = format!("1{}", rows.iter().map(Row::parts).collect::<String>());
     let stamp = BlobDigest::of(parts.as_bytes()).to_string();
-    let drawn = folder.join("overlays/.parts");
+    let drawn = pictures.join(".parts");
     let (known, names) = drawn_before(&drawn);
     if known == stamp && names.iter().all(|name| pictures.join(name).exists()) {
         return Ok(names.len());
     }
-    let bytes = |unit: Option<UnitIdx>, name: &str| {
-        let manifest = finished[unit?].as_ref()?;
-        cache.store().read(&manifest.output(name)?.digest).ok()
-    };
-    let mut rows: BTreeMap<(&str, BlobDigest), Vec<Rgb>> = BTreeMap::new();
-    for cell in &experiment.cells {
-        for units in &cell.overlays {
-            let item = &cell.dataset.train[units.item_idx];
-            let line = overlay(item, units, &bytes).with_context(|| format!("the overlay of `{}`", item.id))?;
-            rows.entry((&item.id, item.image.digest)).or_default().push(line);
-        }
+    let mut by_image: BTreeMap<(&str, BlobDigest), Vec<Rgb>> = BTreeMap::new();
+    for shown in &rows {
+        let Item { id, image, .. } = shown.item;
+        let picture = shown.draw(cache.store()).with_context(|| format!("the overlay of `{id}`"))?;
+        by_image.entry((id, image.digest)).or_default().push(picture);
     }
     let mut last = ("", 0);
     let mut names = Vec::new();
-    for ((item, _), rows) in &rows {
+    for ((item, _), rows) in &by_image {
         last = if last.0 == *item { (*item, last.1 + 1) } else { (*item, 1) };
         let name = if last.1 == 1 { format!("{item}.png") } else { format!("{item}-{}.png", last.1) };
         put(&pictures.join(&name), &encode_rgb(&column(rows)))?;
         names.push(name);
     }
     put(&drawn, format!("{stamp}\n{}", names.join("\n")).as_bytes())?;
-    Ok(rows.len())
+    Ok(names.len())
 }
 
 /// What the pictures that are there show, and their names.
@@ -90,29 +76,57 @@ fn drawn_before(file: &Path) -> (String, Vec<String>) {
     (lines.next().unwrap_or_default(), lines.collect())
 }
 
-fn overlay(
-    item: &Item,
-    units: &OverlayUnits,
-    bytes: &dyn Fn(Option<UnitIdx>, &str) -> Option<Vec<u8>>,
-) -> anyhow::Result<Rgb> {
-    let source = |file: &FileRef| {
-        let bytes = fs::read(&file.path).with_context(|| format!("reading `{}`", file.path.display()))?;
-        ensure!(BlobDigest::of(&bytes) == file.digest, "`{}` has changed since the run", file.path.display());
-        Ok(bytes)
-    };
-    let image = decode_rgb(&source(&item.image)?)?;
-    let palette = voc_palette();
-    let labels = |png: Option<Vec<u8>>| {
-        let picture = |png: Vec<u8>| anyhow::Ok(labels_over(&image, &decode_label_map(&png)?, &palette));
-        png.map(picture).transpose()
-    };
-    let cam = bytes(Some(units.cam), "cam").map(|cam| anyhow::Ok(cam_over(&image, &read_cam(&cam)?))).transpose()?;
-    let se_map = bytes(units.se_map, "se_map");
-    let se_map = se_map.map(|png| anyhow::Ok(se_map_over(&image, &decode_se_map(&png)?))).transpose()?;
-    let pseudo_label = labels(bytes(Some(units.pseudo_label), "label"))?;
-    let prediction = labels(bytes(units.prediction, "prediction"))?;
-    let truth = labels(item.mask.as_ref().map(source).transpose()?)?;
-    Ok(row(&[Some(image.clone()), cam, se_map, pseudo_label, prediction, truth]))
+/// One row of a picture: an image and the blobs of what a variant made of it.
+struct Row<'a> {
+    item: &'a Item,
+    cam: Option<BlobDigest>,
+    se_map: Option<BlobDigest>,
+    pseudo_label: Option<BlobDigest>,
+    prediction: Option<BlobDigest>,
+}
+
+impl<'a> Row<'a> {
+    fn new(item: &'a Item, units: &OverlayUnits, finished: &[Option<Arc<Manifest>>]) -> Self {
+        let blob = |unit: Option<UnitIdx>, name: &str| Some(finished[unit?].as_ref()?.output(name)?.digest);
+        Self {
+            item,
+            cam: blob(Some(units.cam), "cam"),
+            se_map: blob(units.se_map, "se_map"),
+            pseudo_label: blob(Some(units.pseudo_label), "label"),
+            prediction: blob(units.prediction, "prediction"),
+        }
+    }
+
+    /// Two rows with equal parts look the same.
+    fn parts(&self) -> String {
+        let Self { item, cam, se_map, pseudo_label, prediction } = self;
+        let mask = item.mask.as_ref().map(|mask| mask.digest);
+        let digests = [Some(item.image.digest), mask, *cam, *se_map, *pseudo_label, *prediction];
+        let digests = digests.map(|digest| digest.map_or_else(|| "-".to_owned(), |digest| digest.to_string()));
+        format!("\n{} {}", item.id, digests.join(" "))
+    }
+
+    /// A panel stays empty where its part is not in the store.
+    fn draw(&self, store: &BlobStore) -> anyhow::Result<Rgb> {
+        let bytes = |digest: Option<BlobDigest>| digest.and_then(|digest| store.read(&digest).ok());
+        let source = |file: &FileRef| {
+            let bytes = fs::read(&file.path).with_context(|| format!("reading `{}`", file.path.display()))?;
+            ensure!(BlobDigest::of(&bytes) == file.digest, "`{}` has changed since the run", file.path.display());
+            Ok(bytes)
+        };
+        let image = decode_rgb(&source(&self.item.image)?)?;
+        let palette = voc_palette();
+        let labels = |png: Option<Vec<u8>>| {
+            let picture = |png: Vec<u8>| anyhow::Ok(labels_over(&image, &decode_label_map(&png)?, &palette));
+            png.map(picture).transpose()
+        };
+        let cam = bytes(self.cam).map(|cam| anyhow::Ok(cam_over(&image, &read_cam(&cam)?))).transpose()?;
+        let se_map = bytes(self.se_map);
+        let se_map = se_map.map(|png| anyhow::Ok(se_map_over(&image, &decode_se_map(&png)?))).transpose()?;
+        let (pseudo_label, prediction) = (labels(bytes(self.pseudo_label))?, labels(bytes(self.prediction))?);
+        let truth = labels(self.item.mask.as_ref().map(source).transpose()?)?;
+        Ok(row(&[Some(image.clone()), cam, se_map, pseudo_label, prediction, truth]))
+    }
 }
 
 /// Writes a file whole or not at all.

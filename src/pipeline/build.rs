@@ -287,12 +287,8 @@ impl Builder<'_> {
                     pad_label: spec.cpm.pad_label,
                 }),
             };
-            let mut inputs = vec![match units.last() {
-                Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
-                None => ("weights", self.weights(&spec.weights)?),
-            }];
-            inputs.push(("images", images.clone()));
-            inputs.push(("labels", labels.clone()));
+            let start = self.start(units.last(), &spec.weights)?;
+            let mut inputs = vec![start, ("images", images.clone()), ("labels", labels.clone())];
             if with_ssc {
                 inputs.push(("se_maps", self.outputs(&dataset.train, se_maps, "se_map")));
             }
@@ -340,7 +336,7 @@ impl Builder<'_> {
         let scored = self.graph.add_set(InputSet { members: scored });
         let inputs = vec![(slot, scored), ("masks", self.graph.add_set(InputSet { members: masks }))];
         let n_classes = self.n_classes();
-        let classes = labels_of(&self.spec.evaluate.classes).map_err(|name| anyhow::anyhow!("no class `{name}`"))?;
+        let classes = labels_of(&self.spec.evaluate.classes)?;
         let classes = BTreeSet::from_iter(classes).into_iter().collect();
         let unit = if kind == SeedEval::KIND {
             self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes }, inputs)?
@@ -398,11 +394,8 @@ impl Builder<'_> {
                 momentum: spec.momentum,
                 weight_decay: spec.weight_decay,
             };
-            let first = match units.last() {
-                Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
-                None => ("weights", self.weights(&spec.weights)?),
-            };
-            let inputs = vec![first, ("images", images.clone()), ("labels", labels.clone())];
+            let start = self.start(units.last(), &spec.weights)?;
+            let inputs = vec![start, ("images", images.clone()), ("labels", labels.clone())];
             units.push(self.add::<SegEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
         }
         Ok(units)
@@ -443,6 +436,14 @@ impl Builder<'_> {
     fn outputs(&mut self, items: &[Item], units: &[UnitIdx], name: &'static str) -> Source {
         let members = items.iter().zip(units).map(|(item, &unit)| (item.id.clone(), of(unit, name))).collect();
         self.graph.add_set(InputSet { members })
+    }
+
+    /// What an epoch starts from: the epoch before it, or weights made elsewhere.
+    fn start(&self, previous: Option<&UnitIdx>, weights: &Path) -> anyhow::Result<(&'static str, Source)> {
+        Ok(match previous {
+            Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
+            None => ("weights", self.weights(weights)?),
+        })
     }
 
     fn weights(&self, path: &Path) -> anyhow::Result<Source> {

@@ -418,9 +418,9 @@ fn check(spec: &Spec) -> Result<(), FileError> {
     let (least, most) = segmentation.scale;
     let emoji = &spec.dataset.emoji;
     for (field, names) in [("dataset.emoji.classes", &emoji.classes), ("evaluate.classes", &spec.evaluate.classes)] {
-        if let Err(name) = labels_of(names) {
-            let hint = nearest(&name, &VOC_CLASSES[1..]).map(|near| format!("did you mean `{near}`?"));
-            return Err(FileError { message: format!("`{field}`: no class `{name}`"), hint });
+        if let Err(unknown) = labels_of(names) {
+            let hint = nearest(&unknown.0, &VOC_CLASSES[1..]).map(|near| format!("did you mean `{near}`?"));
+            return Err(FileError { message: format!("`{field}`: {unknown}"), hint });
         }
     }
     let rules = [

@@ -6,19 +6,17 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::epoch::{EpochOptions, Start, Trainer, batch_tensor, ensure_finite, train};
+use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
 use super::params::{AlphaCam, AlphaSam, Backbone, Compute, PadLabel};
 use super::sam_embed::read_embedding;
 use super::{Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_rgb, decode_se_map};
 use crate::data::rng::stream;
-use crate::digest::BlobDigest;
 use crate::model::classifier::{Classifier, ClassifierConfig};
 use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty, pseudo_map};
 use crate::model::loss::{SscOptions, classification, cpm as cpm_loss, ssc};
 use crate::model::optim::{Sgd, SgdOptions};
-use crate::model::resnet::ResnetConfig;
 use crate::model::sam::SamDecoder;
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
@@ -123,18 +121,17 @@ impl Stage for CamEpoch {
         };
 
         let start = Start::read(input, context)?;
-        let (stride_in, compute) = (params.backbone.into(), params.precision.into());
-        let resnet = ResnetConfig { stride_in, output_stride: i64::from(params.stride), compute, device };
+        let resnet = params.backbone.config(params.stride, params.precision, device);
         let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
         let mut trainer = CamTrainer { classifier, sgd, decoder, params, device };
-        let items = Items::read(input)?;
+        let items = Items::read(input, params)?;
         let CamEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
         let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
-        let sample = |item: &str| items.sample(item, params, input);
-        train(&mut trainer, start, &items.names, sample, options, (input, context))
+        let sample = |item: &str| items.sample(item, params);
+        train(&mut trainer, start, &items.images.items, sample, options, (input, context))
     }
 }
 
@@ -251,21 +248,17 @@ fn compact(map: &SeMap) -> Vec<i64> {
 }
 
 /// What an epoch reads, by item.
-struct Items {
-    names: Vec<String>,
-    images: HashMap<String, BlobDigest>,
+struct Items<'a> {
+    images: Members<'a>,
     labels: HashMap<String, Vec<u8>>,
-    se_maps: HashMap<String, BlobDigest>,
-    embeddings: HashMap<String, BlobDigest>,
+    /// With SSC.
+    se_maps: Option<Members<'a>>,
+    /// With CPM.
+    embeddings: Option<Members<'a>>,
 }
 
-impl Items {
-    fn read(input: &UnitInput<'_>) -> anyhow::Result<Self> {
-        let images = input.set("images")?;
-        let set = |slot: &str| match input.has(slot) {
-            true => input.set(slot).map(HashMap::from_iter),
-            false => Ok(HashMap::new()),
-        };
+impl<'a> Items<'a> {
+    fn read(input: &'a UnitInput<'a>, params: &CamEpochParams) -> anyhow::Result<Self> {
         let text = input.bytes("labels")?;
         let line = |line: &str| {
             let (item, classes) = line.split_once('\t')?;
@@ -273,35 +266,29 @@ impl Items {
         };
         let labels: Option<HashMap<_, _>> = std::str::from_utf8(&text)?.lines().map(line).collect();
         Ok(Self {
-            names: images.iter().map(|(name, _)| name.clone()).collect(),
-            images: images.into_iter().collect(),
+            images: Members::of(input, "images")?,
             labels: labels.context("input `labels` is not a list of labels")?,
-            se_maps: set("se_maps")?,
-            embeddings: set("embeddings")?,
+            se_maps: params.ssc.as_ref().map(|_| Members::of(input, "se_maps")).transpose()?,
+            embeddings: params.cpm.as_ref().map(|_| Members::of(input, "embeddings")).transpose()?,
         })
     }
 
-    fn sample(&self, item: &str, params: &CamEpochParams, input: &UnitInput<'_>) -> anyhow::Result<Sample> {
-        let of = |slot: &str, digests: &HashMap<String, BlobDigest>| {
-            let digest = digests.get(item).with_context(|| format!("`{item}` is not in `{slot}`"))?;
-            input.read(slot, digest)
-        };
-        let image = decode_rgb(&of("images", &self.images)?).with_context(|| format!("image `{item}`"))?;
+    fn sample(&self, item: &str, params: &CamEpochParams) -> anyhow::Result<Sample> {
+        let image = decode_rgb(&self.images.bytes(item)?).with_context(|| format!("image `{item}`"))?;
         let mut rng = stream(params.rng_seed, u64::from(params.epoch), item, "augment");
         let size = (image.height, image.width);
         let transform = Transform::sample_long(&mut rng, size, params.resize_long, params.crop as usize);
         let jitter = Jitter::sample(&mut rng, params.jitter);
-        let se_map = match &params.ssc {
-            Some(_) => {
-                let map =
-                    decode_se_map(&of("se_maps", &self.se_maps)?).with_context(|| format!("SE map of `{item}`"))?;
+        let se_map = match &self.se_maps {
+            Some(maps) => {
+                let map = decode_se_map(&maps.bytes(item)?).with_context(|| format!("SE map of `{item}`"))?;
                 ensure!((map.height, map.width) == size, "`{item}`: SE map and image differ in size");
                 Some(transform.apply_grid(&map, 0))
             }
             None => None,
         };
-        let embedding = match &params.cpm {
-            Some(_) => Some(read_embedding(&of("embeddings", &self.embeddings)?)?.0),
+        let embedding = match &self.embeddings {
+            Some(embeddings) => Some(read_embedding(&embeddings.bytes(item)?)?.0),
             None => None,
         };
         let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();

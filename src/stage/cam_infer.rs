@@ -11,7 +11,6 @@ use crate::data::augment::{MEAN, STD};
 use crate::data::image::{Filter, decode_rgb, resize_rgb};
 use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
-use crate::model::resnet::ResnetConfig;
 use crate::model::rgb_tensor;
 use crate::model::weights::Weights;
 use crate::vision::{Cam, Rgb};
@@ -49,12 +48,7 @@ impl Stage for CamInfer {
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, device, classifier } = self;
-        let resnet = ResnetConfig {
-            stride_in: params.backbone.into(),
-            output_stride: i64::from(params.stride),
-            compute: params.precision.into(),
-            device: *device,
-        };
+        let resnet = params.backbone.config(params.stride, params.precision, *device);
         let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
         // A checkpoint has a head, so nothing is drawn from the stream.
         let load = |bytes: &[u8]| {

@@ -3,6 +3,7 @@
 //! The state is saved every two minutes and on request, and a resumed epoch ends with the bytes of an undisturbed
 //! one, since random streams derive from (rng_seed, epoch, item).
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tch::Tensor;
 
 use super::loader::ahead;
-use super::{Interrupted, Output, StageContext, UnitInput, scratch_of};
+use super::{Bytes, Interrupted, Output, StageContext, UnitInput, scratch_of};
 use crate::data::rng::{shuffle, stream};
 use crate::digest::BlobDigest;
 use crate::model::optim::poly;
@@ -32,6 +33,28 @@ pub(super) struct EpochOptions {
     pub(super) batch_size: usize,
     /// At the first step of the first epoch.
     pub(super) lr: f64,
+}
+
+/// The members of a set slot, found by item.
+pub(super) struct Members<'a> {
+    input: &'a UnitInput<'a>,
+    slot: &'static str,
+    /// In the order of the set.
+    pub(super) items: Vec<String>,
+    digests: HashMap<String, BlobDigest>,
+}
+
+impl<'a> Members<'a> {
+    pub(super) fn of(input: &'a UnitInput<'a>, slot: &'static str) -> anyhow::Result<Self> {
+        let members = input.set(slot)?;
+        let items = members.iter().map(|(item, _)| item.clone()).collect();
+        Ok(Self { input, slot, items, digests: members.into_iter().collect() })
+    }
+
+    pub(super) fn bytes(&self, item: &str) -> anyhow::Result<Bytes> {
+        let digest = self.digests.get(item).with_context(|| format!("`{item}` is not in `{}`", self.slot))?;
+        self.input.read(self.slot, digest)
+    }
 }
 
 /// A model in training, as the loop sees it.

@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "torch")]
+use crate::model::resnet::{ResnetConfig, StrideIn};
+
 /// The number format a stage computes in: a spec's precision once the device is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,11 +81,12 @@ pub enum Refinement {
 }
 
 #[cfg(feature = "torch")]
-impl From<Backbone> for crate::model::resnet::StrideIn {
-    fn from(backbone: Backbone) -> Self {
-        match backbone {
-            Backbone::Resnet50V1 => Self::Conv1,
-            Backbone::Resnet50 => Self::Conv2,
-        }
+impl Backbone {
+    pub(super) fn config(self, stride: u32, precision: Compute, device: tch::Device) -> ResnetConfig {
+        let stride_in = match self {
+            Self::Resnet50V1 => StrideIn::Conv1,
+            Self::Resnet50 => StrideIn::Conv2,
+        };
+        ResnetConfig { stride_in, output_stride: i64::from(stride), compute: precision.into(), device }
     }
 }

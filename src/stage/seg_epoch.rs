@@ -1,21 +1,17 @@
 //! `seg_epoch`: one epoch of DeepLab on pseudo-labels.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::epoch::{EpochOptions, Start, Trainer, batch_tensor, ensure_finite, train};
+use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
 use super::params::{Backbone, Compute};
 use super::{Output, Stage, StageContext, UnitInput};
 use crate::data::augment::Transform;
 use crate::data::image::{decode_label_map, decode_rgb};
 use crate::data::rng::stream;
-use crate::digest::BlobDigest;
 use crate::model::deeplab::{DeepLab, DeepLabConfig, segmentation};
 use crate::model::optim::{Sgd, SgdOptions};
-use crate::model::resnet::ResnetConfig;
 use crate::vision::{IGNORE, LabelMap};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,37 +73,24 @@ impl Stage for SegEpoch {
         let Self { params, context } = self;
         let device = context.device.torch();
         let start = Start::read(input, context)?;
-        let (stride_in, compute) = (params.backbone.into(), params.precision.into());
-        let resnet = ResnetConfig { stride_in, output_stride: i64::from(params.stride), compute, device };
+        let resnet = params.backbone.config(params.stride, params.precision, device);
         let config = DeepLabConfig { resnet, n_labels: params.n_labels };
         let model = DeepLab::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "seg head"))?;
         let SegEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(model.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
         let mut trainer = SegTrainer { model, sgd, params, device };
 
-        let (images, labels) = (input.set("images")?, input.set("labels")?);
-        let names: Vec<String> = images.iter().map(|(name, _)| name.clone()).collect();
-        let (images, labels) = (HashMap::from_iter(images), HashMap::from_iter(labels));
-        let sample = |item: &str| sample(item, (&images, &labels), params, input);
+        let (images, labels) = (Members::of(input, "images")?, Members::of(input, "labels")?);
+        let sample = |item: &str| sample(item, &images, &labels, params);
         let SegEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
         let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
-        train(&mut trainer, start, &names, sample, options, (input, context))
+        train(&mut trainer, start, &images.items, sample, options, (input, context))
     }
 }
 
-type Digests = HashMap<String, BlobDigest>;
-
-fn sample(
-    item: &str,
-    (images, labels): (&Digests, &Digests),
-    params: &SegEpochParams,
-    input: &UnitInput<'_>,
-) -> anyhow::Result<Sample> {
-    let of = |slot: &str, digests: &Digests| {
-        input.read(slot, digests.get(item).with_context(|| format!("`{item}` is not in `{slot}`"))?)
-    };
-    let image = decode_rgb(&of("images", images)?).with_context(|| format!("image `{item}`"))?;
-    let map = decode_label_map(&of("labels", labels)?).with_context(|| format!("label map of `{item}`"))?;
+fn sample(item: &str, images: &Members<'_>, labels: &Members<'_>, params: &SegEpochParams) -> anyhow::Result<Sample> {
+    let image = decode_rgb(&images.bytes(item)?).with_context(|| format!("image `{item}`"))?;
+    let map = decode_label_map(&labels.bytes(item)?).with_context(|| format!("label map of `{item}`"))?;
     let size = (image.height, image.width);
     ensure!((map.height, map.width) == size, "`{item}`: label map and image differ in size");
     let known = |label: &u8| *label == IGNORE || i64::from(*label) < params.n_labels;

@@ -10,7 +10,6 @@ use super::{Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::{decode_rgb, encode_label_map};
 use crate::data::rng::stream;
 use crate::model::deeplab::{DeepLab, DeepLabConfig};
-use crate::model::resnet::ResnetConfig;
 use crate::model::weights::Weights;
 use crate::vision::LabelMap;
 
@@ -46,12 +45,7 @@ impl Stage for SegInfer {
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, device, model } = self;
-        let resnet = ResnetConfig {
-            stride_in: params.backbone.into(),
-            output_stride: i64::from(params.stride),
-            compute: params.precision.into(),
-            device: *device,
-        };
+        let resnet = params.backbone.config(params.stride, params.precision, *device);
         let config = DeepLabConfig { resnet, n_labels: params.n_labels };
         // A checkpoint has a head, so nothing is drawn from the stream.
         let load = |bytes: &[u8]| {

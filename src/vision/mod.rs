@@ -33,13 +33,18 @@ pub const VOC_CLASSES: [&str; 21] = [
     "tvmonitor",
 ];
 
+/// A name that is no class.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no class `{0}`")]
+pub struct UnknownClass(pub String);
+
 /// Labels by the names of their classes.
 ///
 /// # Errors
 /// The first name that is no class.
-pub fn labels_of(names: &[String]) -> Result<Vec<u8>, String> {
+pub fn labels_of(names: &[String]) -> Result<Vec<u8>, UnknownClass> {
     let label = |name: &String| VOC_CLASSES.iter().skip(1).position(|class| class == name).map(|at| at as u8 + 1);
-    names.iter().map(|name| label(name).ok_or_else(|| name.clone())).collect()
+    names.iter().map(|name| label(name).ok_or_else(|| UnknownClass(name.clone()))).collect()
 }
 
 /// The label of pixels that count for nothing.
