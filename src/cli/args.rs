@@ -69,6 +69,8 @@ pub(super) enum Command {
     Export(ExportArgs),
     /// Segment pictures with a trained variant: a palette PNG and an overlay for each
     Predict(PredictArgs),
+    /// Segment everything in pictures with SAM: an SE map, a coloured picture and a list of masks for each
+    Segment(SegmentArgs),
     /// Look after the cache
     Cache {
         #[command(subcommand)]
@@ -162,6 +164,60 @@ pub(super) enum Exported {
     PseudoLabels,
     /// Label maps (H, W) u8 of the validation images
     Predictions,
+}
+
+/// Parameters as in SamAutomaticMaskGenerator.
+#[derive(Debug, Args)]
+pub(super) struct SegmentArgs {
+    /// JPEG or PNG pictures
+    #[arg(required = true)]
+    pub(super) images: Vec<PathBuf>,
+    /// A SAM checkpoint: ViT-B, L, H or MobileSAM
+    #[arg(long, default_value = "pipelines/weights/mobile_sam.f16.safetensors", value_name = "FILE")]
+    pub(super) weights: PathBuf,
+    /// Folder to write to
+    #[arg(long, value_name = "DIR", default_value = "out/segments")]
+    pub(super) to: PathBuf,
+    /// Prompts are a grid of this many points along each side
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub(super) points_per_side: u32,
+    #[arg(long, default_value_t = 0.88, value_name = "X")]
+    pub(super) pred_iou_thresh: f64,
+    #[arg(long, default_value_t = 0.95, value_name = "X")]
+    pub(super) stability_score_thresh: f64,
+    #[arg(long, default_value_t = 0.7, value_name = "X")]
+    pub(super) box_nms_thresh: f64,
+    /// Layers of crops that are segmented as well
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=4))]
+    pub(super) crop_n_layers: u32,
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(super) crop_n_points_downscale_factor: u32,
+    /// Holes and islands of fewer pixels go
+    #[arg(long, default_value_t = 0, value_name = "PIXELS")]
+    pub(super) min_mask_region_area: usize,
+    /// Which mask a pixel in several masks belongs to
+    #[arg(long, value_enum, default_value_t = Overlap::AreaAsc)]
+    pub(super) overlap: Overlap,
+    #[arg(long, value_enum, default_value_t = PrecisionArg::Auto)]
+    pub(super) precision: PrecisionArg,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Overlap {
+    /// The smallest mask
+    AreaAsc,
+    /// The mask with the highest predicted IoU
+    PredIouDesc,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PrecisionArg {
+    Auto,
+    F32,
+    Bf16,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
 use super::predict::predict;
 use super::progress::{Progress, span};
+use super::segment::segment;
 use super::{INTERRUPTED, open_cache, report, size};
 use crate::artifact::Manifest;
 use crate::cache::Cache;
@@ -147,6 +148,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         }
         Command::Export(args) => export(cli, args)?,
         Command::Predict(args) => predict(cli, args)?,
+        Command::Segment(args) => segment(cli, args)?,
         Command::Doctor { file, sets } => doctor(cli, file.as_deref(), sets)?,
         Command::Cache { action: CacheAction::Gc { keep, sets, dry_run } } => collect(cli, keep, sets, *dry_run)?,
         _ => bail!("not a command on a pipeline"),

@@ -14,6 +14,8 @@ mod predict;
 mod progress;
 #[cfg(feature = "torch")]
 mod report;
+#[cfg(feature = "torch")]
+mod segment;
 
 use std::process::ExitCode;
 

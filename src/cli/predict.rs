@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -48,22 +48,7 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     };
     let mut stage = SegInfer::load(serde_json::from_str(params)?, &context)?;
     fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
-    let mut targets: Vec<PathBuf> = Vec::new();
-    for path in &args.images {
-        let stem = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?;
-        let png = args.to.join(format!("{}.png", stem.to_string_lossy()));
-        if targets.contains(&png) {
-            return Err(Hinted::error(
-                format!("two pictures would be written to `{}`", png.display()),
-                "call predict for each with a folder of its own: --to DIR",
-            ));
-        }
-        if fs::canonicalize(&png).is_ok_and(|there| fs::canonicalize(path).is_ok_and(|input| input == there)) {
-            let message = format!("`{}` would be overwritten by its label map", path.display());
-            return Err(Hinted::error(message, "give another folder: --to DIR"));
-        }
-        targets.push(png);
-    }
+    let targets = targets(&args.images, &args.to)?;
     for (path, png) in args.images.iter().zip(&targets) {
         let bytes: Bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?.into();
         let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
@@ -92,6 +77,30 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
         println!("{}: {}", png.display(), if found.is_empty() { "background".into() } else { found.join(", ") });
     }
     Ok(())
+}
+
+/// The PNG file that each picture's label map or SE map goes to.
+///
+/// # Errors
+/// Two pictures would go to one file, or a picture would be overwritten.
+pub(super) fn targets(images: &[PathBuf], to: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut targets: Vec<PathBuf> = Vec::new();
+    for path in images {
+        let stem = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?;
+        let png = to.join(format!("{}.png", stem.to_string_lossy()));
+        if targets.contains(&png) {
+            return Err(Hinted::error(
+                format!("two pictures would be written to `{}`", png.display()),
+                "call it for each with a folder of its own: --to DIR",
+            ));
+        }
+        if fs::canonicalize(&png).is_ok_and(|there| fs::canonicalize(path).is_ok_and(|input| input == there)) {
+            let message = format!("`{}` would be overwritten by its result", path.display());
+            return Err(Hinted::error(message, "give another folder: --to DIR"));
+        }
+        targets.push(png);
+    }
+    Ok(targets)
 }
 
 /// The cache, and one picture that is not in it.

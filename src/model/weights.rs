@@ -33,6 +33,11 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// `None`: there is no such tensor.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        Some(self.tensors.get(name)?.size())
+    }
+
     /// A tensor as f32, its shape checked.
     pub fn get(&self, name: &str, shape: &[i64]) -> anyhow::Result<Tensor> {
         let Some(tensor) = self.tensors.get(name) else { bail!("the checkpoint has no tensor `{name}`") };

@@ -17,7 +17,7 @@ use crate::stage::evaluate::{Evaluate, EvaluateParams};
 use crate::stage::params::Compute;
 use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
-use crate::stage::se_map::{SeMapParams, SeMapStage};
+use crate::stage::se_map::{CropParams, SeMapParams, SeMapStage, SmallRegionParams};
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
 use crate::stage::seg_infer::{SegInfer, SegInferParams};
@@ -238,9 +238,20 @@ impl Builder<'_> {
             stability_score_offset: spec.stability_score_offset,
             box_nms_thresh: spec.box_nms_thresh,
             overlap: spec.overlap,
+            crops: (spec.crop_n_layers > 0).then_some(CropParams {
+                n_layers: spec.crop_n_layers,
+                nms_thresh: spec.crop_nms_thresh,
+                overlap_ratio: spec.crop_overlap_ratio,
+                n_points_downscale_factor: spec.crop_n_points_downscale_factor,
+            }),
+            small_regions: (spec.min_mask_region_area > 0)
+                .then_some(SmallRegionParams { min_area: spec.min_mask_region_area, nms_thresh: spec.crop_nms_thresh }),
         };
-        let inputs =
+        let mut inputs =
             vec![("embedding", of(embedding, "embedding")), ("weights", self.weights(&self.spec.sam.weights)?)];
+        if params.crops.is_some() {
+            inputs.push(("image", file(&item.image)));
+        }
         self.add::<SeMapStage>(&item.id, &params, inputs)
     }
 

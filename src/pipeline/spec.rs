@@ -107,6 +107,16 @@ pub struct SeMapSpec {
     pub box_nms_thresh: f64,
     /// Which mask a pixel in several masks belongs to.
     pub overlap: OverlapRule,
+    /// Layers of crops that are segmented as well: layer i has 2^i x 2^i; 0 = the whole image alone.
+    pub crop_n_layers: u32,
+    /// As `box_nms_thresh`, between masks of different crops; the one from the smaller crop stays.
+    pub crop_nms_thresh: f64,
+    /// How far neighbours of the first layer of crops overlap, as a part of the image's shorter side.
+    pub crop_overlap_ratio: f64,
+    /// The points along a side are divided by this, layer by layer.
+    pub crop_n_points_downscale_factor: u32,
+    /// Holes and islands of masks with fewer pixels go; 0 = masks stay as they are.
+    pub min_mask_region_area: usize,
 }
 
 /// The CAM classifier and its training.
@@ -291,6 +301,11 @@ impl Default for SeMapSpec {
             stability_score_offset: 1.0,
             box_nms_thresh: 0.7,
             overlap: OverlapRule::AreaAsc,
+            crop_n_layers: 0,
+            crop_nms_thresh: 0.7,
+            crop_overlap_ratio: 512.0 / 1500.0,
+            crop_n_points_downscale_factor: 1,
+            min_mask_region_area: 0,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::mpsc::sync_channel;
 
 /// Calls `take` with what `make` gives for each of `items`, in order; `make` runs beside it on a thread of its own.
-pub(super) fn ahead<I, T: Send>(
+pub(crate) fn ahead<I, T: Send>(
     items: impl Iterator<Item = I> + Send,
     make: impl Fn(I) -> anyhow::Result<T> + Send,
     mut take: impl FnMut(T) -> anyhow::Result<()>,

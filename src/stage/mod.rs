@@ -12,7 +12,7 @@ pub mod cam_infer;
 mod epoch;
 pub mod evaluate;
 #[cfg(feature = "torch")]
-mod loader;
+pub(crate) mod loader;
 pub mod params;
 pub mod pseudo_label;
 #[cfg(feature = "torch")]

@@ -1,6 +1,7 @@
 //! Pure arrays: no file, no tensor library. Row-major, row first.
 
 pub mod label;
+pub mod mask;
 pub mod metric;
 pub mod overlay;
 pub mod peaks;
@@ -108,6 +109,14 @@ pub struct Rgb {
     pub width: usize,
     /// `height * width * 3`.
     pub data: Vec<u8>,
+}
+
+impl Rgb {
+    /// The part of `height` x `width` pixels whose first is at `(y, x)`. Panics if it reaches beyond the image.
+    pub fn part(&self, (y, x): (usize, usize), height: usize, width: usize) -> Self {
+        let row = |y: usize| &self.data[(y * self.width + x) * 3..(y * self.width + x + width) * 3];
+        Self { height, width, data: (y..y + height).flat_map(row).copied().collect() }
+    }
 }
 
 impl fmt::Debug for Rgb {

@@ -1,34 +1,12 @@
 //! From overlapping segments to a segment-everything map.
 
+use super::mask::{BitMask, BoxXyxy};
 use super::{Grid, SeMap};
-
-/// First and last column and row of a mask, both inside.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct BoxXyxy {
-    pub x0: f32,
-    pub y0: f32,
-    pub x1: f32,
-    pub y1: f32,
-}
-
-impl BoxXyxy {
-    fn area(&self) -> f32 {
-        (self.x1 - self.x0) * (self.y1 - self.y0)
-    }
-
-    fn iou(&self, other: &Self) -> f32 {
-        let width = (self.x1.min(other.x1) - self.x0.max(other.x0)).max(0.0);
-        let height = (self.y1.min(other.y1) - self.y0.max(other.y0)).max(0.0);
-        let both = width * height;
-        both / (self.area() + other.area() - both)
-    }
-}
 
 /// One mask with its scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
-    /// Row-major, 0 or 1.
-    pub mask: Vec<u8>,
+    pub mask: BitMask,
     pub bounds: BoxXyxy,
     /// Pixels.
     pub area: usize,
@@ -37,20 +15,13 @@ pub struct Segment {
 }
 
 impl Segment {
-    pub fn new(mask: Vec<u8>, width: usize, predicted_iou: f32, stability_score: f32) -> Self {
-        let (mut x0, mut y0, mut x1, mut y1, mut area) = (usize::MAX, usize::MAX, 0, 0, 0);
-        for (y, row) in mask.chunks(width.max(1)).enumerate() {
-            let Some(first) = row.iter().position(|&m| m != 0) else { continue };
-            let last = row.iter().rposition(|&m| m != 0).unwrap_or(first);
-            (x0, x1) = (x0.min(first), x1.max(last));
-            (y0, y1) = (y0.min(y), y);
-            area += row.iter().filter(|&&m| m != 0).count();
-        }
-        let bounds = match area {
-            0 => BoxXyxy::default(),
-            _ => BoxXyxy { x0: x0 as f32, y0: y0 as f32, x1: x1 as f32, y1: y1 as f32 },
-        };
-        Self { mask, bounds, area, predicted_iou, stability_score }
+    pub fn new(mask: BitMask, predicted_iou: f32, stability_score: f32) -> Self {
+        Self { bounds: mask.bounds(), area: mask.area(), mask, predicted_iou, stability_score }
+    }
+
+    /// The same scores for another mask.
+    pub fn with_mask(&self, mask: BitMask) -> Self {
+        Self::new(mask, self.predicted_iou, self.stability_score)
     }
 }
 
@@ -87,10 +58,8 @@ pub fn paint(segments: &[Segment], height: usize, width: usize, on_top: OnTop) -
     });
     let mut map = Grid::filled(height, width, 0u16);
     for i in order.into_iter().rev() {
-        for (id, &mask) in map.data.iter_mut().zip(&segments[i].mask) {
-            if mask != 0 {
-                *id = i as u16 + 1;
-            }
+        for (y, columns) in segments[i].mask.runs() {
+            map.data[y * width + columns.start..y * width + columns.end].fill(i as u16 + 1);
         }
     }
     map
@@ -101,7 +70,7 @@ mod tests {
     use super::*;
 
     fn segment(mask: &[u8], predicted_iou: f32) -> Segment {
-        Segment::new(mask.to_vec(), 3, predicted_iou, 1.0)
+        Segment::new(BitMask::of_bytes(2, 3, mask), predicted_iou, 1.0)
     }
 
     #[test]
@@ -113,13 +82,6 @@ mod tests {
         assert_eq!(paint(&segments, 2, 3, OnTop::Smallest).data, [1, 3, 2, 1, 1, 2]);
         assert_eq!(paint(&segments, 2, 3, OnTop::HighestIou).data, [1, 1, 1, 1, 1, 2]);
         assert_eq!(paint(&[], 2, 3, OnTop::Smallest).data, [0; 6]);
-    }
-
-    #[test]
-    fn bounds_are_the_first_and_last_pixel() {
-        let bounds = segment(&[0, 0, 0, 0, 1, 1], 0.0).bounds;
-        assert_eq!(bounds, BoxXyxy { x0: 1.0, y0: 1.0, x1: 2.0, y1: 1.0 });
-        assert_eq!(segment(&[0; 6], 0.0).bounds, BoxXyxy::default());
     }
 
     #[test]

@@ -77,9 +77,12 @@ fn agrees_with_the_reference_on_real_photographs() {
             stability_score_thresh: 0.95,
             stability_score_offset: 1.0,
             box_nms_thresh: 0.7,
+            ..AutomaticOptions::default()
         };
         let started = std::time::Instant::now();
-        let segments = segment_everything(&decoder, &embedding, (image.height, image.width), &options).unwrap();
+        let segments =
+            segment_everything(&decoder, |_| Ok(embedding.shallow_clone()), (image.height, image.width), &options)
+                .unwrap();
         let seconds = started.elapsed().as_secs_f64();
         let map = paint(&segments, image.height, image.width, OnTop::Smallest);
         let ids: Vec<i64> = map.data.iter().map(|&id| i64::from(id)).collect();

@@ -1,12 +1,15 @@
-//! Segment-everything (reference: `segment_anything/automatic_mask_generator.py`), over the whole image.
+//! Segment-everything (reference: `segment_anything/automatic_mask_generator.py`), over the whole image and crops of it.
 //!
 //! Masks below the IoU threshold are dropped before they are drawn, and those left are scored at the image's own
 //! resolution, as the reference does.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::mask_decoder::MaskChoice;
+use super::prompt_encoder::Prompts;
 use super::{MaskUpsampler, SamDecoder, resized_size};
-use crate::vision::se_map::{BoxXyxy, Segment, nms};
+use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
+use crate::vision::se_map::{Segment, nms};
 
 /// Prompts decoded together on a GPU.
 const GPU_BATCH: usize = 64;
@@ -14,6 +17,8 @@ const GPU_BATCH: usize = 64;
 const CPU_BATCH: usize = 2;
 /// Pixels of masks drawn at full size together: sixteen masks of a photograph, one of a poster.
 const DRAW_PIXELS: i64 = 4_000_000;
+/// A box this near to an edge of its crop, in pixels, is cut off there.
+const EDGE: f32 = 20.0;
 
 /// Parameters of SamAutomaticMaskGenerator.
 #[derive(Clone, Copy, Debug)]
@@ -23,43 +28,164 @@ pub struct AutomaticOptions {
     pub stability_score_thresh: f64,
     pub stability_score_offset: f64,
     pub box_nms_thresh: f64,
+    /// Layers of crops: layer i has `2^i` x `2^i`; 0 = the whole image alone.
+    pub crop_n_layers: u32,
+    pub crop_nms_thresh: f64,
+    /// How far neighbours of the first layer overlap, as a part of the image's shorter side.
+    pub crop_overlap_ratio: f64,
+    /// The points along a side are divided by this, layer by layer.
+    pub crop_n_points_downscale_factor: u32,
+    /// Holes and islands of fewer pixels go; 0 = none.
+    pub min_mask_region_area: usize,
 }
 
-/// All segments of an image, the highest predicted IoU first.
+impl Default for AutomaticOptions {
+    /// Those of the reference.
+    fn default() -> Self {
+        Self {
+            points_per_side: 32,
+            pred_iou_thresh: 0.88,
+            stability_score_thresh: 0.95,
+            stability_score_offset: 1.0,
+            box_nms_thresh: 0.7,
+            crop_n_layers: 0,
+            crop_nms_thresh: 0.7,
+            crop_overlap_ratio: 512.0 / 1500.0,
+            crop_n_points_downscale_factor: 1,
+            min_mask_region_area: 0,
+        }
+    }
+}
+
+/// A part of an image, pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crop {
+    pub y: usize,
+    pub x: usize,
+    pub height: usize,
+    pub width: usize,
+    /// 0: the whole image.
+    pub layer: u32,
+}
+
+/// All segments of an image, the highest predicted IoU first (after [`AutomaticOptions::min_mask_region_area`]: those
+/// that had nothing to clean first).
 ///
-/// - `embedding`: `(1, 256, 64, 64)`
+/// - `embed`: the embedding of a part of the image, `(1, 256, 64, 64)`; asked for the whole image first
 pub fn segment_everything(
     decoder: &SamDecoder,
-    embedding: &Tensor,
+    mut embed: impl FnMut(Crop) -> anyhow::Result<Tensor>,
     (height, width): (usize, usize),
     options: &AutomaticOptions,
 ) -> anyhow::Result<Vec<Segment>> {
-    tch::no_grad(|| {
-        let upsampler = MaskUpsampler::new((height, width), embedding.device());
-        let mut found = Vec::new();
-        let batch = if embedding.device().is_cuda() { GPU_BATCH } else { CPU_BATCH };
-        for points in grid(height, width, options.points_per_side).chunks(batch) {
-            let n = points.len() as i64;
-            let points = Tensor::from_slice2(points).view([n, 1, 2]);
-            let decoded = decoder.tokens(embedding, &points, &Tensor::ones([n, 1], (Kind::Int64, tch::Device::Cpu)));
-            let good = decoded.iou.gt(options.pred_iou_thresh); // (N, 3)
-            let rows = good.any_dim(1, false).nonzero().view([-1]);
-            if rows.numel() == 0 {
-                continue;
+    let mut found = Vec::new();
+    for crop in crops(height, width, options) {
+        let embedding = embed(crop)?;
+        let of_crop = tch::no_grad(|| segment_crop(decoder, &embedding, crop, (height, width), options))?;
+        found.extend(of_crop.into_iter().map(|segment| (crop, segment)));
+    }
+    let mut found: Vec<Segment> = if options.crop_n_layers == 0 {
+        found.into_iter().map(|(_, segment)| segment).collect()
+    } else {
+        // Of equals from several crops the one from the smaller crop.
+        let scores: Vec<f32> = found.iter().map(|(crop, _)| 1.0 / (crop.height * crop.width) as f32).collect();
+        suppress(found.into_iter().map(|(_, segment)| segment).collect(), &scores, options.crop_nms_thresh)
+    };
+    if options.min_mask_region_area > 0 {
+        found = without_small_regions(found, options);
+    }
+    Ok(found)
+}
+
+/// The whole image, then the crops of each layer, column by column.
+fn crops(height: usize, width: usize, options: &AutomaticOptions) -> Vec<Crop> {
+    let mut crops = vec![Crop { y: 0, x: 0, height, width, layer: 0 }];
+    for layer in 1..=options.crop_n_layers {
+        let n = 1usize << layer;
+        let overlap = (options.crop_overlap_ratio * height.min(width) as f64 * (2.0 / n as f64)) as usize;
+        let side = |whole: usize| (overlap * (n - 1) + whole).div_ceil(n);
+        let (crop_height, crop_width) = (side(height), side(width));
+        for (i, j) in (0..n * n).map(|k| (k / n, k % n)) {
+            let (x, y) = (i * crop_width.saturating_sub(overlap), j * crop_height.saturating_sub(overlap));
+            let (height, width) = (crop_height.min(height.saturating_sub(y)), crop_width.min(width.saturating_sub(x)));
+            if height > 0 && width > 0 {
+                crops.push(Crop { y, x, height, width, layer });
             }
-            let decoded = decoded.select(&rows);
-            let good = good.index_select(0, &rows).view([-1]).nonzero().view([-1]);
-            let low_res =
-                decoder.mask_decoder.masks(&decoded, upsampler.positions()).flatten(0, 1).index_select(0, &good);
-            let iou = decoded.iou.view([-1]).index_select(0, &good);
-            draw(&low_res, &iou, &upsampler, options, &mut found)?;
         }
-        let boxes: Vec<BoxXyxy> = found.iter().map(|segment| segment.bounds).collect();
-        let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
-        let keep = nms(&boxes, &scores, options.box_nms_thresh);
-        let mut found: Vec<Option<Segment>> = found.into_iter().map(Some).collect();
-        Ok(keep.into_iter().filter_map(|i| found[i].take()).collect())
-    })
+    }
+    crops
+}
+
+/// The segments of one crop, in pixels of the image.
+fn segment_crop(
+    decoder: &SamDecoder,
+    embedding: &Tensor,
+    crop: Crop,
+    image: (usize, usize),
+    options: &AutomaticOptions,
+) -> anyhow::Result<Vec<Segment>> {
+    let source = decoder.source(embedding, None);
+    let upsampler = MaskUpsampler::new((crop.height, crop.width), decoder.device);
+    let mut found = Vec::new();
+    let batch = if decoder.device.is_cuda() { GPU_BATCH } else { CPU_BATCH };
+    let per_side = options.points_per_side / options.crop_n_points_downscale_factor.pow(crop.layer).max(1);
+    for points in grid(crop.height, crop.width, per_side).chunks(batch) {
+        let n = points.len() as i64;
+        let labels = Tensor::ones([n, 1], (Kind::Int64, Device::Cpu));
+        let prompts = Prompts::of_points(Tensor::from_slice2(points).view([n, 1, 2]), labels);
+        let decoded = decoder.tokens(&source, &prompts, MaskChoice::Multimask);
+        let good = decoded.iou.gt(options.pred_iou_thresh); // (N, 3)
+        let rows = good.any_dim(1, false).nonzero().view([-1]);
+        if rows.numel() == 0 {
+            continue;
+        }
+        let decoded = decoded.select(&rows);
+        let good = good.index_select(0, &rows).view([-1]).nonzero().view([-1]);
+        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions()).flatten(0, 1).index_select(0, &good);
+        let iou = decoded.iou.view([-1]).index_select(0, &good);
+        draw(&low_res, &iou, &upsampler, options, &mut found)?;
+    }
+    let to_image = |segment: Segment| match crop.layer {
+        0 => segment,
+        _ => segment.with_mask(segment.mask.placed((crop.y, crop.x), image.0, image.1)),
+    };
+    let found: Vec<Segment> =
+        found.into_iter().map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
+    let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
+    Ok(suppress(found, &scores, options.box_nms_thresh))
+}
+
+/// A box ends at an edge of its crop that is no edge of the image.
+fn is_cut(bounds: BoxXyxy, crop: Crop, (height, width): (usize, usize)) -> bool {
+    let near = |at: f32, edge: usize| (at - edge as f32).abs() <= EDGE;
+    [
+        (bounds.x0, crop.x, 0),
+        (bounds.y0, crop.y, 0),
+        (bounds.x1, crop.x + crop.width, width),
+        (bounds.y1, crop.y + crop.height, height),
+    ]
+    .into_iter()
+    .any(|(at, of_crop, of_image)| near(at, of_crop) && !near(at, of_image))
+}
+
+/// Non-maximum suppression by box; the best score first.
+fn suppress(found: Vec<Segment>, scores: &[f32], threshold: f64) -> Vec<Segment> {
+    let boxes: Vec<BoxXyxy> = found.iter().map(|segment| segment.bounds).collect();
+    let mut found: Vec<Option<Segment>> = found.into_iter().map(Some).collect();
+    nms(&boxes, scores, threshold).into_iter().filter_map(|i| found[i].take()).collect()
+}
+
+/// Cleans masks of small holes and islands; of two that then overlap, one that had none stays.
+fn without_small_regions(found: Vec<Segment>, options: &AutomaticOptions) -> Vec<Segment> {
+    let area = options.min_mask_region_area;
+    let (mut cleaned, mut scores) = (Vec::new(), Vec::new());
+    for segment in found {
+        let (mask, holes) = segment.mask.without_small_regions(area, SmallRegion::Hole);
+        let (mask, islands) = mask.without_small_regions(area, SmallRegion::Island);
+        scores.push(if holes || islands { 0.0 } else { 1.0 });
+        cleaned.push(if holes || islands { segment.with_mask(mask) } else { segment });
+    }
+    suppress(cleaned, &scores, options.box_nms_thresh.max(options.crop_nms_thresh))
 }
 
 /// Draws masks at the size of the image and keeps the stable ones.
@@ -79,7 +205,7 @@ fn draw(
         let ious = Vec::<f32>::try_from(iou.narrow(0, start, n))?;
         start += n;
         let logits = upsampler.forward(&part); // (n, h, w)
-        let width = logits.size()[2] as usize;
+        let (height, width) = (logits.size()[1] as usize, logits.size()[2] as usize);
         let count = |above: f64| logits.gt(above).sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float);
         let offset = options.stability_score_offset;
         let stability = Vec::<f32>::try_from(count(offset) / count(-offset))?;
@@ -87,8 +213,8 @@ fn draw(
             // NaN, an empty mask, is not stable.
             if f64::from(stability) >= options.stability_score_thresh {
                 let mask = logits.get(i as i64).gt(0.0).to_kind(Kind::Uint8).view([-1]);
-                let mask = Vec::<u8>::try_from(mask)?;
-                found.push(Segment::new(mask, width, predicted_iou, stability));
+                let mask = BitMask::of_bytes(height, width, &Vec::<u8>::try_from(mask)?);
+                found.push(Segment::new(mask, predicted_iou, stability));
             }
         }
     }
@@ -102,4 +228,31 @@ fn grid(height: usize, width: usize, points_per_side: u32) -> Vec<[f32; 2]> {
     let centre = |i: u32| (f64::from(i) + 0.5) / f64::from(n);
     let point = |i: u32| [(centre(i % n) * inner_w as f64) as f32, (centre(i / n) * inner_h as f64) as f32];
     (0..n * n).map(point).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crops_overlap_and_cover_the_image() {
+        let options = AutomaticOptions { crop_n_layers: 2, ..AutomaticOptions::default() };
+        let crops = crops(375, 500, &options);
+        assert_eq!(crops.len(), 1 + 4 + 16);
+        // The reference: generate_crop_boxes((375, 500), 1, 512 / 1500).
+        let first: Vec<_> = crops[..5].iter().map(|c| (c.x, c.y, c.x + c.width, c.y + c.height)).collect();
+        assert_eq!(
+            first,
+            [(0, 0, 500, 375), (0, 0, 314, 252), (0, 124, 314, 375), (186, 0, 500, 252), (186, 124, 500, 375)]
+        );
+        assert!(crops.iter().all(|c| c.x + c.width <= 500 && c.y + c.height <= 375));
+    }
+
+    #[test]
+    fn a_box_at_an_inner_edge_is_cut_off() {
+        let crop = Crop { y: 0, x: 0, height: 252, width: 314, layer: 1 };
+        let bounds = |x1: f32| BoxXyxy { x0: 0.0, y0: 0.0, x1, y1: 100.0 };
+        assert!(is_cut(bounds(310.0), crop, (375, 500)) && !is_cut(bounds(290.0), crop, (375, 500)));
+        assert!(!is_cut(bounds(499.0), Crop { width: 500, height: 375, ..crop }, (375, 500)));
+    }
 }

@@ -1,23 +1,28 @@
-//! The Segment Anything Model with MobileSAM's encoder. Files are named as in the reference.
+//! The Segment Anything Model with its own encoders (ViT-B, L, H) or MobileSAM's (TinyViT). Files are named as in
+//! the reference.
 
 pub mod automatic;
+pub mod image_encoder;
 pub mod mask_decoder;
 pub mod prompt_encoder;
 pub mod tiny_vit;
 
 use tch::{Device, Kind, Tensor};
 
-use self::mask_decoder::{Decoded, MaskDecoder};
-use self::prompt_encoder::PromptEncoder;
+use self::image_encoder::{ImageEncoderViT, VitShape};
+use self::mask_decoder::{Decoded, MaskChoice, MaskDecoder, Source};
+use self::prompt_encoder::{PromptEncoder, Prompts};
 use self::tiny_vit::TinyViT;
 use crate::data::image::{Filter, resize_rgb};
-use crate::model::layer::Loader;
+use crate::model::layer::{LayerNorm, Loader};
 use crate::model::weights::Weights;
 use crate::model::{Compute, rgb_tensor};
 use crate::vision::Rgb;
 
 /// Side of the square the encoder sees, pixels.
 pub const IMAGE_SIZE: usize = 1024;
+/// Positions a side of an embedding.
+const GRID: i64 = 64;
 const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
 const PIXEL_STD: [f32; 3] = [58.395, 57.12, 57.375];
 
@@ -28,19 +33,29 @@ pub fn resized_size(height: usize, width: usize) -> (usize, usize) {
     (side(height), side(width))
 }
 
-/// The image encoder.
+/// The image encoder a checkpoint has.
 #[derive(Debug)]
 pub struct SamEncoder {
-    encoder: TinyViT,
+    encoder: Encoder,
     device: Device,
     compute: Compute,
+}
+
+#[derive(Debug)]
+enum Encoder {
+    Vit(ImageEncoderViT),
+    Tiny(TinyViT),
 }
 
 impl SamEncoder {
     /// # Errors
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, device: Device, compute: Compute) -> anyhow::Result<Self> {
-        let encoder = TinyViT::load(&Loader { weights, device, compute })?;
+        let from = Loader { weights, device, compute };
+        let encoder = match VitShape::of(weights) {
+            Some(shape) => Encoder::Vit(ImageEncoderViT::load(&from, shape)?),
+            None => Encoder::Tiny(TinyViT::load(&from)?),
+        };
         Ok(Self { encoder, device, compute })
     }
 
@@ -53,7 +68,11 @@ impl SamEncoder {
             let image = (image.to_kind(Kind::Float) - per_channel(&PIXEL_MEAN)) / per_channel(&PIXEL_STD);
             let (right, bottom) = ((IMAGE_SIZE - width) as i64, (IMAGE_SIZE - height) as i64);
             let image = image.constant_pad_nd([0, right, 0, bottom]).unsqueeze(0);
-            self.encoder.forward(&image.to_kind(self.compute.kind()))
+            let image = image.to_kind(self.compute.kind());
+            match &self.encoder {
+                Encoder::Vit(encoder) => encoder.forward(&image),
+                Encoder::Tiny(encoder) => encoder.forward(&image),
+            }
         })
     }
 }
@@ -69,12 +88,12 @@ pub struct SamDecoder {
     compute: Compute,
 }
 
-/// Three masks for each prompt, from part to whole.
+/// M masks for each of N prompts: one, or three from part to whole.
 #[derive(Debug)]
 pub struct Masks {
-    /// `(N, 3, 256, 256)` logits over the 1024 frame.
+    /// `(N, M, 256, 256)` logits over the 1024 frame.
     pub low_res: Tensor,
-    /// Predicted IoU, `(N, 3)`.
+    /// Predicted IoU, `(N, M)`.
     pub iou: Tensor,
 }
 
@@ -84,30 +103,68 @@ impl SamDecoder {
     pub fn load(weights: &Weights, device: Device, compute: Compute) -> anyhow::Result<Self> {
         let from = Loader { weights, device, compute };
         let prompt_encoder = PromptEncoder::load(&from)?;
-        let position = prompt_encoder.dense().to_kind(compute.kind());
+        let position = prompt_encoder.positions().to_kind(compute.kind());
         Ok(Self { prompt_encoder, mask_decoder: MaskDecoder::load(&from)?, position, device, compute })
     }
 
-    /// Decodes point prompts.
+    /// Three masks for each of some point prompts; see [`Self::decode`].
+    ///
+    /// - `points`: `(N, P, 2)`
+    /// - `labels`: `(N, P)`
+    pub fn decode_points(&self, embedding: &Tensor, points: &Tensor, labels: &Tensor) -> Masks {
+        let prompts = Prompts::of_points(points.shallow_clone(), labels.shallow_clone());
+        self.decode(embedding, &prompts, MaskChoice::Multimask)
+    }
+
+    /// Masks of any prompts.
     ///
     /// - `embedding`: `(1 or N, 256, 64, 64)`: one image for all prompts, or one for each
-    /// - `points`: `(N, P, 2)` x, y in pixels of the 1024 frame
-    /// - `labels`: `(N, P)` 1 object, 0 background, -1 not a point (padding)
-    pub fn decode_points(&self, embedding: &Tensor, points: &Tensor, labels: &Tensor) -> Masks {
+    pub fn decode(&self, embedding: &Tensor, prompts: &Prompts, choice: MaskChoice) -> Masks {
         tch::no_grad(|| {
-            let decoded = self.tokens(embedding, points, labels);
-            let all = self::mask_decoder::GRID;
-            Masks { low_res: self.mask_decoder.masks(&decoded, (all, all)), iou: decoded.iou }
+            let decoded = self.tokens(&self.source(embedding, prompts.masks.as_ref()), prompts, choice);
+            Masks { low_res: self.mask_decoder.masks(&decoded, (GRID, GRID)), iou: decoded.iou }
         })
     }
 
-    /// The transformer alone: predicted IoUs without the masks.
-    fn tokens(&self, embedding: &Tensor, points: &Tensor, labels: &Tensor) -> Decoded {
-        let dense = self.prompt_encoder.no_mask_embed.view([1, 1, 256]);
+    /// What prompts look at. `masks`: their dense part, see [`Prompts`].
+    fn source(&self, embedding: &Tensor, masks: Option<&Tensor>) -> Source {
+        let dense = self.prompt_encoder.dense(masks);
         let image = embedding.to_device(self.device).flatten(2, 3).transpose(1, 2) + dense;
-        let image = image.to_kind(self.compute.kind()).contiguous();
-        let prompts = self.prompt_encoder.points(&points.to_device(self.device), &labels.to_device(self.device));
-        self.mask_decoder.forward(&image, &self.position, &prompts.to_kind(self.compute.kind()))
+        self.mask_decoder.source(image.to_kind(self.compute.kind()).contiguous(), &self.position)
+    }
+
+    /// The transformer alone: predicted IoUs without the masks.
+    fn tokens(&self, source: &Source, prompts: &Prompts, choice: MaskChoice) -> Decoded {
+        let sparse = self.prompt_encoder.sparse(prompts).to_kind(self.compute.kind());
+        self.mask_decoder.forward(source, &self.position, &sparse, choice)
+    }
+}
+
+/// The end of either encoder: brings the width to 256.
+#[derive(Debug)]
+pub(super) struct Neck {
+    conv1: Tensor,
+    norm1: LayerNorm,
+    conv2: Tensor,
+    norm2: LayerNorm,
+}
+
+impl Neck {
+    pub(super) fn load(from: &Loader<'_>, dim: i64) -> anyhow::Result<Self> {
+        let name = "image_encoder.neck";
+        Ok(Self {
+            conv1: from.get(&format!("{name}.0.weight"), &[256, dim, 1, 1])?,
+            norm1: from.norm(&format!("{name}.1"), 256, 1e-6)?,
+            conv2: from.get(&format!("{name}.2.weight"), &[256, 256, 3, 3])?,
+            norm2: from.norm(&format!("{name}.3"), 256, 1e-6)?,
+        })
+    }
+
+    /// `(1, dim, 64, 64)` to `(1, 256, 64, 64)` f32.
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        let none: Option<&Tensor> = None;
+        let x = self.norm1.forward_2d(&x.conv2d(&self.conv1, none, [1, 1], [0, 0], [1, 1], 1));
+        self.norm2.forward_2d(&x.conv2d(&self.conv2, none, [1, 1], [1, 1], [1, 1], 1)).to_kind(Kind::Float)
     }
 }
 

@@ -1,8 +1,9 @@
 //! TinyViT, the image encoder of MobileSAM (reference: `mobile_sam/modeling/tiny_vit_sam.py`): convolutions at
 //! stride 4 and 8, then windowed attention at 128, 64 and 64 positions a side.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+use super::Neck;
 use crate::model::layer::{ConvBn, LayerNorm, Linear, Loader, softmax};
 
 const NORM_EPS: f64 = 1e-5;
@@ -43,7 +44,7 @@ impl TinyViT {
             };
             layers.push((0..depth).map(block).collect::<anyhow::Result<_>>()?);
         }
-        Ok(Self { patch_embed, conv_blocks, downsample, layers, neck: Neck::load(from)? })
+        Ok(Self { patch_embed, conv_blocks, downsample, layers, neck: Neck::load(from, LAYERS[2].0)? })
     }
 
     pub fn forward(&self, image: &Tensor) -> Tensor {
@@ -191,32 +192,5 @@ impl Attention {
         let scale = ((c / self.heads) as f64).powf(-0.5);
         let attn = softmax(&(parts[0].matmul(&parts[1].transpose(2, 3)) * scale + &self.bias));
         self.proj.forward(&attn.matmul(&parts[2]).transpose(1, 2).reshape([b, n, c]))
-    }
-}
-
-/// Brings the width to 256.
-#[derive(Debug)]
-struct Neck {
-    conv1: Tensor,
-    norm1: LayerNorm,
-    conv2: Tensor,
-    norm2: LayerNorm,
-}
-
-impl Neck {
-    fn load(from: &Loader<'_>) -> anyhow::Result<Self> {
-        let name = "image_encoder.neck";
-        Ok(Self {
-            conv1: from.get(&format!("{name}.0.weight"), &[256, 320, 1, 1])?,
-            norm1: from.norm(&format!("{name}.1"), 256, 1e-6)?,
-            conv2: from.get(&format!("{name}.2.weight"), &[256, 256, 3, 3])?,
-            norm2: from.norm(&format!("{name}.3"), 256, 1e-6)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Tensor {
-        let none: Option<&Tensor> = None;
-        let x = self.norm1.forward_2d(&x.conv2d(&self.conv1, none, [1, 1], [0, 0], [1, 1], 1));
-        self.norm2.forward_2d(&x.conv2d(&self.conv2, none, [1, 1], [1, 1], [1, 1], 1)).to_kind(Kind::Float)
     }
 }
