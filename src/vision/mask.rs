@@ -102,7 +102,7 @@ impl BitMask {
 
     /// The runs of pixels inside, row by row.
     pub fn runs(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
-        (0..self.height).flat_map(|y| {
+        (0..self.height).flat_map(move |y| {
             let mut x = 0;
             std::iter::from_fn(move || {
                 let start = self.next(y, x, true)?;

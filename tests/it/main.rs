@@ -11,4 +11,6 @@ mod program;
 #[cfg(feature = "torch")]
 mod sam;
 #[cfg(feature = "torch")]
+mod sam_vit;
+#[cfg(feature = "torch")]
 mod train;

@@ -30,7 +30,7 @@ fn weights() -> Weights {
     Weights::parse(&std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
 }
 
-fn worst(a: &Tensor, b: &Tensor) -> f64 {
+pub(crate) fn worst(a: &Tensor, b: &Tensor) -> f64 {
     f64::try_from((a - b).abs().max()).unwrap()
 }
 

@@ -180,7 +180,7 @@ impl Attention {
                 let bias = logits.view([heads, n, side, side]);
                 let _ = rows(&by_row).unsqueeze(3).f_add_out(&bias, &rows(&by_column).unsqueeze(2));
                 let q = scaled.narrow(1, row * side, n);
-                let _ = logits.shallow_clone().baddbmm_(&q, &k, 1, 1);
+                let _ = logits.shallow_clone().baddbmm_(&q, &k);
                 let _ = logits.f_softmax_int_out(&attn, -1, None::<Kind>);
                 let out = seen.get(square).narrow(0, row * side, n); // (n, heads, hd)
                 let _ = out.shallow_clone().copy_(&attn.bmm(&v).transpose(0, 1));
