@@ -11,10 +11,6 @@ use super::{MaskUpsampler, SamDecoder, resized_size};
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
 use crate::vision::se_map::{Segment, nms};
 
-/// Prompts decoded together on a GPU.
-const GPU_BATCH: usize = 64;
-/// On a CPU: what a batch makes stays in its caches and off the page tables (twice as fast as 64 at a time).
-const CPU_BATCH: usize = 2;
 /// Pixels of masks drawn at full size together: sixteen masks of a photograph, one of a poster.
 const DRAW_PIXELS: i64 = 4_000_000;
 /// A box this near to an edge of its crop, in pixels, is cut off there.
@@ -127,9 +123,8 @@ fn segment_crop(
     let source = decoder.source(embedding, None);
     let upsampler = MaskUpsampler::new((crop.height, crop.width), decoder.device);
     let mut found = Vec::new();
-    let batch = if decoder.device.is_cuda() { GPU_BATCH } else { CPU_BATCH };
     let per_side = options.points_per_side / options.crop_n_points_downscale_factor.pow(crop.layer).max(1);
-    for points in grid(crop.height, crop.width, per_side).chunks(batch) {
+    for points in grid(crop.height, crop.width, per_side).chunks(decoder.batch() as usize) {
         let n = points.len() as i64;
         let labels = Tensor::ones([n, 1], (Kind::Int64, Device::Cpu));
         let prompts = Prompts::of_points(Tensor::from_slice2(points).view([n, 1, 2]), labels);

@@ -121,6 +121,16 @@ impl Prompts {
         parts.into_iter().flatten().next().map_or(0, |part| part.size()[0])
     }
 
+    /// `n` of the prompts, from `start` on.
+    pub(super) fn narrow(&self, start: i64, n: i64) -> Self {
+        let part = |x: &Tensor| x.narrow(0, start, n);
+        Self {
+            points: self.points.as_ref().map(|(points, labels)| (part(points), part(labels))),
+            boxes: self.boxes.as_ref().map(part),
+            masks: self.masks.as_ref().map(part),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
