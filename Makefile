@@ -1,11 +1,15 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test setup build lint
+.PHONY: quickstart test setup build lint bench-sam
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
 
 test: setup lint ## formatting, lints, advisories and all tests
 	cargo test --release
+
+bench-sam: setup ## SAM against the public PyTorch code, which it installs; takes an hour on two cores
+	cargo bench --no-run --bench sam
+	python3 benches/sam/bench.py "cargo bench -q --bench sam --"
 
 setup: ## libtorch, once; see .ci/setup
 	@.ci/setup

@@ -10,7 +10,7 @@
 //! - [`cache`]: the store on disk: blobs, manifests, the sled index, the lock.
 //! - [`vision`]: pure arrays: CAMs, peaks, SE maps, label maps, metrics, pictures.
 //! - [`data`]: data sets: VOC trees, the emoji scenes, decoding, augmentation.
-//! - [`model`]: libtorch: MobileSAM, ResNet, DeepLab, the losses (feature `torch`).
+//! - [`model`]: libtorch: SAM, ResNet, DeepLab, the losses (feature `torch`).
 //! - [`stage`]: one file a stage kind: what it reads, what it gives, its `VERSION`.
 //! - [`cli`]: arguments, one file a command, everything that prints.
 //!
@@ -27,8 +27,8 @@
 //!
 //! # Files on disk
 //!
-//! See [`cache`] for the store. `run` also writes `out/<pipeline>/`: results and overlay pictures, for people;
-//! nothing is ever read back from there.
+//! See [`cache`] for the store. `run` also writes `out/<pipeline>/`: results and overlay pictures, for people; of these
+//! only `overlays/.parts` is read back, so that pictures of the same parts are not drawn again.
 
 pub mod artifact;
 pub mod cache;

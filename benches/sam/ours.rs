@@ -83,6 +83,7 @@ fn timed<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f64, T)>
 }
 
 fn main() -> anyhow::Result<()> {
+    s2c_pipe::model::memory::keep_freed();
     let compute = if std::env::args().any(|arg| arg == "bf16") { Compute::Bf16 } else { Compute::F32 };
     let mut worker = Worker::default();
     for line in stdin().lock().lines() {

@@ -29,10 +29,11 @@ pub(super) fn parse_device(device: &str) -> anyhow::Result<Device> {
     Ok(Device::Cuda(index))
 }
 
-/// bf16 pays on this processor: AMX does. AVX-512 alone was measured slower than f32 (an epoch of six images: 17 to
-/// 20 s against 3 s).
+/// bf16 pays on this processor: its products are instructions (AMX; AVX-512 BF16, measured 1.7 times as fast as f32).
+/// Where they are emulated, on AVX-512 alone, an epoch took five times as long.
 pub(super) fn has_bf16() -> bool {
-    std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default().contains("amx_bf16")
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpu.contains("amx_bf16") || cpu.contains("avx512_bf16")
 }
 
 pub(super) fn doctor(cli: &Cli, file: Option<&Path>, sets: &[String]) -> anyhow::Result<()> {
@@ -42,8 +43,8 @@ pub(super) fn doctor(cli: &Cli, file: Option<&Path>, sets: &[String]) -> anyhow:
     line(
         "bf16",
         match has_bf16() {
-            true => "AMX: `precision = \"auto\"` means bf16 here",
-            false => "no AMX: `precision = \"auto\"` means f32 here",
+            true => "AMX or AVX-512 BF16: `precision = \"auto\"` means bf16 here",
+            false => "neither AMX nor AVX-512 BF16: `precision = \"auto\"` means f32 here",
         },
     );
     match tch::Cuda::device_count() {

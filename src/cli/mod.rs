@@ -30,6 +30,8 @@ const INTERRUPTED: u8 = 130;
 
 /// The program.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "torch")]
+    crate::model::memory::keep_freed();
     let cli = Cli::parse();
     match dispatch(&cli) {
         Ok(code) => code,

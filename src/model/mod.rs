@@ -6,6 +6,7 @@ pub mod cpm;
 pub mod deeplab;
 pub mod layer;
 pub mod loss;
+pub mod memory;
 pub mod optim;
 pub mod resnet;
 pub mod sam;

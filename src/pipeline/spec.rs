@@ -14,7 +14,7 @@ pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLab
 pub struct Spec {
     /// Random streams (order of images, augmentation, head initialisation) derive from it.
     pub rng_seed: u64,
-    /// `auto`: bf16 where the processor has AMX, else f32; on a GPU say which. The choice made is in the key.
+    /// `auto`: bf16 where the processor computes in it (AMX, AVX-512 BF16), else f32; on a GPU say which. The choice made is in the key.
     pub precision: Precision,
     pub dataset: DatasetSpec,
     pub sam: SamSpec,

@@ -102,7 +102,7 @@ impl Stage for CamEpoch {
     // 2: CPM: prompts of unequal lengths are decoded apart, masks and peaks end where the padding begins
     // 3: CPM looks through convolutions in another memory order, which rounds otherwise
     // 4: `losses` has L_CLS where it had the sum of all
-    // 5: prompts of a step are decoded two at a time, which rounds otherwise
+    // 5: prompts of a step are decoded some at a time, which rounds otherwise
     const VERSION: u64 = 5;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;

@@ -11,6 +11,8 @@ mod program;
 #[cfg(feature = "torch")]
 mod sam;
 #[cfg(feature = "torch")]
+mod sam_everything;
+#[cfg(feature = "torch")]
 mod sam_vit;
 #[cfg(feature = "torch")]
 mod train;

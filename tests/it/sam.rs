@@ -21,12 +21,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn photographs() -> Option<PathBuf> {
+pub(crate) fn photographs() -> Option<PathBuf> {
     let folder = root().join("../shared/data/voc-animals-mini/JPEGImages");
     folder.exists().then_some(folder)
 }
 
-fn weights() -> Weights {
+pub(crate) fn weights() -> Weights {
     Weights::parse(&std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
 }
 
@@ -35,17 +35,20 @@ pub(crate) fn worst(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 /// Writes what the encoder sees, for `make.py`: decoders and resizers differ by a grey level, and the model is what
-/// is compared. Usage: S2C_FRAMES=DIR cargo test --release --test it write_frames -- --ignored
+/// is compared. Those of `sam_everything` as well, and its first image at its own size. Usage: S2C_FRAMES=DIR cargo test --release --test it write_frames -- --ignored
 #[test]
 #[ignore = "makes the input of the golden script"]
 fn write_frames() {
     let (Some(folder), Some(out)) = (photographs(), std::env::var_os("S2C_FRAMES").map(PathBuf::from)) else { return };
     std::fs::create_dir_all(&out).unwrap();
-    for name in IMAGES {
+    for name in IMAGES.into_iter().chain(crate::sam_everything::IMAGES) {
         let image = decode_rgb(&std::fs::read(folder.join(format!("{name}.jpg"))).unwrap()).unwrap();
         let (height, width) = resized_size(image.height, image.width);
         let frame = encode_rgb(&resize_rgb(&image, height, width, Filter::Bilinear));
         std::fs::write(out.join(format!("{name}-{}x{}.png", image.height, image.width)), frame).unwrap();
+        if name == crate::sam_everything::IMAGES[0] {
+            std::fs::write(out.join(format!("{name}.png")), encode_rgb(&image)).unwrap();
+        }
     }
 }
 

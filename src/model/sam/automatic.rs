@@ -205,8 +205,8 @@ fn draw(
         let offset = options.stability_score_offset;
         let stability = Vec::<f32>::try_from(count(offset) / count(-offset))?;
         for (i, (&predicted_iou, &stability)) in ious.iter().zip(&stability).enumerate() {
-            // NaN, an empty mask, is not stable.
-            if f64::from(stability) >= options.stability_score_thresh {
+            // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
+            if stability >= options.stability_score_thresh as f32 {
                 let mask = logits.get(i as i64).gt(0.0).to_kind(Kind::Uint8).view([-1]);
                 let mask = BitMask::of_bytes(height, width, &Vec::<u8>::try_from(mask)?);
                 found.push(Segment::new(mask, predicted_iou, stability));

@@ -79,8 +79,8 @@ impl SamEncoder {
 
 /// Prompts decoded together on a GPU.
 const GPU_BATCH: i64 = 64;
-/// On a CPU: what a batch makes stays in its caches and off the page tables (twice as fast as 64 at a time).
-const CPU_BATCH: i64 = 2;
+/// On a CPU: what a batch makes stays near its caches.
+const CPU_BATCH: i64 = 8;
 
 /// Prompt encoder and mask decoder.
 #[derive(Debug)]
