@@ -301,7 +301,7 @@ impl Items {
             None => None,
         };
         let embedding = match &params.cpm {
-            Some(_) => Some(read_embedding(&of("embeddings", &self.embeddings)?)?.0),
+            Some(_) => Some(read_embedding(of("embeddings", &self.embeddings)?)?.0),
             None => None,
         };
         let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();

@@ -47,7 +47,7 @@ impl Stage for SeMapStage {
         let (device, compute) = (self.device, self.params.precision.into());
         let decoder =
             self.decoder.get(input, "weights", |bytes| SamDecoder::load(&Weights::parse(bytes)?, device, compute))?;
-        let (embedding, (height, width)) = read_embedding(&input.bytes("embedding")?)?;
+        let (embedding, (height, width)) = read_embedding(input.bytes("embedding")?)?;
         let options = AutomaticOptions {
             points_per_side: self.params.points_per_side,
             pred_iou_thresh: self.params.pred_iou_thresh,

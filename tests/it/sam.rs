@@ -27,7 +27,7 @@ fn photographs() -> Option<PathBuf> {
 }
 
 fn weights() -> Weights {
-    Weights::parse(&std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
+    Weights::parse(std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
 }
 
 fn worst(a: &Tensor, b: &Tensor) -> f64 {
@@ -55,7 +55,7 @@ fn agrees_with_the_reference_on_real_photographs() {
         println!("skipped: no ../shared/data/voc-animals-mini");
         return;
     };
-    let golden = Weights::parse(&std::fs::read(root().join("tests/golden/sam/golden.safetensors")).unwrap()).unwrap();
+    let golden = Weights::parse(std::fs::read(root().join("tests/golden/sam/golden.safetensors")).unwrap()).unwrap();
     let weights = weights();
     let encoder = SamEncoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
     let decoder = SamDecoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
