@@ -29,7 +29,7 @@ impl Worker {
         let read = |name: &str| text(name).and_then(|path| fs::read(path).with_context(|| path.to_owned()));
         match text("do")? {
             "load" => {
-                let weights = Weights::parse(&read("weights")?)?;
+                let weights = Weights::parse(read("weights")?)?;
                 let encoder = SamEncoder::load(&weights, Device::Cpu, compute)?;
                 self.sam = Some((encoder, SamDecoder::load(&weights, Device::Cpu, compute)?));
                 Ok(json!({}))

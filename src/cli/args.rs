@@ -76,6 +76,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         action: CacheAction,
     },
+    /// Look at checkpoints
+    Weights {
+        #[command(subcommand)]
+        action: WeightsAction,
+    },
     /// Tell what this machine has for the work, and what to do about what is missing
     Doctor {
         /// A pipeline file whose data and weights are looked at as well
@@ -118,6 +123,18 @@ pub(super) enum CacheAction {
         /// Only tell what would go
         #[arg(long)]
         dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WeightsAction {
+    /// Tell what a checkpoint is and which field of a pipeline file it fits
+    Inspect {
+        /// A .safetensors file or a state dict of PyTorch (.pth, .pt, .bin)
+        file: PathBuf,
+        /// List the tensors
+        #[arg(long)]
+        tensors: bool,
     },
 }
 

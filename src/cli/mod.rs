@@ -16,11 +16,15 @@ mod progress;
 mod report;
 #[cfg(feature = "torch")]
 mod segment;
+#[cfg(feature = "torch")]
+mod weights;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+#[cfg(feature = "torch")]
+use self::args::WeightsAction;
 use self::args::{CacheAction, Cli, Command, Shell};
 use crate::cache::Cache;
 use crate::pipeline::file::FileError;
@@ -57,6 +61,10 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     #[cfg(feature = "torch")]
     if let Some(weights) = error.downcast_ref::<crate::pipeline::build::MissingWeights>() {
         return Some(weights.hint());
+    }
+    #[cfg(feature = "torch")]
+    if let Some(file) = error.downcast_ref::<crate::model::weights::NotACheckpoint>() {
+        return Some(file.hint.to_owned());
     }
     Some(error.downcast_ref::<crate::data::voc::DataError>()?.hint().to_owned())
 }
@@ -96,6 +104,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             let n_units = open_cache(cli)?.reindex()?;
             println!("{n_units} records of finished units indexed");
         }
+        #[cfg(feature = "torch")]
+        Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
         #[cfg(feature = "torch")]
         other => return experiment::dispatch(cli, other),
         #[cfg(not(feature = "torch"))]

@@ -12,6 +12,7 @@ use super::doctor::{has_bf16, parse_device};
 use super::predict::targets;
 use super::report::put;
 use crate::data::image::{decode_rgb, encode_rgb, encode_se_map};
+use crate::data::read_shared;
 use crate::model::sam::automatic::{AutomaticOptions, Crop, segment_everything};
 use crate::model::sam::{SamDecoder, SamEncoder};
 use crate::model::weights::Weights;
@@ -47,7 +48,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
     };
     let targets = targets(&args.images, &args.to)?;
     let what = || format!("`{}`", args.weights.display());
-    let weights = Weights::parse(&fs::read(&args.weights).with_context(what)?).with_context(what)?;
+    let weights = Weights::parse(read_shared(&args.weights).with_context(what)?).with_context(what)?;
     let encoder = SamEncoder::load(&weights, device, compute).with_context(what)?;
     let decoder = SamDecoder::load(&weights, device, compute).with_context(what)?;
     drop(weights);

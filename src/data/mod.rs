@@ -6,10 +6,24 @@ pub mod image;
 pub mod rng;
 pub mod voc;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::digest::BlobDigest;
+
+/// Bytes that several readers may share.
+pub type Bytes = Arc<[u8]>;
+
+/// The bytes of a file, in memory once: those of a `Vec` would be copied to be shared.
+pub fn read_shared(path: &Path) -> io::Result<Bytes> {
+    let mut file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes: Bytes = std::iter::repeat_n(0, len).collect();
+    Arc::get_mut(&mut bytes).map_or(Ok(()), |bytes| file.read_exact(bytes))?;
+    Ok(bytes)
+}
 
 /// A file of the user, with the digest of its content.
 #[derive(Clone, Debug)]

@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_mask_does_not_depend_on_its_batch() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/weights/mobile_sam.f16.safetensors");
-        let weights = Weights::parse(&std::fs::read(path).unwrap()).unwrap();
+        let weights = Weights::parse(std::fs::read(path).unwrap()).unwrap();
         let decoder = SamDecoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
         let options = CpmOptions {
             tau: 0.5,

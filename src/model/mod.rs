@@ -4,6 +4,7 @@
 pub mod classifier;
 pub mod cpm;
 pub mod deeplab;
+pub mod known;
 pub mod layer;
 pub mod loss;
 pub mod memory;

@@ -10,6 +10,7 @@ use anyhow::Context;
 
 use crate::artifact::{ArtifactRef, Manifest};
 use crate::cache::{BlobStore, Cache, StoreError};
+use crate::data::read_shared;
 use crate::digest::BlobDigest;
 use crate::pipeline::executor::{Executor, UnitTask};
 use crate::pipeline::graph::{Graph, Source, UnitIdx};
@@ -265,8 +266,8 @@ impl BlobReader for RunReader {
             return Ok(bytes.clone());
         }
         let Some(path) = self.files.get(digest) else { return Ok(self.store.read(digest)?.into()) };
-        let bytes = std::fs::read(path).with_context(|| format!("could not read `{}`", path.display()))?;
+        let bytes = read_shared(path).with_context(|| format!("could not read `{}`", path.display()))?;
         anyhow::ensure!(BlobDigest::of(&bytes) == *digest, "`{}` changed while running; run again", path.display());
-        Ok(bytes.into())
+        Ok(bytes)
     }
 }

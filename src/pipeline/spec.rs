@@ -87,7 +87,7 @@ pub struct EmojiSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamSpec {
-    /// A checkpoint with the public parameter names (.safetensors). Relative to the pipeline file.
+    /// A checkpoint with the public parameter names (.safetensors or .pth). Relative to the pipeline file.
     pub weights: PathBuf,
 }
 
@@ -124,7 +124,7 @@ pub struct SeMapSpec {
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierSpec {
     pub backbone: Backbone,
-    /// ImageNet weights with torchvision names (.safetensors). Relative to the pipeline file.
+    /// ImageNet weights with torchvision names (.safetensors or .pth). Relative to the pipeline file.
     pub weights: PathBuf,
     /// Pixels of the input a feature covers: 8 or 16.
     pub stride: u32,
@@ -227,7 +227,7 @@ pub struct SegmentationSpec {
     /// `false`: stop after the pseudo-labels.
     pub enabled: bool,
     pub backbone: Backbone,
-    /// ImageNet weights with torchvision names (.safetensors). Relative to the pipeline file.
+    /// ImageNet weights with torchvision names (.safetensors or .pth). Relative to the pipeline file.
     pub weights: PathBuf,
     /// Pixels of the input a feature covers: 8 or 16.
     pub stride: u32,

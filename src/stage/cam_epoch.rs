@@ -289,7 +289,7 @@ impl<'a> Items<'a> {
             None => None,
         };
         let embedding = match &self.embeddings {
-            Some(embeddings) => Some(read_embedding(&embeddings.bytes(item)?)?.0),
+            Some(embeddings) => Some(read_embedding(embeddings.bytes(item)?)?.0),
             None => None,
         };
         let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();

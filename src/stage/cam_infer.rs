@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::cam_file::write_cam;
 use super::params::{Backbone, Compute};
-use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{MEAN, STD};
 use crate::data::image::{Filter, decode_rgb, resize_rgb};
 use crate::data::rng::stream;
@@ -51,7 +51,7 @@ impl Stage for CamInfer {
         let resnet = params.backbone.config(params.stride, params.precision, *device);
         let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
         // A checkpoint has a head, so nothing is drawn from the stream.
-        let load = |bytes: &[u8]| {
+        let load = |bytes: Bytes| {
             let classifier = Classifier::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "head"))?;
             anyhow::Ok(classifier.folded())
         };

@@ -85,7 +85,7 @@ impl<R: DeserializeOwned> Start<R> {
             return Ok(saved);
         }
         let slot = if input.has("checkpoint") { "checkpoint" } else { "weights" };
-        let weights = Weights::parse(&input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?;
+        let weights = Weights::parse(input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?;
         Ok(Self { weights, rows: Vec::new() })
     }
 

@@ -34,10 +34,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::artifact::{Fingerprint, SetListing};
+pub use crate::data::Bytes;
 use crate::digest::BlobDigest;
-
-/// Bytes that several readers may share.
-pub type Bytes = Arc<[u8]>;
 
 /// A kind of work.
 pub trait Stage: Sized {
@@ -170,13 +168,13 @@ impl<T> Loaded<T> {
         &mut self,
         input: &UnitInput<'_>,
         slot: &str,
-        load: impl FnOnce(&[u8]) -> anyhow::Result<T>,
+        load: impl FnOnce(Bytes) -> anyhow::Result<T>,
     ) -> anyhow::Result<&mut T> {
         let digest = input.digest(slot)?;
         let kept = self.0.take().filter(|(of, _)| *of == digest);
         let kept = match kept {
             Some(kept) => kept,
-            None => (digest, load(&input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?),
+            None => (digest, load(input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?),
         };
         Ok(&mut self.0.insert(kept).1)
     }

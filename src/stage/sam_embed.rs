@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::params::Compute;
-use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::decode_rgb;
 use crate::model::sam::SamEncoder;
 use crate::model::weights::{Weights, to_safetensors};
@@ -48,7 +48,7 @@ impl Stage for SamEmbed {
 }
 
 /// An embedding as stored: `(1, 256, 64, 64)` f32, and the height and width of its image.
-pub fn read_embedding(bytes: &[u8]) -> anyhow::Result<(Tensor, (usize, usize))> {
+pub fn read_embedding(bytes: Bytes) -> anyhow::Result<(Tensor, (usize, usize))> {
     let file = Weights::parse(bytes)?;
     let embedding = file.get("embedding", &[256, 64, 64])?.unsqueeze(0);
     let size = Vec::<i64>::try_from(file.raw("image_size")?)?;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::params::{Compute, OverlapRule};
 use super::sam_embed::read_embedding;
-use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::{decode_rgb, encode_se_map};
 use crate::model::sam::automatic::{AutomaticOptions, Crop, segment_everything};
 use crate::model::sam::{SamDecoder, SamEncoder};
@@ -75,10 +75,10 @@ impl Stage for SeMapStage {
         let (device, compute) = (self.device, self.params.precision.into());
         let decoder =
             self.decoder.get(input, "weights", |bytes| SamDecoder::load(&Weights::parse(bytes)?, device, compute))?;
-        let (embedding, (height, width)) = read_embedding(&input.bytes("embedding")?)?;
+        let (embedding, (height, width)) = read_embedding(input.bytes("embedding")?)?;
         let cropped = match &self.params.crops {
             Some(_) => {
-                let load = |bytes: &[u8]| SamEncoder::load(&Weights::parse(bytes)?, device, compute);
+                let load = |bytes: Bytes| SamEncoder::load(&Weights::parse(bytes)?, device, compute);
                 let image = decode_rgb(&input.bytes("image")?).context("input `image`")?;
                 Some((self.encoder.get(input, "weights", load)?, image))
             }

@@ -6,7 +6,7 @@ use tch::Kind;
 
 use super::cam_infer::{Views, over_views};
 use super::params::{Backbone, Compute};
-use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::{decode_rgb, encode_label_map};
 use crate::data::rng::stream;
 use crate::model::deeplab::{DeepLab, DeepLabConfig};
@@ -48,7 +48,7 @@ impl Stage for SegInfer {
         let resnet = params.backbone.config(params.stride, params.precision, *device);
         let config = DeepLabConfig { resnet, n_labels: params.n_labels };
         // A checkpoint has a head, so nothing is drawn from the stream.
-        let load = |bytes: &[u8]| {
+        let load = |bytes: Bytes| {
             let model = DeepLab::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "seg head"))?;
             anyhow::Ok(model.folded())
         };

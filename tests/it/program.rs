@@ -296,6 +296,37 @@ fn drawings_and_schema_name_the_stages_and_fields() {
 }
 
 #[test]
+fn weights_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let inspect = |file: &Path, more: &[&str]| {
+        let file = file.to_string_lossy();
+        call(dir.path(), &[&["weights", "inspect", &file], more].concat())
+    };
+    let resnet = inspect(&weights().join("resnet50_v1.f16.safetensors"), &["--tensors"]);
+    for line in ["ResNet-50", "classifier.weights, segmentation.weights", "BLAKE3", "conv1.weight"] {
+        assert!(text(&resnet).contains(line), "{}", text(&resnet));
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/weights");
+    let found = inspect(&golden.join("model.pth"), &["--json", "--tensors"]);
+    let found: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(
+        (&found["format"], &found["what"], &found["parameters"]),
+        (&"PyTorch".into(), &"unknown".into(), &3.into())
+    );
+    assert_eq!(found["list"][1], serde_json::json!({ "name": "a.weight", "dtype": "f32", "shape": [1, 2] }));
+    for (file, error, hint) in [
+        ("torchscript.pt", "torchscript.pt`: a TorchScript archive", "hint: in Python: torch.save(torch.jit.load"),
+        ("make.py", "not a checkpoint: neither .safetensors nor a PyTorch file", "hint: give a .safetensors file"),
+        ("none", "could not read", "hint: give the path"),
+    ] {
+        let output = inspect(&golden.join(file), &[]);
+        let said = text(&output);
+        assert!(!output.status.success() && said.starts_with("error: "), "{said}");
+        assert!(said.contains(error) && said.contains(hint), "{said}");
+    }
+}
+
+#[test]
 fn bad_input_is_one_clear_line_and_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     write_pipeline(dir.path(), TINY);

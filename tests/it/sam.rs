@@ -27,7 +27,7 @@ pub(crate) fn photographs() -> Option<PathBuf> {
 }
 
 pub(crate) fn weights() -> Weights {
-    Weights::parse(&std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
+    Weights::parse(std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
 }
 
 pub(crate) fn worst(a: &Tensor, b: &Tensor) -> f64 {
@@ -58,7 +58,7 @@ fn agrees_with_the_reference_on_real_photographs() {
         println!("skipped: no ../shared/data/voc-animals-mini");
         return;
     };
-    let golden = Weights::parse(&std::fs::read(root().join("tests/golden/sam/golden.safetensors")).unwrap()).unwrap();
+    let golden = Weights::parse(std::fs::read(root().join("tests/golden/sam/golden.safetensors")).unwrap()).unwrap();
     let weights = weights();
     let encoder = SamEncoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
     let decoder = SamDecoder::load(&weights, Device::Cpu, Compute::F32).unwrap();

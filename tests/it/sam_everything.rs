@@ -73,7 +73,7 @@ fn masks_agree_with_the_public_generator_one_by_one() {
         return;
     };
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sam_everything/golden.safetensors");
-    let golden = Weights::parse(&std::fs::read(golden).unwrap()).unwrap();
+    let golden = Weights::parse(std::fs::read(golden).unwrap()).unwrap();
     let (sam, coarse) = (Sam::load(Compute::F32), Sam::load(Compute::Bf16));
     let read = |name: &str| decode_rgb(&std::fs::read(folder.join(format!("{name}.jpg"))).unwrap()).unwrap();
     let plain = AutomaticOptions::default();

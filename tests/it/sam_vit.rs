@@ -50,7 +50,7 @@ fn weights(golden: &Weights) -> Weights {
         (name.to_owned(), weight(name, &shape))
     };
     let tensors: Vec<(String, Tensor)> = names.lines().map(tensor).collect();
-    Weights::parse(&to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap()).unwrap()
+    Weights::parse(to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap()).unwrap()
 }
 
 fn picture(height: usize, width: usize) -> Rgb {
@@ -69,7 +69,7 @@ fn mask_prompt() -> Tensor {
 #[test]
 fn vit_and_all_prompts_agree_with_the_reference() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sam_vit");
-    let golden = Weights::parse(&std::fs::read(folder.join("golden.safetensors")).unwrap()).unwrap();
+    let golden = Weights::parse(std::fs::read(folder.join("golden.safetensors")).unwrap()).unwrap();
     let weights = weights(&golden);
     for name in golden.names().filter_map(|name| name.strip_prefix("check.")) {
         let made = match name {

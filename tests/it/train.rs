@@ -12,7 +12,7 @@ use s2c_pipe::model::weights::{Weights, to_safetensors};
 use tch::{Device, Kind, Tensor};
 
 fn file(name: &str) -> Weights {
-    Weights::parse(&std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
+    Weights::parse(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
 }
 
 fn golden() -> Weights {
@@ -80,7 +80,7 @@ fn the_head_of_deeplab_is_the_sum_of_its_branches() {
         tensors.push((format!("head.aspp.{i}.bias"), bias));
     }
     let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
-    let weights = Weights::parse(&bytes).unwrap();
+    let weights = Weights::parse(bytes.as_slice()).unwrap();
     let resnet =
         ResnetConfig { stride_in: StrideIn::Conv1, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
     let config = DeepLabConfig { resnet, n_labels: 3 };
@@ -141,7 +141,7 @@ fn losses_and_their_gradients_agree_with_their_equations() {
 fn sgd_steps_as_pytorch_and_its_checkpoint_goes_on() {
     let value = wave(&[10], 0.5).set_requires_grad(true);
     let options = SgdOptions { head_lr_mult: 1.0, momentum: 0.9, weight_decay: 5e-4 };
-    let none = Weights::parse(&to_safetensors([]).unwrap()).unwrap();
+    let none = Weights::parse(to_safetensors([]).unwrap()).unwrap();
     let mut weights = none;
     let mut value = value;
     // Each step from the checkpoint of the one before.
@@ -151,7 +151,7 @@ fn sgd_steps_as_pytorch_and_its_checkpoint_goes_on() {
         sgd.zero_grad();
         (&value * &value * &value).sum(Kind::Float).backward();
         sgd.step(0.1);
-        weights = Weights::parse(&sgd.checkpoint(Vec::new(), Vec::new()).unwrap()).unwrap();
+        weights = Weights::parse(sgd.checkpoint(Vec::new(), Vec::new()).unwrap()).unwrap();
         value = weights.get("value", &[10]).unwrap().set_requires_grad(true);
     }
     assert_close(&golden(), "sgd", &value, 1e-6);

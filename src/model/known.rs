@@ -1,0 +1,181 @@
+//! What a checkpoint is, told by its names and shapes, and whether this build can use it.
+
+use std::collections::BTreeSet;
+
+use tch::Device;
+
+use super::Compute;
+use super::resnet::{Resnet50, ResnetConfig, StrideIn};
+use super::sam::{SamDecoder, SamEncoder};
+use super::weights::Weights;
+
+/// A checkpoint recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// For people.
+    pub what: String,
+    /// The fields of a pipeline file it can be given to.
+    pub fits: &'static [&'static str],
+    /// Why it fits none.
+    pub problem: Option<String>,
+}
+
+const SAM: &[&str] = &["sam.weights"];
+const BACKBONE: &[&str] = &["classifier.weights", "segmentation.weights"];
+
+/// Widths of SAM's own encoders.
+const SAM_WIDTHS: [(i64, &str); 3] = [(768, "B"), (1024, "L"), (1280, "H")];
+/// Blocks in each layer, whether a block has three convolutions, and the usual name.
+const RESNETS: [([usize; 4], bool, i64); 5] = [
+    ([2, 2, 2, 2], false, 18),
+    ([3, 4, 6, 3], false, 34),
+    ([3, 4, 6, 3], true, 50),
+    ([3, 4, 23, 3], true, 101),
+    ([3, 8, 36, 3], true, 152),
+];
+
+/// Looks at a checkpoint. What seems to fit is loaded, so that the answer is true.
+pub fn recognise(weights: &Weights) -> Known {
+    let side = |name: &str| Some(*weights.shape(name)?.first()?);
+    if let Some(n_classes) = side("head.cam.weight") {
+        return fitting(format!("CAM classifier of s2c-pipe, {n_classes} classes"), BACKBONE, load_resnet(weights));
+    }
+    if let Some(n_labels) = side("head.aspp.0.weight") {
+        let what = format!("DeepLab of s2c-pipe, {n_labels} labels with background");
+        return fitting(what, BACKBONE, load_resnet(weights));
+    }
+    if weights.contains("image_encoder.patch_embed.seq.0.c.weight") {
+        return fitting("MobileSAM (SAM with TinyViT)".to_owned(), SAM, load_sam(weights));
+    }
+    if let Some(width) = side("image_encoder.patch_embed.proj.weight") {
+        let size = SAM_WIDTHS.iter().find(|(of, _)| *of == width);
+        let what = size.map_or_else(|| format!("SAM of width {width}"), |(_, size)| format!("SAM ViT-{size}"));
+        return unusable(what, "of SAM's encoders this build has MobileSAM's only");
+    }
+    if weights.contains("sam_mask_decoder.iou_token.weight") {
+        return unusable("SAM 2".to_owned(), "this build has MobileSAM only");
+    }
+    if weights.contains("conv1.weight") && weights.contains("layer1.0.conv1.weight") {
+        return resnet(weights);
+    }
+    unusable("unknown".to_owned(), "its tensors have the names of no model that this build knows")
+}
+
+fn resnet(weights: &Weights) -> Known {
+    let blocks = |layer: usize| {
+        let prefix = format!("layer{layer}.");
+        let block = |name: &str| Some(name.strip_prefix(&prefix)?.split_once('.')?.0.to_owned());
+        weights.names().filter_map(block).collect::<BTreeSet<_>>().len()
+    };
+    let blocks = [blocks(1), blocks(2), blocks(3), blocks(4)];
+    let is_bottleneck = weights.contains("layer1.0.conv3.weight");
+    let Some((_, _, depth)) = RESNETS.iter().find(|(of, three, _)| *of == blocks && *three == is_bottleneck) else {
+        return unusable(format!("a ResNet of {blocks:?} blocks"), "of ResNets this build has ResNet-50 only");
+    };
+    // Wide and grouped ones (ResNeXt) differ in the 3x3 convolution alone.
+    if is_bottleneck && weights.shape("layer1.0.conv2.weight") != Some(&[64, 64, 3, 3]) {
+        return unusable(
+            format!("a wide or grouped ResNet-{depth}"),
+            "of ResNets this build has the plain ResNet-50 only",
+        );
+    }
+    match depth {
+        50 => fitting("ResNet-50".to_owned(), BACKBONE, load_resnet(weights)),
+        _ => unusable(format!("ResNet-{depth}"), "of ResNets this build has ResNet-50 only"),
+    }
+}
+
+fn load_resnet(weights: &Weights) -> anyhow::Result<()> {
+    let config =
+        ResnetConfig { stride_in: StrideIn::Conv2, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
+    Resnet50::load(weights, &config).map(drop)
+}
+
+fn load_sam(weights: &Weights) -> anyhow::Result<()> {
+    SamEncoder::load(weights, Device::Cpu, Compute::F32)?;
+    SamDecoder::load(weights, Device::Cpu, Compute::F32).map(drop)
+}
+
+fn fitting(what: String, fits: &'static [&'static str], loaded: anyhow::Result<()>) -> Known {
+    match loaded {
+        Ok(()) => Known { what, fits, problem: None },
+        Err(error) => unusable(what, &format!("{error:#}")),
+    }
+}
+
+fn unusable(what: String, problem: &str) -> Known {
+    Known { what, fits: &[], problem: Some(problem.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, Tensor};
+
+    use super::*;
+    use crate::model::weights::to_safetensors;
+
+    fn recognised(names: &[(&str, &[i64])]) -> Known {
+        let tensors: Vec<_> =
+            names.iter().map(|(name, shape)| (*name, Tensor::zeros(*shape, (Kind::Half, Device::Cpu)))).collect();
+        let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (*name, tensor))).unwrap();
+        recognise(&Weights::parse(bytes).unwrap())
+    }
+
+    #[test]
+    fn models_are_told_by_names_and_shapes() {
+        let patch = "image_encoder.patch_embed.proj.weight";
+        #[rustfmt::skip]
+        let cases: [(&str, &[(&str, &[i64])]); 9] = [
+            ("SAM ViT-B",         &[(patch, &[768, 1])]),
+            ("SAM ViT-L",         &[(patch, &[1024, 1])]),
+            ("SAM ViT-H",         &[(patch, &[1280, 1])]),
+            ("SAM of width 64",   &[(patch, &[64, 1])]),
+            ("SAM 2",             &[("sam_mask_decoder.iou_token.weight", &[1, 256])]),
+            ("MobileSAM (SAM with TinyViT)", &[("image_encoder.patch_embed.seq.0.c.weight", &[32, 3, 3, 3])]),
+            ("CAM classifier of s2c-pipe, 20 classes", &[("conv1.weight", &[1]), ("head.cam.weight", &[20, 1, 1, 1])]),
+            ("DeepLab of s2c-pipe, 21 labels with background", &[("head.aspp.0.weight", &[21, 1, 3, 3])]),
+            ("unknown",           &[("features.0.weight", &[1])]),
+        ];
+        for (what, names) in cases {
+            let known = recognised(names);
+            assert_eq!(known.what, what);
+            assert!(known.fits.is_empty() && known.problem.is_some(), "{known:?}");
+        }
+    }
+
+    #[test]
+    fn resnets_are_told_by_their_blocks() {
+        for (blocks, is_bottleneck, depth) in RESNETS {
+            let mut names = vec![("conv1.weight".to_owned(), vec![64, 3, 7, 7])];
+            for (layer, &n) in blocks.iter().enumerate() {
+                for block in 0..n {
+                    for conv in 1..=if is_bottleneck { 3 } else { 2 } {
+                        names.push((format!("layer{}.{block}.conv{conv}.weight", layer + 1), vec![64, 64, 3, 3]));
+                    }
+                }
+            }
+            let of = |names: &[(String, Vec<i64>)]| {
+                let names: Vec<_> = names.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+                recognised(&names)
+            };
+            assert_eq!(of(&names).what, format!("ResNet-{depth}"));
+            names.iter_mut().skip(1).for_each(|(_, shape)| *shape = vec![128, 4, 3, 3]);
+            let wide = of(&names).what;
+            assert_eq!(wide.starts_with("a wide or grouped"), is_bottleneck, "{wide}");
+            names.push(("layer3.99.conv1.weight".to_owned(), vec![1]));
+            assert!(of(&names).what.starts_with("a ResNet of ["));
+        }
+    }
+
+    #[test]
+    fn the_weights_of_the_repository_fit() {
+        for (file, what, fits) in [
+            ("mobile_sam.f16.safetensors", "MobileSAM (SAM with TinyViT)", SAM),
+            ("resnet50_v1.f16.safetensors", "ResNet-50", BACKBONE),
+        ] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights").join(file);
+            let known = recognise(&Weights::parse(crate::data::read_shared(&path).unwrap()).unwrap());
+            assert_eq!(known, Known { what: what.to_owned(), fits, problem: None });
+        }
+    }
+}
