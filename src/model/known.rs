@@ -6,6 +6,7 @@ use tch::Device;
 
 use super::Compute;
 use super::resnet::{Resnet50, ResnetConfig, StrideIn};
+use super::sam::image_encoder::VitShape;
 use super::sam::{SamDecoder, SamEncoder};
 use super::weights::Weights;
 
@@ -23,8 +24,6 @@ pub struct Known {
 const SAM: &[&str] = &["sam.weights"];
 const BACKBONE: &[&str] = &["classifier.weights", "segmentation.weights"];
 
-/// Widths of SAM's own encoders.
-const SAM_WIDTHS: [(i64, &str); 3] = [(768, "B"), (1024, "L"), (1280, "H")];
 /// Blocks in each layer, whether a block has three convolutions, and the usual name.
 const RESNETS: [([usize; 4], bool, i64); 5] = [
     ([2, 2, 2, 2], false, 18),
@@ -47,13 +46,14 @@ pub fn recognise(weights: &Weights) -> Known {
     if weights.contains("image_encoder.patch_embed.seq.0.c.weight") {
         return fitting("MobileSAM (SAM with TinyViT)".to_owned(), SAM, load_sam(weights));
     }
+    if let Some(shape) = VitShape::of(weights) {
+        return fitting(format!("SAM {}", shape.name), SAM, load_sam(weights));
+    }
     if let Some(width) = side("image_encoder.patch_embed.proj.weight") {
-        let size = SAM_WIDTHS.iter().find(|(of, _)| *of == width);
-        let what = size.map_or_else(|| format!("SAM of width {width}"), |(_, size)| format!("SAM ViT-{size}"));
-        return unusable(what, "of SAM's encoders this build has MobileSAM's only");
+        return unusable(format!("SAM of width {width}"), "this build has ViT-B, L, H and MobileSAM");
     }
     if weights.contains("sam_mask_decoder.iou_token.weight") {
-        return unusable("SAM 2".to_owned(), "this build has MobileSAM only");
+        return unusable("SAM 2".to_owned(), "this build has SAM 1 and MobileSAM");
     }
     if weights.contains("conv1.weight") && weights.contains("layer1.0.conv1.weight") {
         return resnet(weights);
