@@ -139,7 +139,7 @@ impl BitMask {
     fn inverted(&self) -> Self {
         let rest = self.width % 64;
         let valid = if rest == 0 { u64::MAX } else { (1 << rest) - 1 };
-        let is_last = |i: usize| (i + 1) % self.stride() == 0;
+        let is_last = |i: usize| (i + 1).is_multiple_of(self.stride());
         let invert = |(i, word): (usize, &u64)| !word & if is_last(i) { valid } else { u64::MAX };
         Self { words: self.words.iter().enumerate().map(invert).collect(), ..*self }
     }
@@ -321,5 +321,14 @@ mod tests {
         assert_eq!(mask(&["#.", "#."]).rle(), [0, 2, 2]);
         assert_eq!(mask(&["..#", ".##"]).rle(), [3, 3]);
         assert_eq!(BitMask::empty(2, 3).rle(), [6]);
+        // pycocotools.mask.frPyObjects({"size": [30, 40], "counts": COUNTS}, 30, 40)["counts"]
+        for (counts, text) in [
+            (&[1200][..], "`U1"),
+            (&[3, 3, 594, 600], "33bb0eb0"),
+            (&[17, 40, 3, 500, 33, 607], "a0X13\\>n0[3"),
+            (&[100, 1, 100, 31, 68, 900], "T31T3n0POUk0"),
+        ] {
+            assert_eq!(coco_rle(counts), text);
+        }
     }
 }

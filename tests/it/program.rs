@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use s2c_pipe::cache::Cache;
-use s2c_pipe::data::image::{decode_label_map, encode_label_map, encode_rgb};
+use s2c_pipe::data::image::{decode_label_map, decode_se_map, encode_label_map, encode_rgb};
 use s2c_pipe::vision::{LabelMap, Rgb};
 use tempfile::TempDir;
 
@@ -273,11 +273,46 @@ fn results_leave_the_cache_as_files() {
 
     // A picture of another size and kind than those of training.
     let picture = Rgb { height: 50, width: 81, data: (0..50 * 81 * 3).map(|i| (i % 251) as u8).collect() };
-    fs::write(to("mine.png"), encode_rgb(&picture)).unwrap();
-    succeeds(dir.path(), &["predict", "tiny.toml", "mine.png", "--variant", "baseline", "--to", "seen"]);
-    let labels = decode_label_map(&fs::read(to("seen/mine.png")).unwrap()).unwrap();
+    fs::write(to("my.own.png"), encode_rgb(&picture)).unwrap();
+    let predict = ["predict", "tiny.toml", "my.own.png", "--variant", "baseline", "--to"];
+    succeeds(dir.path(), &[&predict[..], &["seen"]].concat());
+    let labels = decode_label_map(&fs::read(to("seen/my.own.png")).unwrap()).unwrap();
     assert_eq!((labels.height, labels.width), (50, 81));
-    assert!(to("seen/mine_overlay.png").exists());
+    assert!(to("seen/my.own_overlay.png").exists());
+    let output = call(dir.path(), &[&predict[..], &["."]].concat());
+    assert!(text(&output).contains("would be overwritten by its result"), "{}", text(&output));
+}
+
+#[test]
+fn segment_everything_in_a_picture_of_ones_own() {
+    let dir = tempfile::tempdir().unwrap();
+    // A bright disc on a dark ground.
+    let (height, width) = (90, 120);
+    let pixel = |i: usize| {
+        let (dy, dx) = ((i / width) as f64 - 45.0, (i % width) as f64 - 60.0);
+        if dy.hypot(dx) < 25.0 { [230, 220, 40] } else { [20, 40, 60] }
+    };
+    let picture = Rgb { height, width, data: (0..height * width).flat_map(pixel).collect() };
+    fs::write(dir.path().join("disc.png"), encode_rgb(&picture)).unwrap();
+    let weights = weights().join("mobile_sam.f16.safetensors");
+    let weights = weights.to_string_lossy();
+    for more in [&[][..], &["--crop-n-layers", "1", "--min-mask-region-area", "20"]] {
+        let args = ["segment", "disc.png", "--weights", &weights, "--points-per-side", "3", "--precision", "f32"];
+        succeeds(dir.path(), &[&args[..], &["--to", "out"], more].concat());
+        let map = decode_se_map(&fs::read(dir.path().join("out/disc.png")).unwrap()).unwrap();
+        assert_eq!((map.height, map.width), (height, width));
+        let disc = map.at(45, 60);
+        assert!(disc != 0 && disc != map.at(2, 2));
+        assert!(dir.path().join("out/disc_segments.png").exists());
+        let masks: serde_json::Value =
+            serde_json::from_slice(&fs::read(dir.path().join("out/disc.json")).unwrap()).unwrap();
+        let mask = &masks[usize::from(disc) - 1];
+        let area = mask["area"].as_f64().unwrap();
+        assert!((area - 25.0 * 25.0 * std::f64::consts::PI).abs() < 200.0, "{mask}");
+        assert_eq!(mask["segmentation"]["size"], serde_json::json!([height, width]));
+    }
+    let output = call(dir.path(), &["segment", "disc.png", "--weights", "disc.png"]);
+    assert!(text(&output).contains("error: `disc.png`: not a checkpoint"), "{}", text(&output));
 }
 
 #[test]

@@ -151,8 +151,8 @@ impl Attention {
         y.narrow(1, 0, GRID).narrow(2, 0, GRID)
     }
 
-    /// `softmax(q k / sqrt(hd) + rows + columns) v`, some rows of queries at a time, so that the weights, of which a
-    /// global block has 4096 x 4096 a head, stay in the caches.
+    /// `softmax(q k / sqrt(hd) + rows + columns) v`, some queries at a time, so that the weights, of which a global block
+    /// has 4096 x 4096 a head, stay near the caches.
     ///
     /// - `qkv`: `(3, squares, heads, side * side, hd)`
     /// - returns `(squares * side * side, heads * hd)`
@@ -160,30 +160,36 @@ impl Attention {
         let (side, heads) = (self.side, self.heads);
         let (n_squares, hd) = (qkv.size()[1], qkv.size()[4]);
         let positions = side * side;
-        let rows_together = if side == GRID { 1 } else { side };
-        let n = rows_together * side; // queries at a time
         let like = (qkv.kind(), qkv.device());
+        // Squares and rows of queries at a time.
+        let (squares, rows) = match (side == GRID, qkv.device().is_cuda()) {
+            (true, false) => (1, 1),
+            (true, true) => (1, 16),
+            (false, false) => (1, side),
+            (false, true) => (n_squares, side),
+        };
+        let (batch, n) = (squares * heads, rows * side);
         let seen = Tensor::empty([n_squares, positions, heads, hd], like);
-        let (logits, attn) = (Tensor::empty([heads, n, positions], like), Tensor::empty([heads, n, positions], like));
-        for square in 0..n_squares {
-            let part = |i: i64| qkv.get(i).get(square); // (heads, positions, hd)
-            let (q, k, v) = (part(0), part(1).transpose(1, 2), part(2).contiguous());
+        let (mut logits, attn) =
+            (Tensor::empty([batch, n, positions], like), Tensor::empty([batch, n, positions], like));
+        for square in (0..n_squares).step_by(squares as usize) {
+            let part = |i: i64| qkv.get(i).narrow(0, square, squares).reshape([batch, positions, hd]);
+            let (q, k, v) = (part(0), part(1).transpose(1, 2), part(2));
             let scaled = &q * (hd as f64).powf(-0.5);
-            let q = q.view([heads, side, side, hd]);
-            // The bias takes the queries unscaled: (heads, rows, columns, side) each.
-            let by_row = q.permute([1, 0, 2, 3]).reshape([side, heads * side, hd]).bmm(&self.rel_rows);
-            let by_row = by_row.view([side, heads, side, side]).transpose(0, 1);
-            let by_column = q.permute([2, 0, 1, 3]).reshape([side, heads * side, hd]).bmm(&self.rel_columns);
-            let by_column = by_column.view([side, heads, side, side]).permute([1, 2, 0, 3]);
-            for row in (0..side).step_by(rows_together as usize) {
-                let rows = |x: &Tensor| x.narrow(1, row, rows_together).reshape([heads, n, side]);
-                let bias = logits.view([heads, n, side, side]);
-                let _ = rows(&by_row).unsqueeze(3).f_add_out(&bias, &rows(&by_column).unsqueeze(2));
-                let q = scaled.narrow(1, row * side, n);
-                let _ = logits.shallow_clone().baddbmm_(&q, &k);
-                let _ = logits.f_softmax_int_out(&attn, -1, None::<Kind>);
-                let out = seen.get(square).narrow(0, row * side, n); // (n, heads, hd)
-                let _ = out.shallow_clone().copy_(&attn.bmm(&v).transpose(0, 1));
+            let q = q.view([batch, side, side, hd]);
+            // The bias takes the queries unscaled: (batch, rows, columns, side) each.
+            let by_row = q.permute([1, 0, 2, 3]).reshape([side, batch * side, hd]).bmm(&self.rel_rows);
+            let by_row = by_row.view([side, batch, side, side]).transpose(0, 1);
+            let by_column = q.permute([2, 0, 1, 3]).reshape([side, batch * side, hd]).bmm(&self.rel_columns);
+            let by_column = by_column.view([side, batch, side, side]).permute([1, 2, 0, 3]);
+            for row in (0..side).step_by(rows as usize) {
+                let of_rows = |x: &Tensor| x.narrow(1, row, rows).reshape([batch, n, side]);
+                let bias = logits.view([batch, n, side, side]);
+                let _bias = of_rows(&by_row).unsqueeze(3).add_out(&bias, &of_rows(&by_column).unsqueeze(2));
+                let _logits = logits.baddbmm_(&scaled.narrow(1, row * side, n), &k);
+                let _attn = logits.softmax_int_out(&attn, -1, None::<Kind>);
+                let out = attn.bmm(&v).view([squares, heads, n, hd]).transpose(1, 2);
+                seen.narrow(0, square, squares).narrow(1, row * side, n).copy_(&out);
             }
         }
         seen.view([n_squares * positions, heads * hd])
