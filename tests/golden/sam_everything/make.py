@@ -10,7 +10,7 @@ IMAGE is the first frame's picture at its own size (JPEG or PNG): crops are cut 
 Kept for frame i, 16 points a side, in the order of `generate`: `i.iou` and `i.stability` (M), `i.box` (M, 4) xywh, and
 the masks: `i.counts`, the uncompressed COCO run lengths (column-major, zeros first) of all masks in a row, `i.lengths`
 (M) of them each. `area.*` is frame 0 with min_mask_region_area=100; `crop.*` is IMAGE with crop_n_layers=1 and
-crop_n_points_downscale_factor=2, with `crop.crop_box` (M, 4) xywh.
+crop_n_points_downscale_factor=2, with `crop.crop_box` (M, 4) xywh.\n\nFrames and IMAGE are what the ignored test `write_frames` (tests/it/sam.rs) writes.
 """
 import sys
 
