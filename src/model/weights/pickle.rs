@@ -3,6 +3,8 @@
 //! Nothing is ever executed: a call stays a node that names its function and arguments, and what it means is the
 //! reader's business. The graph is flat (nodes by index), so that no nesting, cycle or sharing costs stack. Every
 //! length is checked against the bytes that are there, and the number of opcodes is limited.
+//!
+//! Long for one file, a sixth of it tests: the machine is one `match` over opcodes and cannot be parted.
 
 use std::collections::{BTreeMap, HashSet};
 
