@@ -30,6 +30,16 @@ pub(crate) fn weights() -> Weights {
     Weights::parse(std::fs::read(root().join("pipelines/weights/mobile_sam.f16.safetensors")).unwrap()).unwrap()
 }
 
+/// Elsewhere libtorch emulates bf16, and a comparison takes minutes.
+pub(crate) fn has_bf16() -> bool {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = cpu.contains("amx_bf16") || cpu.contains("avx512_bf16");
+    if !has {
+        println!("bf16 skipped: this processor does not compute in it");
+    }
+    has
+}
+
 pub(crate) fn worst(a: &Tensor, b: &Tensor) -> f64 {
     f64::try_from((a - b).abs().max()).unwrap()
 }

@@ -13,7 +13,7 @@ use s2c_pipe::model::weights::{Weights, to_safetensors};
 use s2c_pipe::vision::Rgb;
 use tch::{Device, Kind, Tensor};
 
-use crate::sam::worst;
+use crate::sam::{has_bf16, worst};
 
 /// Absolute, on embeddings, logits and predicted IoUs.
 const TOLERANCE: f64 = 1e-3;
@@ -107,6 +107,9 @@ fn vit_and_all_prompts_agree_with_the_reference() {
     }
 
     // bf16 rounds, it does not stray.
+    if !has_bf16() {
+        return;
+    }
     let coarse = SamEncoder::load(&weights, Device::Cpu, Compute::Bf16).unwrap().embed(&picture(700, 1024));
     let (a, b) = (embedding.flatten(0, -1), coarse.flatten(0, -1));
     let cosine = f64::try_from((&a * &b).sum(Kind::Double) / (a.norm() * b.norm()).to_kind(Kind::Double)).unwrap();
