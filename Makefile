@@ -7,9 +7,9 @@ quickstart: build ## sets up, builds and runs all stages on the embedded data
 test: setup lint ## formatting, lints, advisories and all tests
 	cargo test --release
 
-bench-sam: setup ## SAM against the public PyTorch code, which it installs; takes an hour on two cores
+bench-sam: setup ## SAM against the public PyTorch code, which it installs (5 GB); PRECISION=bf16 for ours in bf16
 	cargo bench --no-run --bench sam
-	python3 benches/sam/bench.py "cargo bench -q --bench sam --"
+	python3 benches/sam/bench.py "cargo bench -q --bench sam -- $(PRECISION)"
 
 setup: ## libtorch, once; see .ci/setup
 	@.ci/setup
