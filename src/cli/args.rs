@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::vision::se_map::AutomaticOptions;
+
 /// A caching experiment engine for weakly supervised segmentation: S2C, "From SAM to CAMs".
 #[derive(Debug, Parser)]
 #[command(name = "s2c-pipe", version, max_term_width = 100)]
@@ -196,13 +198,13 @@ pub(super) struct SegmentArgs {
     #[arg(long, value_name = "DIR", default_value = "out/segments")]
     pub(super) to: PathBuf,
     /// Prompts are a grid of this many points along each side
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+    #[arg(long, default_value_t = AutomaticOptions::default().points_per_side, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub(super) points_per_side: u32,
-    #[arg(long, default_value_t = 0.88, value_name = "X")]
+    #[arg(long, default_value_t = AutomaticOptions::default().pred_iou_thresh, value_name = "X")]
     pub(super) pred_iou_thresh: f64,
-    #[arg(long, default_value_t = 0.95, value_name = "X")]
+    #[arg(long, default_value_t = AutomaticOptions::default().stability_score_thresh, value_name = "X")]
     pub(super) stability_score_thresh: f64,
-    #[arg(long, default_value_t = 0.7, value_name = "X")]
+    #[arg(long, default_value_t = AutomaticOptions::default().box_nms_thresh, value_name = "X")]
     pub(super) box_nms_thresh: f64,
     /// Layers of crops that are segmented as well
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=4))]

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLabel, Refinement};
+use crate::vision::se_map::AutomaticOptions;
 
 /// One cell of an experiment: everything a run needs to know.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -14,7 +15,8 @@ pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLab
 pub struct Spec {
     /// Random streams (order of images, augmentation, head initialisation) derive from it.
     pub rng_seed: u64,
-    /// `auto`: bf16 where the processor computes in it (AMX, AVX-512 BF16), else f32; on a GPU say which. The choice made is in the key.
+    /// `auto`: bf16 where the processor computes in it (AMX, AVX-512 BF16), else f32; on a GPU say which. The choice
+    /// made is in the key.
     pub precision: Precision,
     pub dataset: DatasetSpec,
     pub sam: SamSpec,
@@ -294,18 +296,30 @@ impl Default for SamSpec {
 }
 impl Default for SeMapSpec {
     fn default() -> Self {
+        let AutomaticOptions {
+            points_per_side,
+            pred_iou_thresh,
+            stability_score_thresh,
+            stability_score_offset,
+            box_nms_thresh,
+            crop_n_layers,
+            crop_nms_thresh,
+            crop_overlap_ratio,
+            crop_n_points_downscale_factor,
+            min_mask_region_area,
+        } = AutomaticOptions::default();
         Self {
-            points_per_side: 32,
-            pred_iou_thresh: 0.88,
-            stability_score_thresh: 0.95,
-            stability_score_offset: 1.0,
-            box_nms_thresh: 0.7,
+            points_per_side,
+            pred_iou_thresh,
+            stability_score_thresh,
+            stability_score_offset,
+            box_nms_thresh,
             overlap: OverlapRule::AreaAsc,
-            crop_n_layers: 0,
-            crop_nms_thresh: 0.7,
-            crop_overlap_ratio: 512.0 / 1500.0,
-            crop_n_points_downscale_factor: 1,
-            min_mask_region_area: 0,
+            crop_n_layers,
+            crop_nms_thresh,
+            crop_overlap_ratio,
+            crop_n_points_downscale_factor,
+            min_mask_region_area,
         }
     }
 }

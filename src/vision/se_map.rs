@@ -3,6 +3,43 @@
 use super::mask::{BitMask, BoxXyxy};
 use super::{Grid, SeMap};
 
+/// Parameters of SamAutomaticMaskGenerator.
+#[derive(Clone, Copy, Debug)]
+pub struct AutomaticOptions {
+    pub points_per_side: u32,
+    pub pred_iou_thresh: f64,
+    pub stability_score_thresh: f64,
+    pub stability_score_offset: f64,
+    pub box_nms_thresh: f64,
+    /// Layers of crops: layer i has `2^i` x `2^i`; 0 = the whole image alone.
+    pub crop_n_layers: u32,
+    pub crop_nms_thresh: f64,
+    /// How far neighbours of the first layer overlap, as a part of the image's shorter side.
+    pub crop_overlap_ratio: f64,
+    /// The points along a side are divided by this, layer by layer.
+    pub crop_n_points_downscale_factor: u32,
+    /// Holes and islands of fewer pixels go; 0 = none.
+    pub min_mask_region_area: usize,
+}
+
+impl Default for AutomaticOptions {
+    /// Those of the reference.
+    fn default() -> Self {
+        Self {
+            points_per_side: 32,
+            pred_iou_thresh: 0.88,
+            stability_score_thresh: 0.95,
+            stability_score_offset: 1.0,
+            box_nms_thresh: 0.7,
+            crop_n_layers: 0,
+            crop_nms_thresh: 0.7,
+            crop_overlap_ratio: 512.0 / 1500.0,
+            crop_n_points_downscale_factor: 1,
+            min_mask_region_area: 0,
+        }
+    }
+}
+
 /// One mask with its scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {

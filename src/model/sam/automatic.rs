@@ -9,49 +9,13 @@ use super::mask_decoder::MaskChoice;
 use super::prompt_encoder::Prompts;
 use super::{MaskUpsampler, SamDecoder, resized_size};
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
+pub use crate::vision::se_map::AutomaticOptions;
 use crate::vision::se_map::{Segment, nms};
 
 /// Pixels of masks drawn at full size together: sixteen masks of a photograph, one of a poster.
 const DRAW_PIXELS: i64 = 4_000_000;
 /// A box this near to an edge of its crop, in pixels, is cut off there.
 const EDGE: f32 = 20.0;
-
-/// Parameters of SamAutomaticMaskGenerator.
-#[derive(Clone, Copy, Debug)]
-pub struct AutomaticOptions {
-    pub points_per_side: u32,
-    pub pred_iou_thresh: f64,
-    pub stability_score_thresh: f64,
-    pub stability_score_offset: f64,
-    pub box_nms_thresh: f64,
-    /// Layers of crops: layer i has `2^i` x `2^i`; 0 = the whole image alone.
-    pub crop_n_layers: u32,
-    pub crop_nms_thresh: f64,
-    /// How far neighbours of the first layer overlap, as a part of the image's shorter side.
-    pub crop_overlap_ratio: f64,
-    /// The points along a side are divided by this, layer by layer.
-    pub crop_n_points_downscale_factor: u32,
-    /// Holes and islands of fewer pixels go; 0 = none.
-    pub min_mask_region_area: usize,
-}
-
-impl Default for AutomaticOptions {
-    /// Those of the reference.
-    fn default() -> Self {
-        Self {
-            points_per_side: 32,
-            pred_iou_thresh: 0.88,
-            stability_score_thresh: 0.95,
-            stability_score_offset: 1.0,
-            box_nms_thresh: 0.7,
-            crop_n_layers: 0,
-            crop_nms_thresh: 0.7,
-            crop_overlap_ratio: 512.0 / 1500.0,
-            crop_n_points_downscale_factor: 1,
-            min_mask_region_area: 0,
-        }
-    }
-}
 
 /// A part of an image, pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +28,8 @@ pub struct Crop {
     pub layer: u32,
 }
 
-/// All segments of an image, the highest predicted IoU first (after [`AutomaticOptions::min_mask_region_area`]: those
-/// that had nothing to clean first).
+/// All segments of an image in the order of the reference: the highest predicted IoU first; with crops, those of the
+/// smallest crops first; after cleaning ([`AutomaticOptions::min_mask_region_area`]), those that had nothing to clean.
 ///
 /// - `embed`: the embedding of a part of the image, `(1, 256, 64, 64)`; asked for the whole image first
 pub fn segment_everything(
@@ -74,19 +38,16 @@ pub fn segment_everything(
     (height, width): (usize, usize),
     options: &AutomaticOptions,
 ) -> anyhow::Result<Vec<Segment>> {
-    let mut found = Vec::new();
+    let (mut found, mut scores) = (Vec::new(), Vec::new());
     for crop in crops(height, width, options) {
         let embedding = embed(crop)?;
-        let of_crop = tch::no_grad(|| segment_crop(decoder, &embedding, crop, (height, width), options))?;
-        found.extend(of_crop.into_iter().map(|segment| (crop, segment)));
+        found.extend(tch::no_grad(|| segment_crop(decoder, &embedding, crop, (height, width), options))?);
+        // Of equals from several crops the one from the smaller crop stays.
+        scores.resize(found.len(), 1.0 / (crop.height * crop.width) as f32);
     }
-    let mut found: Vec<Segment> = if options.crop_n_layers == 0 {
-        found.into_iter().map(|(_, segment)| segment).collect()
-    } else {
-        // Of equals from several crops the one from the smaller crop.
-        let scores: Vec<f32> = found.iter().map(|(crop, _)| 1.0 / (crop.height * crop.width) as f32).collect();
-        suppress(found.into_iter().map(|(_, segment)| segment).collect(), &scores, options.crop_nms_thresh)
-    };
+    if options.crop_n_layers > 0 {
+        found = suppress(found, &scores, options.crop_nms_thresh);
+    }
     if options.min_mask_region_area > 0 {
         found = without_small_regions(found, options);
     }
