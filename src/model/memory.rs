@@ -1,4 +1,6 @@
-//! Tensors of megabytes come and go with every operation.
+//! Tensors of megabytes come and go with every operation; and what our own arithmetic sees of them.
+
+use tch::{Device, Kind, Tensor};
 
 /// Has glibc keep freed memory for the next tensor. Left alone it gives large blocks back at once, and every operation
 /// pays for fresh pages: a fifth of the time of SAM's decoder on a CPU. Call it once, at the start.
@@ -15,3 +17,23 @@ pub fn keep_freed() {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed() {}
+
+/// The values of a contiguous f32 tensor on the CPU, where they lie. Panics on any other tensor: no user's input gets
+/// here. Nobody may write to the tensor, through another handle either, as long as they are borrowed.
+#[expect(unsafe_code, reason = "libtorch hands out a pointer")]
+pub(super) fn floats(x: &Tensor) -> &[f32] {
+    // SAFETY: the pointer is to `numel` values, which live as long as the tensor.
+    unsafe { std::slice::from_raw_parts(pointer(x), x.numel()) }
+}
+
+/// The same to write to: only to a tensor that no other handle shares.
+#[expect(unsafe_code, reason = "libtorch hands out a pointer")]
+pub(super) fn floats_mut(x: &mut Tensor) -> &mut [f32] {
+    // SAFETY: as above, and the tensor is borrowed mutably.
+    unsafe { std::slice::from_raw_parts_mut(pointer(x), x.numel()) }
+}
+
+fn pointer(x: &Tensor) -> *mut f32 {
+    assert!(x.device() == Device::Cpu && x.kind() == Kind::Float && x.is_contiguous() && x.numel() > 0);
+    x.data_ptr().cast()
+}

@@ -3,17 +3,22 @@
 //! Masks below the IoU threshold are dropped before they are drawn, and those left are scored at the image's own
 //! resolution, as the reference does.
 
+use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::mask_decoder::MaskChoice;
+use super::draw::{Drawn, MaskUpsampler};
+use super::mask_decoder::{Decoded, MaskChoice};
 use super::prompt_encoder::Prompts;
-use super::{MaskUpsampler, SamDecoder, resized_size};
+use super::{SamDecoder, resized_size};
+use crate::model::memory::floats;
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
 pub use crate::vision::se_map::AutomaticOptions;
 use crate::vision::se_map::{Segment, nms};
 
-/// Pixels of masks drawn at full size together: sixteen masks of a photograph, one of a poster.
-const DRAW_PIXELS: i64 = 4_000_000;
+/// Pixels of masks drawn at full size together on a GPU.
+const DRAW_PIXELS: usize = 32_000_000;
+/// Prompts decoded before a GPU is waited for: all of the usual grid. The image after one of them takes 2 MB in bf16.
+const GPU_PROMPTS: usize = 1024;
 /// A box this near to an edge of its crop, in pixels, is cut off there.
 const EDGE: f32 = 20.0;
 
@@ -83,23 +88,27 @@ fn segment_crop(
 ) -> anyhow::Result<Vec<Segment>> {
     let source = decoder.source(embedding, None);
     let upsampler = MaskUpsampler::new((crop.height, crop.width), decoder.device);
-    let mut found = Vec::new();
     let per_side = options.points_per_side / options.crop_n_points_downscale_factor.pow(crop.layer).max(1);
-    for points in grid(crop.height, crop.width, per_side).chunks(decoder.batch() as usize) {
-        let n = points.len() as i64;
-        let labels = Tensor::ones([n, 1], (Kind::Int64, Device::Cpu));
-        let prompts = Prompts::of_points(Tensor::from_slice2(points).view([n, 1, 2]), labels);
-        let decoded = decoder.tokens(&source, &prompts, MaskChoice::Multimask);
-        let good = decoded.iou.gt(options.pred_iou_thresh); // (N, 3)
-        let rows = good.any_dim(1, false).nonzero().view([-1]);
-        if rows.numel() == 0 {
-            continue;
-        }
-        let decoded = decoded.select(&rows);
-        let good = good.index_select(0, &rows).view([-1]).nonzero().view([-1]);
-        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions()).flatten(0, 1).index_select(0, &good);
-        let iou = decoded.iou.view([-1]).index_select(0, &good);
-        draw(&low_res, &iou, &upsampler, options, &mut found)?;
+    let mut found = Vec::new();
+    // On a GPU all prompts are decoded before the first look at what came out: that look waits for the device.
+    let together = if decoder.device.is_cuda() { GPU_PROMPTS } else { decoder.batch() as usize };
+    for points in grid(crop.height, crop.width, per_side).chunks(together) {
+        let decode = |points: &[[f32; 2]]| {
+            let n = points.len() as i64;
+            let labels = Tensor::ones([n, 1], (Kind::Int64, Device::Cpu));
+            let prompts = Prompts::of_points(Tensor::from_slice2(points).view([n, 1, 2]), labels);
+            decoder.tokens(&source, &prompts, MaskChoice::Multimask)
+        };
+        let decoded = Decoded::cat(points.chunks(decoder.batch() as usize).map(decode).collect());
+        let ious = Vec::<f32>::try_from(decoded.iou.view([-1]))?;
+        let is_good = |mask: &i64| ious[*mask as usize] > options.pred_iou_thresh as f32;
+        let good: Vec<i64> = (0..ious.len() as i64).filter(is_good).collect();
+        let scores = good.iter().map(|&mask| ious[mask as usize]);
+        let drawn = draw(decoder, &decoded, &good, &upsampler, options)?;
+        // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
+        let is_stable = |(_, drawn): &(f32, Drawn)| drawn.stability >= options.stability_score_thresh as f32;
+        let segment = |(score, Drawn { mask, stability })| Segment::new(mask, score, stability);
+        found.extend(scores.zip(drawn).filter(is_stable).map(segment));
     }
     let to_image = |segment: Segment| match crop.layer {
         0 => segment,
@@ -109,6 +118,57 @@ fn segment_crop(
         found.into_iter().map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
     let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
     Ok(suppress(found, &scores, options.box_nms_thresh))
+}
+
+/// Draws some of the masks of `decoded`, prompt by prompt, at the size of the image.
+fn draw(
+    decoder: &SamDecoder,
+    decoded: &Decoded,
+    masks: &[i64],
+    upsampler: &MaskUpsampler,
+    options: &AutomaticOptions,
+) -> anyhow::Result<Vec<Drawn>> {
+    let per_prompt = decoded.iou.size()[1];
+    let mut prompts: Vec<i64> = masks.iter().map(|mask| mask / per_prompt).collect();
+    prompts.dedup();
+    let place = |mask: &i64| {
+        (prompts.partition_point(|prompt| *prompt < mask / per_prompt) as i64) * per_prompt + mask % per_prompt
+    };
+    let places: Vec<i64> = masks.iter().map(place).collect();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let low_res = |prompts: &[i64]| {
+        let rows = Tensor::from_slice(prompts).to_device(decoder.device);
+        decoder.mask_decoder.masks(&decoded.select(&rows), upsampler.positions()).flatten(0, 1)
+    };
+    let (height, width) = upsampler.size();
+    let offset = options.stability_score_offset;
+    if !decoder.device.is_cuda() {
+        let low_res = low_res(&prompts);
+        let size = low_res.numel() / low_res.size()[0] as usize;
+        let low_res = floats(&low_res);
+        let taps = &upsampler.taps;
+        let draw = |place: &i64| taps.draw(&low_res[*place as usize * size..][..size], offset as f32);
+        return Ok(places.par_iter().map(draw).collect());
+    }
+    let (mut bits, mut stabilities) = (Vec::new(), Vec::new());
+    let together = (DRAW_PIXELS / (height * width)).clamp(1, 64);
+    for places in places.chunks(together) {
+        let (Some(first), Some(last)) = (places.first(), places.last()) else { continue };
+        let (first, last) = (first / per_prompt, last / per_prompt);
+        let places: Vec<i64> = places.iter().map(|place| place - first * per_prompt).collect();
+        let low_res = low_res(&prompts[first as usize..=last as usize]);
+        let low_res = low_res.index_select(0, &Tensor::from_slice(&places).to_device(decoder.device));
+        let (mask, stability) = upsampler.draw_on_device(&low_res, offset);
+        bits.push(mask);
+        stabilities.push(stability);
+    }
+    let stabilities = Vec::<f32>::try_from(Tensor::cat(&stabilities, 0))?;
+    let bits = Vec::<u8>::try_from(Tensor::cat(&bits, 0).view([-1]))?;
+    let mask = |bits: &[u8]| BitMask::of_packed(height, width, bits);
+    let masks = bits.chunks_exact(bits.len() / places.len()).map(mask);
+    Ok(masks.zip(stabilities).map(|(mask, stability)| Drawn { mask, stability }).collect())
 }
 
 /// A box ends at an edge of its crop that is no edge of the image.
@@ -142,39 +202,6 @@ fn without_small_regions(found: Vec<Segment>, options: &AutomaticOptions) -> Vec
         cleaned.push(if holes || islands { segment.with_mask(mask) } else { segment });
     }
     suppress(cleaned, &scores, options.box_nms_thresh.max(options.crop_nms_thresh))
-}
-
-/// Draws masks at the size of the image and keeps the stable ones.
-///
-/// - `low_res`: `(M, R, C)`, `iou`: `(M)`
-fn draw(
-    low_res: &Tensor,
-    iou: &Tensor,
-    upsampler: &MaskUpsampler,
-    options: &AutomaticOptions,
-    found: &mut Vec<Segment>,
-) -> anyhow::Result<()> {
-    let mut start = 0;
-    let together = (DRAW_PIXELS / upsampler.pixels().max(1)).clamp(1, 64);
-    for part in low_res.split(together, 0) {
-        let n = part.size()[0];
-        let ious = Vec::<f32>::try_from(iou.narrow(0, start, n))?;
-        start += n;
-        let logits = upsampler.forward(&part); // (n, h, w)
-        let (height, width) = (logits.size()[1] as usize, logits.size()[2] as usize);
-        let count = |above: f64| logits.gt(above).sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float);
-        let offset = options.stability_score_offset;
-        let stability = Vec::<f32>::try_from(count(offset) / count(-offset))?;
-        for (i, (&predicted_iou, &stability)) in ious.iter().zip(&stability).enumerate() {
-            // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
-            if stability >= options.stability_score_thresh as f32 {
-                let mask = logits.get(i as i64).gt(0.0).to_kind(Kind::Uint8).view([-1]);
-                let mask = BitMask::of_bytes(height, width, &Vec::<u8>::try_from(mask)?);
-                found.push(Segment::new(mask, predicted_iou, stability));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The prompts, x and y in the 1024 frame: the centres of a square grid over the image, row by row.
