@@ -1,6 +1,7 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+mod bf16;
 pub mod classifier;
 pub mod cpm;
 pub mod deeplab;

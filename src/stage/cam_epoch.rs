@@ -103,7 +103,8 @@ impl Stage for CamEpoch {
     // 3: CPM looks through convolutions in another memory order, which rounds otherwise
     // 4: `losses` has L_CLS where it had the sum of all
     // 5: prompts of a step are decoded some at a time, which rounds otherwise
-    const VERSION: u64 = 5;
+    // 6: the same decoder as se_map 4
+    const VERSION: u64 = 6;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 

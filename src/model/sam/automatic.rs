@@ -100,7 +100,7 @@ fn segment_crop(
             decoder.tokens(&source, &prompts, MaskChoice::Multimask)
         };
         let decoded = Decoded::cat(points.chunks(decoder.batch() as usize).map(decode).collect());
-        let ious = Vec::<f32>::try_from(decoded.iou.view([-1]))?;
+        let ious = Vec::<f32>::try_from(decoded.iou.reshape([-1]))?;
         let is_good = |mask: &i64| ious[*mask as usize] > options.pred_iou_thresh as f32;
         let good: Vec<i64> = (0..ious.len() as i64).filter(is_good).collect();
         let scores = good.iter().map(|&mask| ious[mask as usize]);

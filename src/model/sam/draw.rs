@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{IMAGE_SIZE, resized_size};
 use crate::model::memory::floats;
-use crate::model::simd::{BLOCK, Factor, multiply};
+use crate::model::simd::{BLOCK, Factor, Right, multiply};
 use crate::vision::mask::BitMask;
 
 /// Side of low-resolution logits.
@@ -120,7 +120,8 @@ impl WithSimd for Draw<'_> {
         let Self { taps: Taps { rows, places, width, across }, low_res, offset } = self;
         let padded = width.next_multiple_of(BLOCK);
         let mut wide = vec![0.0; places.0 * padded];
-        multiply(simd, Factor::rows(low_res, places.1), across, &mut wide);
+        let across = Right::F32(across.into());
+        multiply(simd, Factor::Rows(low_res, places.1), &across, &mut wide);
         let (mut above, mut below) = (0, 0);
         let mut mask = BitMask::empty(rows.len(), *width);
         let (mut line, mut inside) = (vec![0.0f32; padded], vec![false; *width]);

@@ -8,7 +8,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::transformer::{DIM, HEADS};
-use crate::model::simd::{BLOCK, Factor, Norm, exp, multiply, transposed};
+use crate::model::simd::{BLOCK, Factor, Norm, Numbers, each, exp, multiply, transposed};
 
 /// Positions of a tile.
 const TILE: usize = 64;
@@ -26,7 +26,7 @@ pub(super) struct Columns<'a> {
     pub(super) shift: &'a [f32],
     /// What a position takes from the columns it attends to: `(columns, 256)`.
     pub(super) values: &'a [f32],
-    /// Queries of the tokens that look next: `(columns, 256)`.
+    /// Queries of the tokens that look next: `(columns of these, 256)`.
     pub(super) look: &'a [f32],
 }
 
@@ -35,15 +35,15 @@ pub(super) struct Columns<'a> {
 ///
 /// - `image`: `(positions, 256)`; the number of positions is a multiple of 64
 /// - `queries`: `(positions, width)`; `None`: the image with `encoding`, `(positions, 256)`, added
-/// - returns `(columns, 256)`
+/// - returns `(columns of those that look, 256)`
 pub(super) fn exchange(
     image: &mut [f32],
     queries: Option<&[f32]>,
     encoding: &[f32],
     tokens: &Columns<'_>,
-    norm: &Norm<'_>,
+    (norm, numbers): (&Norm<'_>, Numbers),
 ) -> Vec<f32> {
-    Arch::new().dispatch(Pass { image, queries, encoding, tokens, norm })
+    Arch::new().dispatch(Pass { image, queries, encoding, tokens, norm, numbers })
 }
 
 struct Pass<'a> {
@@ -52,6 +52,7 @@ struct Pass<'a> {
     encoding: &'a [f32],
     tokens: &'a Columns<'a>,
     norm: &'a Norm<'a>,
+    numbers: Numbers,
 }
 
 impl WithSimd for Pass<'_> {
@@ -59,19 +60,22 @@ impl WithSimd for Pass<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let Self { image, queries, encoding, tokens, norm } = self;
+        let Self { image, queries, encoding, tokens, norm, numbers } = self;
         let n_columns = tokens.shift.len();
         let columns = n_columns.next_multiple_of(BLOCK);
         let width = tokens.keys.len() / n_columns;
-        let keys = transposed(tokens.keys, width, columns);
-        let look = transposed(tokens.look, WIDTH, columns);
+        let keys = numbers.right(transposed(tokens.keys, width, columns).into(), columns);
+        let n_looking = tokens.look.len() / WIDTH;
+        let looking = n_looking.next_multiple_of(BLOCK);
+        let look = numbers.right(transposed(tokens.look, WIDTH, looking).into(), looking);
         let mut values = tokens.values.to_vec();
         values.resize(columns * WIDTH, 0.0);
+        let values = numbers.right(values.into(), WIDTH);
         let mut shift = tokens.shift.to_vec();
         shift.resize(columns, NO_PART);
 
-        let mut seen = Seen::new(columns);
-        let mut logits = vec![0.0; TILE * columns];
+        let mut seen = Seen::new(looking);
+        let (mut logits, mut looks) = (vec![0.0; TILE * columns], vec![0.0; TILE * looking]);
         let mut at = vec![0.0; TILE * WIDTH];
         let tiles = image.chunks_exact_mut(TILE * WIDTH).zip(encoding.chunks_exact(TILE * WIDTH));
         for (tile, (image, encoding)) in tiles.enumerate() {
@@ -83,19 +87,19 @@ impl WithSimd for Pass<'_> {
                 }
             };
             logits.fill(0.0);
-            multiply(simd, Factor::rows(queries, width), &keys, &mut logits);
-            softmax_over_tokens(&mut logits, &shift);
-            multiply(simd, Factor::rows(&logits, columns), &values, image);
+            multiply(simd, Factor::Rows(queries, width), &keys, &mut logits);
+            softmax_over_tokens(simd, &mut logits, &shift);
+            multiply(simd, Factor::Rows(&logits, columns), &values, image);
             image.chunks_exact_mut(WIDTH).for_each(
                 #[inline(always)]
                 |row| norm.apply(simd, row),
             );
             sum(&mut at, image, encoding);
-            logits.fill(0.0);
-            multiply(simd, Factor::rows(&at, WIDTH), &look, &mut logits);
-            seen.add(simd, &mut logits, image);
+            looks.fill(0.0);
+            multiply(simd, Factor::Rows(&at, WIDTH), &look, &mut looks);
+            seen.add(simd, &mut looks, image, numbers);
         }
-        seen.finish(n_columns)
+        seen.finish(n_looking)
     }
 }
 
@@ -106,7 +110,7 @@ fn sum(out: &mut [f32], a: &[f32], b: &[f32]) {
 
 /// Each head's softmax over the tokens, position by position. `logits`: `(positions, columns)`.
 #[inline(always)]
-fn softmax_over_tokens(logits: &mut [f32], shift: &[f32]) {
+fn softmax_over_tokens<S: Simd>(simd: S, logits: &mut [f32], shift: &[f32]) {
     for row in logits.chunks_exact_mut(shift.len()) {
         row.iter_mut().zip(shift).for_each(|(logit, shift)| *logit += shift);
         let mut highest = [f32::NEG_INFINITY; N_HEADS];
@@ -117,9 +121,10 @@ fn softmax_over_tokens(logits: &mut [f32], shift: &[f32]) {
             token.iter_mut().zip(&highest).for_each(|(logit, highest)| *logit -= highest);
         }
     }
-    logits.iter_mut().for_each(
+    each::<S>(
+        logits,
         #[inline(always)]
-        |logit| *logit = exp(*logit),
+        |logit| exp(simd, logit),
     );
     for row in logits.chunks_exact_mut(shift.len()) {
         let mut total = [0.0; N_HEADS];
@@ -149,7 +154,7 @@ impl Seen {
 
     /// `logits` `(positions, columns)` of more positions, `image` `(positions, 256)`. Leaves weights in `logits`.
     #[inline(always)]
-    fn add<S: Simd>(&mut self, simd: S, logits: &mut [f32], image: &[f32]) {
+    fn add<S: Simd>(&mut self, simd: S, logits: &mut [f32], image: &[f32], numbers: Numbers) {
         let columns = self.highest.len();
         let mut highest = self.highest.clone();
         for row in logits.chunks_exact(columns) {
@@ -157,7 +162,7 @@ impl Seen {
         }
         for (column, (now, before)) in highest.iter().zip(&self.highest).enumerate() {
             if now > before {
-                let part = exp(before - now);
+                let part = (before - now).exp();
                 self.total[column] *= part;
                 self.sum[column * WIDTH..][..WIDTH].iter_mut().for_each(|sum| *sum *= part);
             }
@@ -166,14 +171,15 @@ impl Seen {
         for row in logits.chunks_exact_mut(columns) {
             row.iter_mut().zip(&self.highest).for_each(|(logit, highest)| *logit -= highest);
         }
-        logits.iter_mut().for_each(
+        each::<S>(
+            logits,
             #[inline(always)]
-            |logit| *logit = exp(*logit),
+            |logit| exp(simd, logit),
         );
         for row in logits.chunks_exact(columns) {
             self.total.iter_mut().zip(row).for_each(|(total, weight)| *total += weight);
         }
-        multiply(simd, Factor::columns(logits, columns), image, &mut self.sum);
+        multiply(simd, Factor::Columns(logits, columns), &numbers.right(image.into(), WIDTH), &mut self.sum);
     }
 
     /// Of the first columns: `(columns, 256)`.

@@ -8,6 +8,7 @@ use super::transformer::{DIM, Source, TwoWayTransformer};
 use super::upscale::{Upscaling, upscale};
 use crate::model::layer::{LayerNorm, Linear, Loader};
 use crate::model::memory::floats;
+use crate::model::simd::Numbers;
 
 /// Which of its masks the decoder gives for a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,22 +75,26 @@ pub struct MaskDecoder {
     upscale2: Linear,
     hyper: Vec<Mlp>,
     iou_head: Mlp,
+    /// On a CPU.
+    numbers: Numbers,
 }
 
 impl MaskDecoder {
-    /// `position`: encoding of the positions, `(4096, 256)`.
-    pub fn load(from: &Loader<'_>, position: Tensor) -> anyhow::Result<Self> {
+    /// - `position`: encoding of the positions, `(4096, 256)`
+    /// - `numbers`: of products on a CPU
+    pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Numbers) -> anyhow::Result<Self> {
         let name = "mask_decoder";
         let hyper = |i| Mlp::load(from, &format!("{name}.output_hypernetworks_mlps.{i}"), 32);
         Ok(Self {
             iou_token: from.get(&format!("{name}.iou_token.weight"), &[1, DIM])?,
             mask_tokens: from.get(&format!("{name}.mask_tokens.weight"), &[4, DIM])?,
-            transformer: TwoWayTransformer::load(from, position)?,
+            transformer: TwoWayTransformer::load(from, position, numbers)?,
             upscale1: upscaling(from, &format!("{name}.output_upscaling.0"), DIM, 64)?,
             upscale_norm: from.norm(&format!("{name}.output_upscaling.1"), 64, 1e-6)?,
             upscale2: upscaling(from, &format!("{name}.output_upscaling.3"), 64, 32)?,
             hyper: (0..4).map(hyper).collect::<anyhow::Result<_>>()?,
             iou_head: Mlp::load(from, &format!("{name}.iou_prediction_head"), 4)?,
+            numbers,
         })
     }
 
@@ -104,10 +109,12 @@ impl MaskDecoder {
     pub fn forward(&self, source: &Source, prompts: &Tensor, choice: MaskChoice) -> Decoded {
         let n = prompts.size()[0];
         let own = Tensor::cat(&[&self.iou_token, &self.mask_tokens], 0).unsqueeze(0).expand([n, -1, -1], false);
-        let (tokens, image) = self.transformer.forward(source, &Tensor::cat(&[&own, prompts], 1));
         let (at, masks) = choice.places();
+        let wanted: Vec<i64> = std::iter::once(0).chain(1 + at..1 + at + masks).collect();
+        let wanted = Tensor::from_slice(&wanted).to_device(prompts.device());
+        let (tokens, image) = self.transformer.forward(source, &Tensor::cat(&[&own, prompts], 1), &wanted);
         let iou = self.iou_head.forward(&tokens.select(1, 0)).narrow(1, at, masks).to_kind(Kind::Float);
-        Decoded { choice, mask_tokens: tokens.narrow(1, 1 + at, masks), image, iou }
+        Decoded { choice, mask_tokens: tokens.narrow(1, 1, masks), image, iou }
     }
 
     /// The masks: logits of the first `rows` and `columns` of positions, `(N, M, 4 rows, 4 columns)` f32.
@@ -135,10 +142,11 @@ impl MaskDecoder {
     /// The same values, one prompt beside the other.
     fn masks_on_cpu(&self, image: &Tensor, hyper: &Tensor, (rows, columns): (i64, i64)) -> Vec<f32> {
         let [first, second] = [&self.upscale1, &self.upscale2].map(|linear| linear.weight.transpose(0, 1).contiguous());
+        let right = |weight: &'_ Tensor| self.numbers.right(floats(weight).to_vec().into(), weight.size()[1] as usize);
         let upscaling = Upscaling {
-            first: (floats(&first), floats(&self.upscale1.bias)),
+            first: (right(&first), floats(&self.upscale1.bias)),
             norm: self.upscale_norm.host(),
-            second: (floats(&second), floats(&self.upscale2.bias)),
+            second: (right(&second), floats(&self.upscale2.bias)),
         };
         let (side, n) = (GRID as usize, image.size()[0] as usize);
         let of_rows = (rows * GRID * DIM) as usize;

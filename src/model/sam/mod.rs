@@ -19,7 +19,9 @@ use self::prompt_encoder::{PromptEncoder, Prompts};
 use self::tiny_vit::TinyViT;
 use self::transformer::Source;
 use crate::data::image::{Filter, resize_rgb};
+use crate::model::bf16::Bf16;
 use crate::model::layer::{LayerNorm, Loader};
+use crate::model::simd::Numbers;
 use crate::model::weights::Weights;
 use crate::model::{Compute, rgb_tensor};
 use crate::vision::Rgb;
@@ -106,16 +108,20 @@ pub struct Masks {
 }
 
 impl SamDecoder {
-    /// `compute` is for a GPU: on a CPU the decoder computes in f32 whatever it says, faster than libtorch in bf16.
+    /// On a CPU bf16 is that of products alone, and only where the processor has AVX-512 BF16.
     ///
     /// # Errors
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, device: Device, compute: Compute) -> anyhow::Result<Self> {
+        let numbers = match (compute, Bf16::detect()) {
+            (Compute::Bf16, Some(bf16)) => Numbers::Bf16(bf16),
+            _ => Numbers::F32,
+        };
         let compute = if device.is_cuda() { compute } else { Compute::F32 };
         let from = Loader { weights, device, compute };
         let prompt_encoder = PromptEncoder::load(&from)?;
         let position = prompt_encoder.positions().to_kind(compute.kind());
-        Ok(Self { prompt_encoder, mask_decoder: MaskDecoder::load(&from, position)?, device, compute })
+        Ok(Self { prompt_encoder, mask_decoder: MaskDecoder::load(&from, position, numbers)?, device, compute })
     }
 
     /// Three masks for each of some point prompts; see [`Self::decode`].

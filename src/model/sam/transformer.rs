@@ -14,6 +14,7 @@ use tch::{Kind, Tensor};
 use super::exchange::{Columns, exchange};
 use crate::model::layer::{LayerNorm, Linear, Loader, softmax};
 use crate::model::memory::{floats, floats_mut};
+use crate::model::simd::Numbers;
 
 pub(super) const DIM: i64 = 256;
 pub(super) const HEADS: i64 = 8;
@@ -46,10 +47,12 @@ pub(super) struct TwoWayTransformer {
     norm_final: LayerNorm,
     /// Encoding of the positions, `(4096, 256)`.
     position: Tensor,
+    /// On a CPU.
+    numbers: Numbers,
 }
 
 impl TwoWayTransformer {
-    pub(super) fn load(from: &Loader<'_>, position: Tensor) -> anyhow::Result<Self> {
+    pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Numbers) -> anyhow::Result<Self> {
         let name = "mask_decoder.transformer";
         let layer = |i| Layer::load(from, &format!("{name}.layers.{i}"));
         Ok(Self {
@@ -57,6 +60,7 @@ impl TwoWayTransformer {
             final_attn: CrossAttention::load(from, &format!("{name}.final_attn_token_to_image"))?,
             norm_final: from.norm(&format!("{name}.norm_final_attn"), DIM, EPS)?,
             position,
+            numbers,
         })
     }
 
@@ -77,8 +81,9 @@ impl TwoWayTransformer {
     }
 
     /// - `point`: `(N, T, 256)`: the tokens of N prompts
-    /// - returns the tokens, and the image as it is after each prompt's: `(N, 4096, 256)`
-    pub(super) fn forward(&self, source: &Source, point: &Tensor) -> (Tensor, Tensor) {
+    /// - `wanted`: `(W)` int64: which tokens are read
+    /// - returns these, `(N, W, 256)`, and the image as it is after each prompt's: `(N, 4096, 256)`
+    pub(super) fn forward(&self, source: &Source, point: &Tensor, wanted: &Tensor) -> (Tensor, Tensor) {
         let [first, second] = &self.layers;
         let Source { image, shared } = source;
         // Layer 0 attends among tokens without position and without residual.
@@ -103,6 +108,7 @@ impl TwoWayTransformer {
 
         let at = &tokens + point;
         let to_tokens = second.image_to_token.columns(&at, &tokens);
+        let (tokens, at) = (tokens.index_select(1, wanted), at.index_select(1, wanted));
         let (image, seen) = self.exchange(image, None, &to_tokens, &second.norm4, &self.final_attn.look(&at));
         (self.norm_final.forward(&(tokens + self.final_attn.seen(&seen))), image)
     }
@@ -130,7 +136,7 @@ impl TwoWayTransformer {
             let seen = softmax(&look.matmul(&(&image + &self.position).transpose(1, 2))).matmul(&image);
             return (image, seen);
         }
-        let norm = norm.host();
+        let (norm, numbers) = (norm.host(), self.numbers);
         let (queries, encoding) = (queries.map(floats), floats(&self.position));
         let (n, shape) = (image.size()[0] as usize, look.size());
         let [keys, shift, values, look] = [keys, shift, values, look].map(Tensor::contiguous);
@@ -143,7 +149,7 @@ impl TwoWayTransformer {
                 values: &values[part(values)],
                 look: &look[part(look)],
             };
-            exchange(image, queries, encoding, &columns, &norm)
+            exchange(image, queries, encoding, &columns, (&norm, numbers))
         };
         let images = floats_mut(&mut image);
         let seen: Vec<Vec<f32>> = images.par_chunks_exact_mut(images.len() / n).enumerate().map(of).collect();

@@ -4,7 +4,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::model::simd::{Factor, Norm, ROWS, gelu, multiply, multiply_narrow};
+use crate::model::simd::{Factor, Norm, ROWS, Right, each, gelu, multiply, multiply_narrow};
 
 /// Channels of the image, of its first and of its second enlargement.
 const CHANNELS: [usize; 3] = [256, 64, 32];
@@ -14,9 +14,9 @@ const MASKS: usize = 16;
 /// Weights as linear maps to 2 x 2 pixels, `(from, 2 * 2 * to)`.
 #[derive(Debug)]
 pub(super) struct Upscaling<'a> {
-    pub(super) first: (&'a [f32], &'a [f32]),
+    pub(super) first: (Right<'a>, &'a [f32]),
     pub(super) norm: Norm<'a>,
-    pub(super) second: (&'a [f32], &'a [f32]),
+    pub(super) second: (Right<'a>, &'a [f32]),
 }
 
 /// Logits of masks.
@@ -61,21 +61,23 @@ impl WithSimd for Upscale<'_> {
         let (mut x, mut y, mut z) = (vec![0.0; n * 4 * middle], vec![0.0; n * 16 * to], vec![0.0; n * 16 * MASKS]);
         let mut masks = vec![0.0; n_masks * height * width];
         for (row, image) in image.chunks_exact(side * from).enumerate() {
-            linear(simd, &image[..n * from], *first, &mut x);
+            linear(simd, &image[..n * from], first, &mut x);
             for pixel in x.chunks_exact_mut(middle) {
                 norm.apply(simd, pixel);
             }
-            x.iter_mut().for_each(
+            each::<S>(
+                &mut x,
                 #[inline(always)]
-                |x| *x = gelu(*x),
+                |x| gelu(simd, x),
             );
-            linear(simd, &x, *second, &mut y);
-            y.iter_mut().for_each(
+            linear(simd, &x, second, &mut y);
+            each::<S>(
+                &mut y,
                 #[inline(always)]
-                |y| *y = gelu(*y),
+                |y| gelu(simd, y),
             );
             z.fill(0.0);
-            multiply_narrow(simd, Factor::rows(&y, to), &weights, &mut z);
+            multiply_narrow(simd, Factor::Rows(&y, to), &weights, &mut z);
             // A position, then 2 x 2 within it, then 2 x 2 within each of these.
             for (i, logits) in z.chunks_exact(MASKS).take(columns * 16).enumerate() {
                 let (position, outer, inner) = (i / 16, i / 4 % 4, i % 4);
@@ -89,7 +91,7 @@ impl WithSimd for Upscale<'_> {
 
 /// `out = x weight + bias`
 #[inline(always)]
-fn linear<S: Simd>(simd: S, x: &[f32], (weight, bias): (&[f32], &[f32]), out: &mut [f32]) {
+fn linear<S: Simd>(simd: S, x: &[f32], (weight, bias): &(Right<'_>, &[f32]), out: &mut [f32]) {
     out.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
-    multiply(simd, Factor::rows(x, weight.len() / bias.len()), weight, out);
+    multiply(simd, Factor::Rows(x, x.len() * bias.len() / out.len()), weight, out);
 }
