@@ -18,6 +18,14 @@ pub fn keep_freed() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed() {}
 
+/// From the CPU to where a model computes. To a GPU through pinned memory, which the copy reads later: nobody waits.
+pub(crate) fn upload(x: &Tensor, to: Device) -> Tensor {
+    match to.is_cuda() && !x.device().is_cuda() {
+        true => x.pin_memory(to).to_device_(to, x.kind(), true, false),
+        false => x.to_device(to),
+    }
+}
+
 /// The values of a contiguous f32 tensor on the CPU, where they lie. Panics on any other tensor: no user's input gets
 /// here. Nobody may write to the tensor, through another handle either, as long as they are borrowed.
 #[expect(unsafe_code, reason = "libtorch hands out a pointer")]

@@ -4,13 +4,13 @@
 //! resolution, as the reference does.
 
 use rayon::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::draw::{Drawn, MaskUpsampler};
 use super::mask_decoder::{Decoded, MaskChoice};
 use super::prompt_encoder::Prompts;
 use super::{SamDecoder, resized_size};
-use crate::model::memory::floats;
+use crate::model::memory::{floats, upload};
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
 pub use crate::vision::se_map::AutomaticOptions;
 use crate::vision::se_map::{Segment, nms};
@@ -93,22 +93,26 @@ fn segment_crop(
     // On a GPU all prompts are decoded before the first look at what came out: that look waits for the device.
     let together = if decoder.device.is_cuda() { GPU_PROMPTS } else { decoder.batch() as usize };
     for points in grid(crop.height, crop.width, per_side).chunks(together) {
-        let decode = |points: &[[f32; 2]]| {
-            let n = points.len() as i64;
-            let labels = Tensor::ones([n, 1], (Kind::Int64, Device::Cpu));
-            let prompts = Prompts::of_points(Tensor::from_slice2(points).view([n, 1, 2]), labels);
-            decoder.tokens(&source, &prompts, MaskChoice::Multimask)
-        };
-        let decoded = Decoded::cat(points.chunks(decoder.batch() as usize).map(decode).collect());
-        let ious = Vec::<f32>::try_from(decoded.iou.reshape([-1]))?;
-        let is_good = |mask: &i64| ious[*mask as usize] > options.pred_iou_thresh as f32;
-        let good: Vec<i64> = (0..ious.len() as i64).filter(is_good).collect();
-        let scores = good.iter().map(|&mask| ious[mask as usize]);
-        let drawn = draw(decoder, &decoded, &good, &upsampler, options)?;
+        let n = points.len() as i64;
+        let points = upload(&Tensor::from_slice2(points).view([n, 1, 2]), decoder.device);
+        let prompts = Prompts::of_points(points, Tensor::ones([n, 1], (Kind::Int64, decoder.device)));
+        let decode = |prompts: Prompts| decoder.tokens(&source, &prompts, MaskChoice::Multimask);
+        let parts: Vec<Decoded> = prompts.batches(decoder.batch()).map(decode).collect();
+        let ious: Vec<&Tensor> = parts.iter().map(|part| &part.iou).collect();
+        let ious = Vec::<f32>::try_from(Tensor::cat(&ious, 0).view([-1]))?;
+        let is_good = |iou: &f32| *iou > options.pred_iou_thresh as f32;
+        let (mut drawn, mut rest) = (Vec::new(), &ious[..]);
+        for part in &parts {
+            let (ious, more) = rest.split_at(part.iou.numel());
+            rest = more;
+            let good: Vec<usize> = (0..ious.len()).filter(|&mask| is_good(&ious[mask])).collect();
+            draw(decoder, part, &good, (&upsampler, options.stability_score_offset), &mut drawn);
+        }
         // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
         let is_stable = |(_, drawn): &(f32, Drawn)| drawn.stability >= options.stability_score_thresh as f32;
-        let segment = |(score, Drawn { mask, stability })| Segment::new(mask, score, stability);
-        found.extend(scores.zip(drawn).filter(is_stable).map(segment));
+        let segment = |(iou, Drawn { mask, stability })| Segment::new(mask, iou, stability);
+        let drawn = read(drawn, upsampler.size())?;
+        found.extend(ious.into_iter().filter(is_good).zip(drawn).filter(is_stable).map(segment));
     }
     let to_image = |segment: Segment| match crop.layer {
         0 => segment,
@@ -120,55 +124,66 @@ fn segment_crop(
     Ok(suppress(found, &scores, options.box_nms_thresh))
 }
 
-/// Draws some of the masks of `decoded`, prompt by prompt, at the size of the image.
+/// Some masks drawn.
+enum Masks {
+    Here(Vec<Drawn>),
+    /// See [`MaskUpsampler::draw_on_device`].
+    OnDevice {
+        bits: Tensor,
+        stability: Tensor,
+    },
+}
+
+/// Draws some of the masks of `decoded` at the size of the image. On a GPU nothing waits for them.
 fn draw(
     decoder: &SamDecoder,
     decoded: &Decoded,
-    masks: &[i64],
-    upsampler: &MaskUpsampler,
-    options: &AutomaticOptions,
-) -> anyhow::Result<Vec<Drawn>> {
-    let per_prompt = decoded.iou.size()[1];
-    let mut prompts: Vec<i64> = masks.iter().map(|mask| mask / per_prompt).collect();
-    prompts.dedup();
-    let place = |mask: &i64| {
-        (prompts.partition_point(|prompt| *prompt < mask / per_prompt) as i64) * per_prompt + mask % per_prompt
-    };
-    let places: Vec<i64> = masks.iter().map(place).collect();
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
-    let low_res = |prompts: &[i64]| {
-        let rows = Tensor::from_slice(prompts).to_device(decoder.device);
-        decoder.mask_decoder.masks(&decoded.select(&rows), upsampler.positions()).flatten(0, 1)
-    };
+    masks: &[usize],
+    (upsampler, offset): (&MaskUpsampler, f64),
+    drawn: &mut Vec<Masks>,
+) {
+    let per_prompt = decoded.iou.size()[1] as usize;
     let (height, width) = upsampler.size();
-    let offset = options.stability_score_offset;
-    if !decoder.device.is_cuda() {
-        let low_res = low_res(&prompts);
-        let size = low_res.numel() / low_res.size()[0] as usize;
-        let low_res = floats(&low_res);
-        let taps = &upsampler.taps;
-        let draw = |place: &i64| taps.draw(&low_res[*place as usize * size..][..size], offset as f32);
-        return Ok(places.par_iter().map(draw).collect());
+    // On a CPU masks are drawn one by one.
+    let together = if decoder.device.is_cuda() { (DRAW_PIXELS / (height * width)).max(1) } else { usize::MAX };
+    for masks in masks.chunks(together) {
+        let mut prompts: Vec<i64> = masks.iter().map(|mask| (mask / per_prompt) as i64).collect();
+        prompts.dedup();
+        // Where they are among the masks of these prompts.
+        let prompt = |mask: &usize| prompts.partition_point(|prompt| (*prompt as usize) < mask / per_prompt);
+        let places: Vec<i64> =
+            masks.iter().map(|mask| (prompt(mask) * per_prompt + mask % per_prompt) as i64).collect();
+        let rows = upload(&Tensor::from_slice(&prompts), decoder.device);
+        let low_res = decoder.mask_decoder.masks(&decoded.select(&rows), upsampler.positions()).flatten(0, 1);
+        if decoder.device.is_cuda() {
+            let low_res = low_res.index_select(0, &upload(&Tensor::from_slice(&places), decoder.device));
+            let (bits, stability) = upsampler.draw_on_device(&low_res, offset);
+            drawn.push(Masks::OnDevice { bits, stability });
+        } else {
+            let size = low_res.numel() / low_res.size()[0] as usize;
+            let (low_res, taps) = (floats(&low_res), &upsampler.taps);
+            let draw = |place: &i64| taps.draw(&low_res[*place as usize * size..][..size], offset as f32);
+            drawn.push(Masks::Here(places.par_iter().map(draw).collect()));
+        }
     }
-    let (mut bits, mut stabilities) = (Vec::new(), Vec::new());
-    let together = (DRAW_PIXELS / (height * width)).clamp(1, 64);
-    for places in places.chunks(together) {
-        let (Some(first), Some(last)) = (places.first(), places.last()) else { continue };
-        let (first, last) = (first / per_prompt, last / per_prompt);
-        let places: Vec<i64> = places.iter().map(|place| place - first * per_prompt).collect();
-        let low_res = low_res(&prompts[first as usize..=last as usize]);
-        let low_res = low_res.index_select(0, &Tensor::from_slice(&places).to_device(decoder.device));
-        let (mask, stability) = upsampler.draw_on_device(&low_res, offset);
-        bits.push(mask);
-        stabilities.push(stability);
+}
+
+/// The masks themselves, in order.
+fn read(masks: Vec<Masks>, (height, width): (usize, usize)) -> anyhow::Result<Vec<Drawn>> {
+    let mut all = Vec::new();
+    for masks in masks {
+        match masks {
+            Masks::Here(drawn) => all.extend(drawn),
+            Masks::OnDevice { bits, stability } => {
+                let stability = Vec::<f32>::try_from(stability)?;
+                let bits = Vec::<u8>::try_from(bits.view([-1]))?;
+                let mask = |bits: &[u8]| BitMask::of_packed(height, width, bits);
+                let masks = bits.chunks_exact(bits.len() / stability.len()).map(mask);
+                all.extend(masks.zip(stability).map(|(mask, stability)| Drawn { mask, stability }));
+            }
+        }
     }
-    let stabilities = Vec::<f32>::try_from(Tensor::cat(&stabilities, 0))?;
-    let bits = Vec::<u8>::try_from(Tensor::cat(&bits, 0).view([-1]))?;
-    let mask = |bits: &[u8]| BitMask::of_packed(height, width, bits);
-    let masks = bits.chunks_exact(bits.len() / places.len()).map(mask);
-    Ok(masks.zip(stabilities).map(|(mask, stability)| Drawn { mask, stability }).collect())
+    Ok(all)
 }
 
 /// A box ends at an edge of its crop that is no edge of the image.

@@ -7,7 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 use tch::{Device, Kind, Tensor};
 
 use super::{IMAGE_SIZE, resized_size};
-use crate::model::memory::floats;
+use crate::model::memory::{floats, upload};
 use crate::model::simd::{BLOCK, Factor, Right, multiply};
 use crate::vision::mask::BitMask;
 
@@ -53,7 +53,7 @@ impl MaskUpsampler {
         let (inner_h, inner_w) = resized_size(height, width);
         let (rows, columns) = (axis(inner_h, height), axis(inner_w, width).transpose(0, 1).contiguous());
         let taps = Taps::new(&rows, &columns);
-        Self { rows: rows.to_device(device), columns: columns.to_device(device), taps }
+        Self { rows: upload(&rows, device), columns: upload(&columns, device), taps }
     }
 
     /// Rows and columns of positions of an embedding that the image's pixels are drawn from: no need of the others.

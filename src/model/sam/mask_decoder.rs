@@ -42,21 +42,6 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Of the prompts of several, one after the other; at least one.
-    pub fn cat(mut parts: Vec<Self>) -> Self {
-        let choice = parts[0].choice;
-        if parts.len() == 1 {
-            return parts.swap_remove(0);
-        }
-        let cat = |of: fn(&Self) -> &Tensor| Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0);
-        Self {
-            choice,
-            mask_tokens: cat(|part| &part.mask_tokens),
-            image: cat(|part| &part.image),
-            iou: cat(|part| &part.iou),
-        }
-    }
-
     /// Only some prompts. `rows`: int64.
     pub fn select(&self, rows: &Tensor) -> Self {
         let select = |x: &Tensor| x.index_select(0, rows);
@@ -75,14 +60,14 @@ pub struct MaskDecoder {
     upscale2: Linear,
     hyper: Vec<Mlp>,
     iou_head: Mlp,
-    /// On a CPU.
-    numbers: Numbers,
+    /// Of our own arithmetic; `None`: libtorch's.
+    numbers: Option<Numbers>,
 }
 
 impl MaskDecoder {
     /// - `position`: encoding of the positions, `(4096, 256)`
-    /// - `numbers`: of products on a CPU
-    pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Numbers) -> anyhow::Result<Self> {
+    /// - `numbers`: of our own arithmetic, on a CPU; `None`: libtorch's
+    pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Option<Numbers>) -> anyhow::Result<Self> {
         let name = "mask_decoder";
         let hyper = |i| Mlp::load(from, &format!("{name}.output_hypernetworks_mlps.{i}"), 32);
         Ok(Self {
@@ -110,10 +95,10 @@ impl MaskDecoder {
         let n = prompts.size()[0];
         let own = Tensor::cat(&[&self.iou_token, &self.mask_tokens], 0).unsqueeze(0).expand([n, -1, -1], false);
         let (at, masks) = choice.places();
-        let wanted: Vec<i64> = std::iter::once(0).chain(1 + at..1 + at + masks).collect();
-        let wanted = Tensor::from_slice(&wanted).to_device(prompts.device());
+        let of_masks = Tensor::arange(masks, (Kind::Int64, prompts.device())) + (1 + at);
+        let wanted = Tensor::cat(&[of_masks.zeros_like().narrow(0, 0, 1), of_masks], 0); // the IoU token, then these
         let (tokens, image) = self.transformer.forward(source, &Tensor::cat(&[&own, prompts], 1), &wanted);
-        let iou = self.iou_head.forward(&tokens.select(1, 0)).narrow(1, at, masks).to_kind(Kind::Float);
+        let iou = self.iou_head.forward(&tokens.select(1, 0)).narrow(1, at, masks).to_kind(Kind::Float).contiguous();
         Decoded { choice, mask_tokens: tokens.narrow(1, 1, masks), image, iou }
     }
 
@@ -125,8 +110,8 @@ impl MaskDecoder {
         let hyper: Vec<Tensor> = (0..n_masks).map(weight).collect();
         let hyper = Tensor::stack(&hyper, 1); // (N, M, 32)
         let size = [n, n_masks, 4 * rows, 4 * columns];
-        if !decoded.image.device().is_cuda() {
-            return Tensor::from_slice(&self.masks_on_cpu(&decoded.image, &hyper, (rows, columns))).view(size);
+        if let Some(numbers) = self.numbers {
+            return Tensor::from_slice(&self.upscaled(numbers, &decoded.image, &hyper, (rows, columns))).view(size);
         }
         let image = decoded.image.view([n, GRID, GRID, DIM]).narrow(1, 0, rows).narrow(2, 0, columns);
         // A transposed 2x2 convolution at stride 2 is a linear map to four pixels, here kept last until the end.
@@ -139,10 +124,10 @@ impl MaskDecoder {
         masks.reshape(size).to_kind(Kind::Float)
     }
 
-    /// The same values, one prompt beside the other.
-    fn masks_on_cpu(&self, image: &Tensor, hyper: &Tensor, (rows, columns): (i64, i64)) -> Vec<f32> {
+    /// The same values by our own arithmetic, one prompt beside the other.
+    fn upscaled(&self, numbers: Numbers, image: &Tensor, hyper: &Tensor, (rows, columns): (i64, i64)) -> Vec<f32> {
         let [first, second] = [&self.upscale1, &self.upscale2].map(|linear| linear.weight.transpose(0, 1).contiguous());
-        let right = |weight: &'_ Tensor| self.numbers.right(floats(weight).to_vec().into(), weight.size()[1] as usize);
+        let right = |weight: &'_ Tensor| numbers.right(floats(weight).to_vec().into(), weight.size()[1] as usize);
         let upscaling = Upscaling {
             first: (right(&first), floats(&self.upscale1.bias)),
             norm: self.upscale_norm.host(),
@@ -181,5 +166,44 @@ impl Mlp {
     fn forward(&self, x: &Tensor) -> Tensor {
         let [a, b, c] = &self.layers;
         c.forward(&b.forward(&a.forward(x).relu()).relu())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Compute;
+    use crate::model::bf16::Bf16;
+    use crate::model::weights::Weights;
+    use tch::Device;
+
+    /// The two paths, of which a CPU takes one and a GPU the other: one image for all prompts, and one for each.
+    #[test]
+    fn our_arithmetic_agrees_with_that_of_libtorch() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/weights/mobile_sam.f16.safetensors");
+        let weights = Weights::parse(std::fs::read(path).unwrap()).unwrap();
+        let from = Loader { weights: &weights, device: Device::Cpu, compute: Compute::F32 };
+        let wave = |shape: &[i64], step: f64| {
+            (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+        };
+        let position = wave(&[4096, DIM], 0.3);
+        let decoder = |numbers| MaskDecoder::load(&from, position.shallow_clone(), numbers).unwrap();
+        let libtorch = decoder(None);
+        let bf16 = Bf16::detect().map(|bf16| (Numbers::Bf16(bf16), 0.05));
+        for (numbers, tolerance) in [(Numbers::F32, 1e-4)].into_iter().chain(bf16) {
+            let ours = decoder(Some(numbers));
+            for (images, n_tokens, choice) in [(1, 2, MaskChoice::Multimask), (3, 7, MaskChoice::Single)] {
+                let (image, prompts) = (wave(&[images, 4096, DIM], 0.7), wave(&[3, n_tokens, DIM], 0.11));
+                let decode = |decoder: &MaskDecoder| {
+                    let decoded = decoder.forward(&decoder.source(image.shallow_clone()), &prompts, choice);
+                    (decoder.masks(&decoded, (48, 61)), decoded.iou)
+                };
+                let ((masks, iou), (expected, expected_iou)) = (decode(&ours), decode(&libtorch));
+                assert_eq!(masks.size(), [3, choice.places().1, 192, 244]);
+                let worst = |a: Tensor, b: &Tensor| f64::try_from((a - b).abs().max() / b.abs().max()).unwrap();
+                let (masks, iou) = (worst(masks, &expected), worst(iou, &expected_iou));
+                assert!(masks < tolerance && iou < tolerance, "{numbers:?}: masks {masks}, IoUs {iou}");
+            }
+        }
     }
 }

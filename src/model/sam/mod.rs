@@ -21,6 +21,7 @@ use self::transformer::Source;
 use crate::data::image::{Filter, resize_rgb};
 use crate::model::bf16::Bf16;
 use crate::model::layer::{LayerNorm, Loader};
+use crate::model::memory::upload;
 use crate::model::simd::Numbers;
 use crate::model::weights::Weights;
 use crate::model::{Compute, rgb_tensor};
@@ -44,6 +45,9 @@ pub fn resized_size(height: usize, width: usize) -> (usize, usize) {
 #[derive(Debug)]
 pub struct SamEncoder {
     encoder: Encoder,
+    /// `(3, 1, 1)`
+    pixel_mean: Tensor,
+    pixel_std: Tensor,
     device: Device,
     compute: Compute,
 }
@@ -63,16 +67,17 @@ impl SamEncoder {
             Some(shape) => Encoder::Vit(ImageEncoderViT::load(&from, shape)?),
             None => Encoder::Tiny(TinyViT::load(&from)?),
         };
-        Ok(Self { encoder, device, compute })
+        let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]).to_device(device);
+        let (pixel_mean, pixel_std) = (per_channel(&PIXEL_MEAN), per_channel(&PIXEL_STD));
+        Ok(Self { encoder, pixel_mean, pixel_std, device, compute })
     }
 
     /// `(1, 256, 64, 64)` f32.
     pub fn embed(&self, image: &Rgb) -> Tensor {
         tch::no_grad(|| {
             let (height, width) = resized_size(image.height, image.width);
-            let image = rgb_tensor(&resize_rgb(image, height, width, Filter::Bilinear)).to_device(self.device);
-            let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]).to_device(self.device);
-            let image = (image.to_kind(Kind::Float) - per_channel(&PIXEL_MEAN)) / per_channel(&PIXEL_STD);
+            let image = upload(&rgb_tensor(&resize_rgb(image, height, width, Filter::Bilinear)), self.device);
+            let image = (image.to_kind(Kind::Float) - &self.pixel_mean) / &self.pixel_std;
             let (right, bottom) = ((IMAGE_SIZE - width) as i64, (IMAGE_SIZE - height) as i64);
             let image = image.constant_pad_nd([0, right, 0, bottom]).unsqueeze(0);
             let image = image.to_kind(self.compute.kind());
@@ -114,8 +119,9 @@ impl SamDecoder {
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, device: Device, compute: Compute) -> anyhow::Result<Self> {
         let numbers = match (compute, Bf16::detect()) {
-            (Compute::Bf16, Some(bf16)) => Numbers::Bf16(bf16),
-            _ => Numbers::F32,
+            _ if device.is_cuda() => None,
+            (Compute::Bf16, Some(bf16)) => Some(Numbers::Bf16(bf16)),
+            _ => Some(Numbers::F32),
         };
         let compute = if device.is_cuda() { compute } else { Compute::F32 };
         let from = Loader { weights, device, compute };
@@ -170,7 +176,7 @@ impl SamDecoder {
     /// What prompts look at. `masks`: their dense part, see [`Prompts`].
     fn source(&self, embedding: &Tensor, masks: Option<&Tensor>) -> Source {
         let dense = self.prompt_encoder.dense(masks);
-        let image = embedding.to_device(self.device).flatten(2, 3).transpose(1, 2) + dense;
+        let image = upload(embedding, self.device).flatten(2, 3).transpose(1, 2) + dense;
         self.mask_decoder.source(image.to_kind(self.compute.kind()).contiguous())
     }
 

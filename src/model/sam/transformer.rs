@@ -47,12 +47,12 @@ pub(super) struct TwoWayTransformer {
     norm_final: LayerNorm,
     /// Encoding of the positions, `(4096, 256)`.
     position: Tensor,
-    /// On a CPU.
-    numbers: Numbers,
+    /// Of our own arithmetic; `None`: libtorch's.
+    numbers: Option<Numbers>,
 }
 
 impl TwoWayTransformer {
-    pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Numbers) -> anyhow::Result<Self> {
+    pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Option<Numbers>) -> anyhow::Result<Self> {
         let name = "mask_decoder.transformer";
         let layer = |i| Layer::load(from, &format!("{name}.layers.{i}"));
         Ok(Self {
@@ -128,15 +128,15 @@ impl TwoWayTransformer {
         look: &Tensor,
     ) -> (Tensor, Tensor) {
         let TokenColumns { keys, shift, values } = tokens;
-        if image.device().is_cuda() {
+        let Some(numbers) = self.numbers else {
             let at = queries.map_or_else(|| &image + &self.position, Tensor::shallow_clone);
             let logits = keys.matmul(&at.transpose(-1, -2)) + shift.unsqueeze(-1); // (N, columns, 4096)
             let attn = logits.unflatten(1, [-1, HEADS]).softmax(1, Kind::Float).to_kind(image.kind()).flatten(1, 2);
             let image = norm.forward(&image.baddbmm(&attn.transpose(1, 2), values, 1, 1));
             let seen = softmax(&look.matmul(&(&image + &self.position).transpose(1, 2))).matmul(&image);
             return (image, seen);
-        }
-        let (norm, numbers) = (norm.host(), self.numbers);
+        };
+        let norm = norm.host();
         let (queries, encoding) = (queries.map(floats), floats(&self.position));
         let (n, shape) = (image.size()[0] as usize, look.size());
         let [keys, shift, values, look] = [keys, shift, values, look].map(Tensor::contiguous);
