@@ -80,9 +80,7 @@ impl MaskUpsampler {
         let width = self.size().1;
         let pad = (width.next_multiple_of(64) - width) as i64;
         let bits = logits.gt(0.0).to_kind(Kind::Uint8).constant_pad_nd([0, pad]).unflatten(-1, [-1, 8]);
-        let values = (Tensor::ones([8], (Kind::Uint8, bits.device())) * 2)
-            .cumprod(0, Kind::Uint8)
-            .divide_scalar_mode(2, "floor");
+        let values = Tensor::pow_scalar(2, &Tensor::arange(8, (Kind::Uint8, bits.device())));
         ((bits * values).sum_dim_intlist([-1i64].as_slice(), false, Kind::Uint8), stability)
     }
 }

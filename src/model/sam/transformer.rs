@@ -102,7 +102,8 @@ impl TwoWayTransformer {
         // What layer 1 asks of the image does not depend on the image.
         let tokens = second.norm1.forward(&(&tokens + second.self_attn.forward(&(&tokens + point), &tokens)));
         let look = second.token_to_image.look(&(&tokens + point));
-        let image = image.expand([point.size()[0], -1, -1], false).contiguous();
+        // A copy, which the exchange writes to.
+        let image = image.repeat([point.size()[0] / image.size()[0], 1, 1]);
         let (image, seen) = self.exchange(image, queries, &to_tokens, &first.norm4, &look);
         let tokens = second.mlp(&(tokens + second.token_to_image.seen(&seen)));
 
