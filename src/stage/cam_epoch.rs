@@ -56,6 +56,7 @@ pub struct SscParams {
     pub unassigned_negative: bool,
 }
 
+// Unknown fields are not refused: serde cannot do so beside `flatten`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CpmParams {
     pub weight: f64,

@@ -160,9 +160,16 @@ mod tests {
         }
     }
 
+    /// Small ones, and those of photographs.
     fn views() -> impl Iterator<Item = View> {
-        let cut = (0..20).map(|seed| View::Cut(transform(seed, (60 + 3 * seed as usize, 90))));
-        cut.chain([View::Whole { height: 75, width: 50 }, View::Alone { side: 64 }])
+        let small = (0..20).map(|seed| View::Cut(transform(seed, (60 + 3 * seed as usize, 90))));
+        let photograph = |seed| {
+            let mut rng = stream(seed, 3, "x", "augment");
+            View::Cut(Transform::sample_long(&mut rng, (375, 500), (256, 512), 256))
+        };
+        let others = [(75, 50), (375, 500)].map(|(height, width)| View::Whole { height, width });
+        let alone = [64, 256].map(|side| View::Alone { side });
+        small.chain((0..10).map(photograph)).chain(others).chain(alone)
     }
 
     /// A pixel's prompt lies in the frame where the mask of that pixel is read from.
