@@ -7,8 +7,10 @@ use tch::{Device, Kind, Tensor};
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "glibc has no other door")]
 pub fn keep_freed() {
-    // No block gets pages of its own, which it would give back (a threshold for that may not be above 32 MB).
-    for (option, value) in [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 64 << 20)] {
+    // 32 MB is the most that glibc takes for the first.
+    for (option, value) in
+        [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 64 << 20)]
+    {
         // SAFETY: sets one number inside glibc, which checks it; there is no other thread yet.
         unsafe { libc::mallopt(option, value) };
     }
