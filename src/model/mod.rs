@@ -11,6 +11,7 @@ pub mod memory;
 pub mod optim;
 pub mod resnet;
 pub mod sam;
+pub mod ssc;
 pub mod weights;
 
 use tch::Kind;

@@ -286,6 +286,11 @@ impl Builder<'_> {
                     temperature: spec.ssc.temperature,
                     proto_stopgrad: spec.ssc.proto_stopgrad,
                     unassigned_negative: spec.ssc.unassigned_negative,
+                    mask_absent_ids: spec.ssc.mask_absent_ids,
+                    id_compaction: spec.ssc.id_compaction,
+                    id_width: spec.ssc.id_width,
+                    level: spec.ssc.level,
+                    prototypes: spec.ssc.prototypes,
                 }),
                 cpm: with_cpm.then(|| CpmParams {
                     weight: spec.cpm.weight,

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLabel, Refinement};
+pub use crate::stage::params::{
+    AlphaCam, AlphaSam, Backbone, IdCompaction, IdWidth, OverlapRule, PadLabel, Refinement, SscLevel, SscPrototypes, Sweep,
+};
 use crate::vision::se_map::AutomaticOptions;
 
 /// One cell of an experiment: everything a run needs to know.
@@ -162,6 +164,18 @@ pub struct SscSpec {
     pub proto_stopgrad: bool,
     /// Pixels in no segment form one more prototype, a negative for all others.
     pub unassigned_negative: bool,
+    /// `false` (authors' code): an id up to the highest of the batch that an image lacks is a prototype of zeros in its
+    /// denominator.
+    pub mask_absent_ids: bool,
+    /// `buggy` (authors' code): ids become ranks before the crop, so that an image without uncovered pixels loses its
+    /// first segment and crops have gaps.
+    pub id_compaction: IdCompaction,
+    /// `u8_wrap` (authors' code): segments beyond the 255th share the ids of the first.
+    pub id_width: IdWidth,
+    /// What is drawn together: `feature`s or CAM `logit`s.
+    pub level: SscLevel,
+    /// Negatives are the `local` prototypes of the image or those of all images of the batch, `global`.
+    pub prototypes: SscPrototypes,
     /// First epoch, from 0, with this loss.
     pub start_epoch: u32,
 }
@@ -197,6 +211,19 @@ pub struct SeedSpec {
     pub scales: Vec<f64>,
     /// Add the mirrored image at every scale.
     pub flip: bool,
+    /// How the background threshold is found with the masks: the best of all (`full`), or up to the first that is no
+    /// better (`early_stop`, authors' code).
+    pub sweep: Sweep,
+    /// The CAMs of the `last` epoch, or of the one whose seeds score best with the masks (`best_gt`, authors' code).
+    pub select: Select,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    #[default]
+    Last,
+    BestGt,
 }
 
 /// From CAM to label map.
@@ -352,6 +379,11 @@ impl Default for SscSpec {
             temperature: 0.5,
             proto_stopgrad: true,
             unassigned_negative: true,
+            mask_absent_ids: true,
+            id_compaction: IdCompaction::Fixed,
+            id_width: IdWidth::U16,
+            level: SscLevel::Feature,
+            prototypes: SscPrototypes::Local,
             start_epoch: 0,
         }
     }
@@ -374,7 +406,7 @@ impl Default for CpmSpec {
 }
 impl Default for SeedSpec {
     fn default() -> Self {
-        Self { scales: vec![0.5, 1.0, 1.5, 2.0], flip: true }
+        Self { scales: vec![0.5, 1.0, 1.5, 2.0], flip: true, sweep: Sweep::Full, select: Select::Last }
     }
 }
 impl Default for PseudoLabelSpec {
