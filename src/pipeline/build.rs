@@ -10,11 +10,12 @@ use serde::Serialize;
 
 use crate::data::{Dataset, FileMemo, FileRef, Item};
 use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
-use crate::pipeline::spec::{Precision, Refinement, Spec, Threshold};
+use crate::pipeline::spec::{CpmSpec, Precision, Refinement, SamInput, Spec, Threshold};
 use crate::stage::cam_epoch::{CamEpoch, CamEpochParams, CpmParams, SscParams};
 use crate::stage::cam_infer::{CamInfer, CamInferParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
 use crate::stage::params::Compute;
+use crate::stage::prompt::{FirstPeak, MaskPick, PointScale, PromptKind, PromptParams};
 use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
 use crate::stage::se_map::{CropParams, SeMapParams, SeMapStage, SmallRegionParams};
@@ -148,6 +149,32 @@ pub fn resolve(precision: Precision, bf16_native: bool) -> Compute {
     }
 }
 
+/// What of the prompts has an effect; the rest stands at its default.
+fn prompt_params(spec: &CpmSpec, sam_input: SamInput) -> PromptParams {
+    let points = spec.prompt == PromptKind::Point;
+    let places = spec.prompt != PromptKind::Mask;
+    let of_three = spec.multimask && spec.mask_choice == MaskPick::Index;
+    PromptParams {
+        tau: spec.tau,
+        prompt: spec.prompt,
+        min_distance: points.then_some(spec.min_distance),
+        exclude_border: points && spec.exclude_border,
+        first_peak: if points { spec.first_peak } else { FirstPeak::default() },
+        peak_exact: !points || spec.peak_exact,
+        point_scale: match sam_input {
+            SamInput::CachedFull if places => spec.point_scale,
+            _ => PointScale::default(),
+        },
+        half_pixel: !places || spec.half_pixel,
+        multimask: spec.multimask,
+        mask_choice: if spec.multimask { spec.mask_choice } else { MaskPick::default() },
+        mask_index: of_three.then_some(spec.mask_index),
+        logit_path: spec.logit_path,
+        alpha_sam: spec.alpha_sam,
+        alpha_cam: spec.alpha_cam,
+    }
+}
+
 fn needs_se_maps(spec: &Spec) -> bool {
     let ssc = &spec.classifier.ssc;
     let voted = spec.pseudo_label.refine.contains(&Refinement::SegmentVote);
@@ -169,9 +196,10 @@ impl Builder<'_> {
         let train = &dataset.train;
         let cpm = &spec.classifier.cpm;
         let with_cpm = cpm.enabled && cpm.start_epoch < spec.classifier.epochs;
+        let of_full = with_cpm && cpm.sam_input == SamInput::CachedFull;
 
         let needs_se_maps = needs_se_maps(spec);
-        let embeddings = if needs_se_maps || with_cpm { self.each(train, Self::embedding)? } else { Vec::new() };
+        let embeddings = if needs_se_maps || of_full { self.each(train, Self::embedding)? } else { Vec::new() };
         let se_maps = if needs_se_maps { self.each(train, Self::se_map)? } else { Vec::new() };
         let cam_epochs = self.cam_epochs(&embeddings, &se_maps)?;
         let checkpoint = *cam_epochs.last().context("`classifier.epochs` is 0")?;
@@ -294,13 +322,11 @@ impl Builder<'_> {
                 }),
                 cpm: with_cpm.then(|| CpmParams {
                     weight: spec.cpm.weight,
-                    tau: spec.cpm.tau,
                     scales: spec.cpm.scales.clone(),
-                    min_distance: spec.cpm.min_distance,
-                    mask_index: spec.cpm.mask_index,
-                    alpha_sam: spec.cpm.alpha_sam,
-                    alpha_cam: spec.cpm.alpha_cam,
+                    prompt: prompt_params(&spec.cpm, spec.cpm.sam_input),
+                    sam_input: spec.cpm.sam_input,
                     pad_label: spec.cpm.pad_label,
+                    absent_class: spec.cpm.absent_class,
                 }),
             };
             let start = self.start(units.last(), &spec.weights)?;
@@ -309,7 +335,9 @@ impl Builder<'_> {
                 inputs.push(("se_maps", self.outputs(&dataset.train, se_maps, "se_map")));
             }
             if with_cpm {
-                inputs.push(("embeddings", self.outputs(&dataset.train, embeddings, "embedding")));
+                if spec.cpm.sam_input == SamInput::CachedFull {
+                    inputs.push(("embeddings", self.outputs(&dataset.train, embeddings, "embedding")));
+                }
                 inputs.push(("sam_weights", self.weights(&self.spec.sam.weights)?));
             }
             units.push(self.add::<CamEpoch>(&format!("epoch {epoch}"), &params, inputs)?);

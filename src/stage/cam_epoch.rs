@@ -8,9 +8,10 @@ use tch::{Kind, Tensor};
 
 use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
 use super::params::{
-    AlphaCam, AlphaSam, Backbone, Compute, IdCompaction, IdWidth, PadLabel, SscLevel, SscPrototypes, is_default, is_yes,
-    yes,
+    AlphaCam, AlphaSam, Backbone, Compute, IdCompaction, IdWidth, PadLabel, SscLevel, SscPrototypes, is_default,
+    is_yes, yes,
 };
+use super::prompt::{AbsentClass, PromptParams, SamInput};
 use super::sam_embed::read_embedding;
 use super::{Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
@@ -71,16 +72,16 @@ pub struct SscParams {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CpmParams {
     pub weight: f64,
-    pub tau: f64,
     pub scales: Vec<f64>,
-    pub min_distance: u32,
-    pub mask_index: u32,
-    pub alpha_sam: AlphaSam,
-    pub alpha_cam: AlphaCam,
+    #[serde(flatten)]
+    pub prompt: PromptParams,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sam_input: SamInput,
     pub pad_label: PadLabel,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub absent_class: AbsentClass,
 }
 
 /// The loss terms of a step; no times, so that equal runs give equal bytes.
@@ -236,17 +237,17 @@ fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<CpmImage> {
 
 fn cpm_options(params: &CpmParams) -> CpmOptions {
     CpmOptions {
-        tau: params.tau,
+        tau: params.prompt.tau,
         scales: params.scales.clone(),
-        min_distance: params.min_distance as usize,
-        mask_index: i64::from(params.mask_index),
-        alpha_sam: match params.alpha_sam {
+        min_distance: params.prompt.min_distance.unwrap_or(0) as usize,
+        mask_index: i64::from(params.prompt.mask_index.unwrap_or(0)),
+        alpha_sam: match params.prompt.alpha_sam {
             AlphaSam::Logit => SamCertainty::Logit,
             AlphaSam::Sigmoid => SamCertainty::Sigmoid,
-            AlphaSam::Iou => SamCertainty::Iou,
+            AlphaSam::Iou | AlphaSam::AmgStability => SamCertainty::Iou,
             AlphaSam::One => SamCertainty::One,
         },
-        alpha_cam_mean: params.alpha_cam == AlphaCam::Mean,
+        alpha_cam_mean: params.prompt.alpha_cam == AlphaCam::Mean,
         ignore_padding: params.pad_label == PadLabel::Ignore,
     }
 }

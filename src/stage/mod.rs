@@ -14,6 +14,7 @@ pub mod evaluate;
 #[cfg(feature = "torch")]
 pub(crate) mod loader;
 pub mod params;
+pub mod prompt;
 pub mod pseudo_label;
 #[cfg(feature = "torch")]
 pub mod sam_embed;

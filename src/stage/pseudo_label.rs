@@ -48,6 +48,7 @@ impl Stage for PseudoLabel {
                     ensure!(same, "the SE map and the CAM differ in size");
                     labels = segment_vote(&labels, &segments);
                 }
+                Refinement::SamPrompt => anyhow::bail!("`sam_prompt` is the stage `sam_refine`"),
             }
         }
         Ok(vec![Output::new("label", encode_label_map(&labels))])

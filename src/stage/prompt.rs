@@ -1,0 +1,112 @@
+//! How CAMs prompt SAM: the parameters that `cam_epoch` (CPM) and `sam_refine` share. A field that has no effect beside
+//! the others stands at its default, which no key shows.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::params::{AlphaCam, AlphaSam, is_default, is_yes, yes};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromptParams {
+    pub tau: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prompt: PromptKind,
+    /// With points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_distance: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exclude_border: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub first_peak: FirstPeak,
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub peak_exact: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub point_scale: PointScale,
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub half_pixel: bool,
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub multimask: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mask_choice: MaskPick,
+    /// Where it chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_index: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logit_path: LogitPath,
+    pub alpha_sam: AlphaSam,
+    pub alpha_cam: AlphaCam,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptKind {
+    /// The peaks of the CAM, all positive points of one prompt.
+    #[default]
+    Point,
+    /// The box around all pixels whose CAM is at least `tau`.
+    Box,
+    /// The CAM as a mask of low resolution; its logits are 20 (CAM - `tau`), and outside the crop those of a CAM of 0.
+    Mask,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstPeak {
+    /// Peaks nearer to a higher one than `min_distance` are dropped.
+    #[default]
+    Dedup,
+    /// The highest score is a prompt whatever `tau` says, peaks lie above `tau`, and the first of them is dropped, even
+    /// where it is another one (authors' code).
+    DropFirst,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PointScale {
+    #[default]
+    PerAxis,
+    /// Both axes by 1024 / height, which is wrong for images that are wider than high (authors' code). A crop is square,
+    /// so with `sam_input = "online_crop"` it is the same.
+    HOnly,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SamInput {
+    /// The whole, clean image, once: prompts go from the crop to it, and masks back.
+    #[default]
+    CachedFull,
+    /// The augmented crop, drawn at 1024 x 1024, at every step (authors' code).
+    OnlineCrop,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskPick {
+    /// By `mask_index`.
+    #[default]
+    Index,
+    /// The one with the highest predicted IoU.
+    BestIou,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogitPath {
+    /// Logits are drawn in the crop once, for both.
+    #[default]
+    One,
+    /// The mask is drawn by way of SAM's frame of 1024, the confidence is not, and a pixel whose confidence is below 0
+    /// is background (authors' code).
+    Two,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AbsentClass {
+    /// They score 0, and every pixel pushes them down (authors' code).
+    #[default]
+    Zero,
+    /// They take no part.
+    NegInf,
+}
