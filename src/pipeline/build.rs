@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::data::{Dataset, FileMemo, FileRef, Item};
 use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
-use crate::pipeline::spec::{CpmSpec, Precision, Refinement, SamInput, Spec, Threshold};
+use crate::pipeline::spec::{CpmSpec, Precision, Refinement, SamInput, Select, Spec, Threshold};
 use crate::stage::cam_epoch::{CamEpoch, CamEpochParams, CpmParams, SscParams};
 use crate::stage::cam_infer::{CamInfer, CamInferParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
@@ -22,6 +22,7 @@ use crate::stage::se_map::{CropParams, SeMapParams, SeMapStage, SmallRegionParam
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
 use crate::stage::seg_infer::{SegInfer, SegInferParams};
+use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
 use crate::stage::{Registry, Stage, StageEntry};
 use crate::vision::labels_of;
 
@@ -33,6 +34,7 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<CamEpoch>())
         .with(StageEntry::of::<CamInfer>())
         .with(StageEntry::of::<SeedEval>())
+        .with(StageEntry::of::<SelectEpoch>())
         .with(StageEntry::of::<PseudoLabel>())
         .with(StageEntry::of::<SegEpoch>())
         .with(StageEntry::of::<SegInfer>())
@@ -202,7 +204,10 @@ impl Builder<'_> {
         let embeddings = if needs_se_maps || of_full { self.each(train, Self::embedding)? } else { Vec::new() };
         let se_maps = if needs_se_maps { self.each(train, Self::se_map)? } else { Vec::new() };
         let cam_epochs = self.cam_epochs(&embeddings, &se_maps)?;
-        let checkpoint = *cam_epochs.last().context("`classifier.epochs` is 0")?;
+        let checkpoint = match spec.seed.select {
+            Select::Last => *cam_epochs.last().context("`classifier.epochs` is 0")?,
+            Select::BestGt => self.best_epoch(&cam_epochs)?,
+        };
         let cams = self.each(train, |builder, item| builder.cam(item, checkpoint))?;
         let seed_eval = self.scored(&cams, "cam", "cams", train, SeedEval::KIND)?;
         let pseudo_labels: Vec<UnitIdx> = (0..train.len())
@@ -345,6 +350,23 @@ impl Builder<'_> {
         Ok(units)
     }
 
+    /// The unit that gives the checkpoint of the epoch whose seeds score best.
+    fn best_epoch(&mut self, cam_epochs: &[UnitIdx]) -> anyhow::Result<UnitIdx> {
+        let dataset = self.dataset.clone();
+        let (mut metrics, mut checkpoints) = (Vec::new(), Vec::new());
+        for (epoch, &unit) in cam_epochs.iter().enumerate() {
+            let cams = self.each(&dataset.train, |builder, item| builder.cam(item, unit))?;
+            let seed_eval = self
+                .scored(&cams, "cam", "cams", &dataset.train, SeedEval::KIND)?
+                .context("`seed.select = \"best_gt\"` needs training images with masks; write \"last\"")?;
+            metrics.push((epoch.to_string(), of(seed_eval, "metrics")));
+            checkpoints.push((epoch.to_string(), of(unit, "checkpoint")));
+        }
+        let [metrics, checkpoints] = [metrics, checkpoints].map(|members| self.graph.add_set(InputSet { members }));
+        let inputs = vec![("metrics", metrics), ("checkpoints", checkpoints)];
+        self.add::<SelectEpoch>("train", &SelectEpochParams {}, inputs)
+    }
+
     fn cam(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
         let (spec, seed) = (&self.spec.classifier, &self.spec.seed);
         let params = CamInferParams {
@@ -383,7 +405,7 @@ impl Builder<'_> {
         let classes = labels_of(&self.spec.evaluate.classes)?;
         let classes = BTreeSet::from_iter(classes).into_iter().collect();
         let unit = if kind == SeedEval::KIND {
-            self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes }, inputs)?
+            self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes, sweep: self.spec.seed.sweep }, inputs)?
         } else {
             let name = if output == "label" { "pseudo-labels" } else { "predictions" };
             self.add::<Evaluate>(name, &EvaluateParams { n_classes, classes }, inputs)?

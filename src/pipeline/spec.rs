@@ -22,6 +22,7 @@ pub struct Spec {
     /// `auto`: bf16 where the processor computes in it (AMX, AVX-512 BF16), else f32; on a GPU say which. The choice
     /// made is in the key.
     pub precision: Precision,
+    pub s2c: S2cSpec,
     pub dataset: DatasetSpec,
     pub sam: SamSpec,
     pub se_map: SeMapSpec,
@@ -41,6 +42,27 @@ pub enum Precision {
     Auto,
     F32,
     Bf16,
+}
+
+/// Whose S2C it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct S2cSpec {
+    /// Where fields that nothing sets take their defaults from, as far as paper and authors' code differ
+    /// (docs/presets.md).
+    pub preset: Preset,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// What the paper says.
+    Paper,
+    /// What the released code does, with its errors.
+    AuthorsCode,
+    /// The defaults of the fields themselves.
+    #[default]
+    Recommended,
 }
 
 /// Images, masks and image-level labels.
