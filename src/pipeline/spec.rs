@@ -168,6 +168,7 @@ pub struct ClassifierSpec {
     pub lr: f64,
     /// The head learns this many times faster.
     pub head_lr_mult: f64,
+    /// Of SGD.
     pub momentum: f64,
     pub weight_decay: f64,
     /// Channels of the feature map SSC works on, between backbone and class scores; 0 = the backbone's own.
