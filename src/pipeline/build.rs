@@ -18,6 +18,7 @@ use crate::stage::params::Compute;
 use crate::stage::prompt::{FirstPeak, MaskPick, PointScale, PromptKind, PromptParams};
 use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
+use crate::stage::sam_refine::{SamRefine, SamRefineParams};
 use crate::stage::se_map::{CropParams, SeMapParams, SeMapStage, SmallRegionParams};
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
@@ -35,6 +36,7 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<CamInfer>())
         .with(StageEntry::of::<SeedEval>())
         .with(StageEntry::of::<SelectEpoch>())
+        .with(StageEntry::of::<SamRefine>())
         .with(StageEntry::of::<PseudoLabel>())
         .with(StageEntry::of::<SegEpoch>())
         .with(StageEntry::of::<SegInfer>())
@@ -177,6 +179,11 @@ fn prompt_params(spec: &CpmSpec, sam_input: SamInput) -> PromptParams {
     }
 }
 
+/// SAM makes the label maps.
+fn prompts_after(spec: &Spec) -> bool {
+    spec.pseudo_label.refine.first() == Some(&Refinement::SamPrompt)
+}
+
 fn needs_se_maps(spec: &Spec) -> bool {
     let ssc = &spec.classifier.ssc;
     let voted = spec.pseudo_label.refine.contains(&Refinement::SegmentVote);
@@ -198,10 +205,10 @@ impl Builder<'_> {
         let train = &dataset.train;
         let cpm = &spec.classifier.cpm;
         let with_cpm = cpm.enabled && cpm.start_epoch < spec.classifier.epochs;
-        let of_full = with_cpm && cpm.sam_input == SamInput::CachedFull;
+        let prompts = with_cpm && cpm.sam_input == SamInput::CachedFull || prompts_after(spec);
 
         let needs_se_maps = needs_se_maps(spec);
-        let embeddings = if needs_se_maps || of_full { self.each(train, Self::embedding)? } else { Vec::new() };
+        let embeddings = if needs_se_maps || prompts { self.each(train, Self::embedding)? } else { Vec::new() };
         let se_maps = if needs_se_maps { self.each(train, Self::se_map)? } else { Vec::new() };
         let cam_epochs = self.cam_epochs(&embeddings, &se_maps)?;
         let checkpoint = match spec.seed.select {
@@ -211,7 +218,10 @@ impl Builder<'_> {
         let cams = self.each(train, |builder, item| builder.cam(item, checkpoint))?;
         let seed_eval = self.scored(&cams, "cam", "cams", train, SeedEval::KIND)?;
         let pseudo_labels: Vec<UnitIdx> = (0..train.len())
-            .map(|i| self.pseudo_label(&train[i], cams[i], seed_eval, se_maps.get(i).copied()))
+            .map(|i| {
+                let sam = (embeddings.get(i).copied(), se_maps.get(i).copied());
+                self.pseudo_label(&train[i], cams[i], seed_eval, sam)
+            })
             .collect::<anyhow::Result<_>>()?;
         let pseudo_eval = match spec.evaluate.pseudo_labels {
             true => self.scored(&pseudo_labels, "label", "predictions", train, Evaluate::KIND)?,
@@ -413,29 +423,48 @@ impl Builder<'_> {
         Ok(Some(unit))
     }
 
+    /// The last of the units that make an item's label map. `sam`: embedding and SE map, where refinements need them.
     fn pseudo_label(
         &mut self,
         item: &Item,
         cam: UnitIdx,
         seed_eval: Option<UnitIdx>,
-        se_map: Option<UnitIdx>,
+        (embedding, se_map): (Option<UnitIdx>, Option<UnitIdx>),
     ) -> anyhow::Result<UnitIdx> {
         let spec = &self.spec.pseudo_label;
-        let mut inputs = vec![("cam", of(cam, "cam"))];
-        let threshold = match spec.threshold {
-            Threshold::At(threshold) => Some(threshold),
-            Threshold::Rule(_) => {
-                let seed_eval = seed_eval.context(
-                    "`pseudo_label.threshold = \"best\"` needs training images with masks; give a number such as 0.2",
-                )?;
-                inputs.push(("threshold", of(seed_eval, "threshold")));
-                None
+        let mut params = PseudoLabelParams { threshold: None, refine: spec.refine.clone() };
+        let mut inputs = Vec::new();
+        if prompts_after(self.spec) {
+            let label = self.sam_refined(item, cam, embedding.context("no embedding to refine with")?)?;
+            params.refine.remove(0);
+            if params.refine.is_empty() {
+                return Ok(label);
             }
-        };
-        if spec.refine.contains(&Refinement::SegmentVote) {
+            inputs.push(("label", of(label, "label")));
+        } else {
+            inputs.push(("cam", of(cam, "cam")));
+            match spec.threshold {
+                Threshold::At(threshold) => params.threshold = Some(threshold),
+                Threshold::Rule(_) => {
+                    let seed_eval = seed_eval.context(
+                        "`pseudo_label.threshold = \"best\"` needs training images with masks; give a number such as 0.2",
+                    )?;
+                    inputs.push(("threshold", of(seed_eval, "threshold")));
+                }
+            }
+        }
+        if params.refine.contains(&Refinement::SegmentVote) {
             inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
         }
-        self.add::<PseudoLabel>(&item.id, &PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs)
+        self.add::<PseudoLabel>(&item.id, &params, inputs)
+    }
+
+    /// The label map that SAM makes of an item's CAMs.
+    fn sam_refined(&mut self, item: &Item, cam: UnitIdx, embedding: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let prompt = prompt_params(&self.spec.classifier.cpm, SamInput::CachedFull);
+        let weights = self.weights(&self.spec.sam.weights)?;
+        let inputs = vec![("cam", of(cam, "cam")), ("embedding", of(embedding, "embedding")), ("weights", weights)];
+        self.add::<SamRefine>(&item.id, &SamRefineParams { precision: self.precision, prompt }, inputs)
     }
 
     fn seg_epochs(&mut self, pseudo_labels: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
@@ -555,6 +584,8 @@ mod tests {
 
     use super::*;
     use crate::digest::BlobDigest;
+    use crate::stage::params::AlphaSam;
+    use crate::stage::prompt::{AbsentClass, LogitPath};
 
     /// Files are named, never opened: a digest is that of the path.
     struct NoFiles;
@@ -660,6 +691,102 @@ mod tests {
                 assert!(!added.contains_key(stage), "{stage}: {added:?}");
             }
         }
+    }
+
+    #[test]
+    fn sam_after_training_runs_no_training_and_needs_no_threshold() {
+        let plain = |change: fn(&mut Spec)| {
+            let mut spec = Spec::default();
+            change(&mut spec);
+            (spec, 4)
+        };
+        let prompted: fn(&mut Spec) = |spec| spec.pseudo_label.refine = vec![Refinement::SamPrompt];
+        let found = added(plain(|_| ()), plain(prompted));
+        assert_eq!((found["sam_embed"], found["sam_refine"]), (4, 4));
+        for stage in ["pseudo_label", "cam_epoch", "cam_infer", "seed_eval"] {
+            assert!(!found.contains_key(stage), "{stage}: {found:?}");
+        }
+        // How it prompts is in its key, the threshold of the CAM is not.
+        let tau = plain(|spec| {
+            spec.pseudo_label.refine = vec![Refinement::SamPrompt];
+            spec.classifier.cpm.tau = 0.3;
+        });
+        assert_eq!(added(plain(prompted), tau)["sam_refine"], 4);
+        let threshold = plain(|spec| {
+            spec.pseudo_label.refine = vec![Refinement::SamPrompt];
+            spec.pseudo_label.threshold = Threshold::At(0.3);
+            spec.classifier.cpm.sam_input = SamInput::OnlineCrop;
+        });
+        assert_eq!(added(plain(prompted), threshold), BTreeMap::new());
+        // A vote starts from its labels.
+        let voted = plain(|spec| spec.pseudo_label.refine = vec![Refinement::SamPrompt, Refinement::SegmentVote]);
+        let found = added(plain(prompted), voted);
+        assert_eq!((found["pseudo_label"], found["se_map"], found.get("sam_refine")), (4, 4, None));
+    }
+
+    /// Each switch of CPM is another training where it has an effect, and nothing where it has none.
+    #[test]
+    fn switches_of_cpm_are_in_the_key_where_they_have_an_effect() {
+        let of = |changes: &[fn(&mut CpmSpec)]| {
+            (with(|spec| changes.iter().for_each(|change| change(&mut spec.classifier.cpm))), 4)
+        };
+        let with_box: fn(&mut CpmSpec) = |cpm| cpm.prompt = PromptKind::Box;
+        let with_mask: fn(&mut CpmSpec) = |cpm| cpm.prompt = PromptKind::Mask;
+        let best_iou: fn(&mut CpmSpec) = |cpm| cpm.mask_choice = MaskPick::BestIou;
+        let single: fn(&mut CpmSpec) = |cpm| cpm.multimask = false;
+        let online: fn(&mut CpmSpec) = |cpm| cpm.sam_input = SamInput::OnlineCrop;
+        let border: fn(&mut CpmSpec) = |cpm| cpm.exclude_border = true;
+        let first: fn(&mut CpmSpec) = |cpm| cpm.first_peak = FirstPeak::DropFirst;
+        let shifted: fn(&mut CpmSpec) = |cpm| cpm.peak_exact = false;
+        let apart: fn(&mut CpmSpec) = |cpm| cpm.min_distance = 9;
+        let scale: fn(&mut CpmSpec) = |cpm| cpm.point_scale = PointScale::HOnly;
+        let corner: fn(&mut CpmSpec) = |cpm| cpm.half_pixel = false;
+        let index: fn(&mut CpmSpec) = |cpm| cpm.mask_index = 1;
+        let paths: fn(&mut CpmSpec) = |cpm| cpm.logit_path = LogitPath::Two;
+        let absent: fn(&mut CpmSpec) = |cpm| cpm.absent_class = AbsentClass::NegInf;
+        let stability: fn(&mut CpmSpec) = |cpm| cpm.alpha_sam = AlphaSam::AmgStability;
+        let all = [
+            with_box, with_mask, best_iou, single, online, border, first, shifted, apart, scale, corner, index, paths,
+            absent, stability,
+        ];
+        for (i, change) in all.into_iter().enumerate() {
+            assert_eq!(added(of(&[]), of(&[change])).get("cam_epoch"), Some(&3), "switch {i}");
+        }
+        for (without, idle) in [
+            (with_box, &[border, first, shifted, apart][..]),
+            (with_mask, &[border, first, shifted, apart, scale, corner]),
+            (best_iou, &[index]),
+            (single, &[index, best_iou]),
+            (online, &[scale]),
+        ] {
+            for (i, change) in idle.iter().enumerate() {
+                assert_eq!(added(of(&[without]), of(&[without, *change])), BTreeMap::new(), "idle switch {i}");
+            }
+        }
+        // SAM's encoder then runs within the epochs.
+        let inputs = |spec: Spec| {
+            let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(4) }];
+            let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
+            let last = &graph.units()[cells[0].cam_epochs[4]];
+            last.inputs.iter().map(|(slot, _)| *slot).collect::<Vec<_>>()
+        };
+        let without_ssc = |change: fn(&mut CpmSpec)| {
+            let mut spec = of(&[change]).0;
+            spec.classifier.ssc.enabled = false;
+            spec
+        };
+        assert_eq!(inputs(without_ssc(online)), ["checkpoint", "images", "labels", "sam_weights"]);
+        assert_eq!(counts(&[(without_ssc(online), 4)]).get("sam_embed"), None);
+    }
+
+    /// What was cached before CPM had its switches is found again.
+    #[test]
+    fn the_parameters_of_cpm_at_its_defaults() {
+        let (graph, cells) =
+            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
+        let params: serde_json::Value = serde_json::from_str(&graph.units()[cells[0].cam_epochs[2]].params).unwrap();
+        let cpm = r#"{"alpha_cam":"mean","alpha_sam":"logit","mask_index":2,"min_distance":20,"pad_label":"ignore","scales":[0.5,1.0,1.5,2.0],"tau":0.5,"weight":1.0}"#;
+        assert_eq!(params["cpm"].to_string(), cpm);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::spec::{
-    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, Preset, PseudoLabelSpec, ReportSpec, S2cSpec,
-    SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
+    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, Preset, PseudoLabelSpec, Refinement, ReportSpec,
+    S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
 use crate::vision::{VOC_CLASSES, labels_of};
 
@@ -485,6 +485,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
         (scales(&spec.seed.scales), "seed.scales", "is empty or has a scale outside 0..=8"),
         (threshold, "pseudo_label.threshold", "is not in 0..=1"),
+        (
+            !spec.pseudo_label.refine.iter().skip(1).any(|refinement| *refinement == Refinement::SamPrompt),
+            "pseudo_label.refine",
+            "has `sam_prompt` after another refinement: it starts from the CAMs, so write it first",
+        ),
     ];
     match rules.into_iter().find(|(holds, _, _)| !holds) {
         Some((_, "dataset.root", problem)) => Err(FileError::hinted(

@@ -8,8 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
 use super::params::{
-    AlphaCam, AlphaSam, Backbone, Compute, IdCompaction, IdWidth, PadLabel, SscLevel, SscPrototypes, is_default,
-    is_yes, yes,
+    Backbone, Compute, IdCompaction, IdWidth, PadLabel, SscLevel, SscPrototypes, is_default, is_yes, yes,
 };
 use super::prompt::{AbsentClass, PromptParams, SamInput};
 use super::sam_embed::read_embedding;
@@ -18,10 +17,10 @@ use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_rgb, decode_se_map};
 use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
-use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty, pseudo_map};
-use crate::model::loss::{classification, cpm as cpm_loss};
+use crate::model::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
+use crate::model::loss::{self, classification, cpm as cpm_loss};
 use crate::model::optim::{Sgd, SgdOptions};
-use crate::model::sam::SamDecoder;
+use crate::model::sam::{SamDecoder, SamEncoder};
 use crate::model::ssc::{SscOptions, ssc};
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
@@ -95,11 +94,12 @@ pub struct StepLosses {
 }
 
 /// Reads `weights` (first epoch) or `checkpoint`, the set `images`, `labels` (lines `item<TAB>classes`); with SSC the
-/// set `se_maps`; with CPM the set `embeddings` and `sam_weights`. Gives `checkpoint` and `losses` (JSON, a row a step).
+/// set `se_maps`; with CPM `sam_weights` and, unless it encodes crops, the set `embeddings`. Gives `checkpoint` and `losses` (JSON, a row a step).
 pub struct CamEpoch {
     params: CamEpochParams,
     context: StageContext,
     decoder: Loaded<SamDecoder>,
+    encoder: Loaded<SamEncoder>,
 }
 
 /// What the loader makes of one image.
@@ -125,17 +125,25 @@ impl Stage for CamEpoch {
     type Params = CamEpochParams;
 
     fn load(params: CamEpochParams, context: &StageContext) -> anyhow::Result<Self> {
-        Ok(Self { params, context: context.clone(), decoder: Loaded::default() })
+        Ok(Self { params, context: context.clone(), decoder: Loaded::default(), encoder: Loaded::default() })
     }
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
-        let Self { params, context, decoder } = self;
+        let Self { params, context, decoder, encoder } = self;
         let device = context.device.torch();
         let decoder = match &params.cpm {
             Some(_) => Some(&*decoder.get(input, "sam_weights", |bytes| {
                 SamDecoder::load(&Weights::parse(bytes)?, device, params.precision.into())
             })?),
             None => None,
+        };
+        let encoder = match &params.cpm {
+            Some(cpm) if cpm.sam_input == SamInput::OnlineCrop => {
+                Some(&*encoder.get(input, "sam_weights", |bytes| {
+                    SamEncoder::load(&Weights::parse(bytes)?, device, params.precision.into())
+                })?)
+            }
+            _ => None,
         };
 
         let start = Start::read(input, context)?;
@@ -144,7 +152,7 @@ impl Stage for CamEpoch {
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
-        let mut trainer = CamTrainer { classifier, sgd, decoder, params, device };
+        let mut trainer = CamTrainer { classifier, sgd, decoder, encoder, params, device };
         let items = Items::read(input, params)?;
         let CamEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
         let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
@@ -157,6 +165,8 @@ struct CamTrainer<'a> {
     classifier: Classifier,
     sgd: Sgd,
     decoder: Option<&'a SamDecoder>,
+    /// With `online_crop`.
+    encoder: Option<&'a SamEncoder>,
     params: &'a CamEpochParams,
     device: tch::Device,
 }
@@ -166,7 +176,7 @@ impl Trainer for CamTrainer<'_> {
     type Row = StepLosses;
 
     fn step(&mut self, batch: &[Sample], lr: f64) -> anyhow::Result<StepLosses> {
-        let Self { classifier, sgd, decoder, params, device } = self;
+        let Self { classifier, sgd, decoder, encoder, params, device } = self;
         let (params, device) = (*params, *device);
         let (n, side) = (batch.len() as i64, i64::from(params.crop));
         let crops = batch_tensor(batch.iter().map(|sample| &sample.crop), params.crop, device);
@@ -179,8 +189,11 @@ impl Trainer for CamTrainer<'_> {
         // CPM looks at the network before it moves.
         let pseudo = match (&params.cpm, decoder) {
             (Some(cpm), Some(decoder)) => {
-                let images: Vec<CpmImage> =
-                    batch.iter().map(|sample| cpm_image(sample, device)).collect::<Result<_, _>>()?;
+                let image = |(i, sample): (usize, &Sample)| {
+                    let online = encoder.map(|encoder| encoder.embed_frame(&window_frame(&crops.get(i as i64))));
+                    cpm_image(sample, online, device)
+                };
+                let images: Vec<CpmImage> = batch.iter().enumerate().map(image).collect::<Result<_, _>>()?;
                 Some(pseudo_map(classifier, decoder, &crops, &images, &cpm_options(cpm))?)
             }
             _ => None,
@@ -200,7 +213,13 @@ impl Trainer for CamTrainer<'_> {
             Some((ssc(drawn, &se_map, &ssc_options(of))?, of.weight))
         });
         let cpm = params.cpm.as_ref().zip(pseudo);
-        let cpm = cpm.and_then(|(of, pseudo)| Some((cpm_loss(&output.cam, &labels, &pseudo)?, of.weight)));
+        let cpm = cpm.and_then(|(of, pseudo)| {
+            let absent = match of.absent_class {
+                AbsentClass::Zero => loss::AbsentClass::Zero,
+                AbsentClass::NegInf => loss::AbsentClass::Out,
+            };
+            Some((cpm_loss(&output.cam, &labels, &pseudo, absent)?, of.weight))
+        });
         // Summed into a new tensor: `+=` would write into `cls`.
         let more = [&ssc, &cpm].into_iter().flatten();
         let loss = more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight);
@@ -229,26 +248,22 @@ impl Trainer for CamTrainer<'_> {
     }
 }
 
-fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<CpmImage> {
-    let embedding = sample.embedding.as_ref().context("no embedding")?.to_device(device);
+/// `online`: the embedding of the crop, if it was made.
+fn cpm_image(sample: &Sample, online: Option<Tensor>, device: tch::Device) -> anyhow::Result<CpmImage> {
+    let embedding = match online {
+        Some(embedding) => embedding,
+        None => sample.embedding.as_ref().context("no embedding")?.to_device(device),
+    };
     let channels = sample.labels.iter().map(|&class| i64::from(class) - 1).collect();
     Ok(CpmImage { channels, transform: sample.transform, embedding })
 }
 
 fn cpm_options(params: &CpmParams) -> CpmOptions {
     CpmOptions {
-        tau: params.prompt.tau,
         scales: params.scales.clone(),
-        min_distance: params.prompt.min_distance.unwrap_or(0) as usize,
-        mask_index: i64::from(params.prompt.mask_index.unwrap_or(0)),
-        alpha_sam: match params.prompt.alpha_sam {
-            AlphaSam::Logit => SamCertainty::Logit,
-            AlphaSam::Sigmoid => SamCertainty::Sigmoid,
-            AlphaSam::Iou | AlphaSam::AmgStability => SamCertainty::Iou,
-            AlphaSam::One => SamCertainty::One,
-        },
-        alpha_cam_mean: params.prompt.alpha_cam == AlphaCam::Mean,
+        online: params.sam_input == SamInput::OnlineCrop,
         ignore_padding: params.pad_label == PadLabel::Ignore,
+        sam: params.prompt.options(),
     }
 }
 
@@ -283,7 +298,7 @@ struct Items<'a> {
     labels: HashMap<String, Vec<u8>>,
     /// With SSC.
     se_maps: Option<Members<'a>>,
-    /// With CPM.
+    /// With CPM, unless it makes them.
     embeddings: Option<Members<'a>>,
 }
 
@@ -299,7 +314,12 @@ impl<'a> Items<'a> {
             images: Members::of(input, "images")?,
             labels: labels.context("input `labels` is not a list of labels")?,
             se_maps: params.ssc.as_ref().map(|_| Members::of(input, "se_maps")).transpose()?,
-            embeddings: params.cpm.as_ref().map(|_| Members::of(input, "embeddings")).transpose()?,
+            embeddings: params
+                .cpm
+                .as_ref()
+                .filter(|cpm| cpm.sam_input == SamInput::CachedFull)
+                .map(|_| Members::of(input, "embeddings"))
+                .transpose()?,
         })
     }
 

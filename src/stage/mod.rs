@@ -19,6 +19,8 @@ pub mod pseudo_label;
 #[cfg(feature = "torch")]
 pub mod sam_embed;
 #[cfg(feature = "torch")]
+pub mod sam_refine;
+#[cfg(feature = "torch")]
 pub mod se_map;
 pub mod seed_eval;
 #[cfg(feature = "torch")]

@@ -5,6 +5,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::params::{AlphaCam, AlphaSam, is_default, is_yes, yes};
+#[cfg(feature = "torch")]
+use crate::model::cpm::{self, MapOptions, Pointing, PromptOptions, SamCertainty, SamOptions};
+#[cfg(feature = "torch")]
+use crate::model::sam::mask_decoder::MaskChoice;
+#[cfg(feature = "torch")]
+use crate::vision::peaks::{self, PeakRules};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromptParams {
@@ -35,6 +41,47 @@ pub struct PromptParams {
     pub logit_path: LogitPath,
     pub alpha_sam: AlphaSam,
     pub alpha_cam: AlphaCam,
+}
+
+#[cfg(feature = "torch")]
+impl PromptParams {
+    pub(super) fn options(&self) -> SamOptions {
+        let rules = PeakRules {
+            min_distance: self.min_distance.unwrap_or(0) as usize,
+            exclude_border: self.exclude_border,
+            exact: self.peak_exact,
+            first: match self.first_peak {
+                FirstPeak::Dedup => peaks::FirstPeak::Dedup,
+                FirstPeak::DropFirst => peaks::FirstPeak::DropFirst,
+            },
+        };
+        let prompt = PromptOptions {
+            kind: match self.prompt {
+                PromptKind::Point => cpm::PromptKind::Points(rules),
+                PromptKind::Box => cpm::PromptKind::Box,
+                PromptKind::Mask => cpm::PromptKind::Mask,
+            },
+            tau: self.tau,
+            pointing: Pointing { by_height: self.point_scale == PointScale::HOnly, centre: self.half_pixel },
+            masks: if self.multimask { MaskChoice::Multimask } else { MaskChoice::Single },
+        };
+        let map = MapOptions {
+            pick: match self.mask_choice {
+                MaskPick::Index => cpm::MaskPick::Index(self.mask_index.unwrap_or(0) as usize),
+                MaskPick::BestIou => cpm::MaskPick::BestIou,
+            },
+            two_paths: self.logit_path == LogitPath::Two,
+            alpha_sam: match self.alpha_sam {
+                AlphaSam::Logit => SamCertainty::Logit,
+                AlphaSam::Sigmoid => SamCertainty::Sigmoid,
+                AlphaSam::Iou => SamCertainty::Iou,
+                AlphaSam::AmgStability => SamCertainty::Stability,
+                AlphaSam::One => SamCertainty::One,
+            },
+            alpha_cam_mean: self.alpha_cam == AlphaCam::Mean,
+        };
+        SamOptions { prompt, map }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "torch")]
 mod cam_epoch;
+#[cfg(feature = "torch")]
+mod cpm;
 mod engine;
 mod layers;
 #[cfg(feature = "torch")]

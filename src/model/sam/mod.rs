@@ -61,12 +61,20 @@ impl SamEncoder {
 
     /// `(1, 256, 64, 64)` f32.
     pub fn embed(&self, image: &Rgb) -> Tensor {
+        let (height, width) = resized_size(image.height, image.width);
+        self.embed_frame(&rgb_tensor(&resize_rgb(image, height, width, Filter::Bilinear)))
+    }
+
+    /// `(1, 256, 64, 64)` f32.
+    ///
+    /// - `frame`: `(3, h, w)` u8, a side of 1024 and the other at most that
+    pub fn embed_frame(&self, frame: &Tensor) -> Tensor {
         tch::no_grad(|| {
-            let (height, width) = resized_size(image.height, image.width);
-            let image = rgb_tensor(&resize_rgb(image, height, width, Filter::Bilinear)).to_device(self.device);
+            let (_, height, width) = frame.size3().expect("three dimensions");
+            let image = frame.to_device(self.device);
             let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]).to_device(self.device);
             let image = (image.to_kind(Kind::Float) - per_channel(&PIXEL_MEAN)) / per_channel(&PIXEL_STD);
-            let (right, bottom) = ((IMAGE_SIZE - width) as i64, (IMAGE_SIZE - height) as i64);
+            let (right, bottom) = (IMAGE_SIZE as i64 - width, IMAGE_SIZE as i64 - height);
             let image = image.constant_pad_nd([0, right, 0, bottom]).unsqueeze(0);
             let image = image.to_kind(self.compute.kind());
             match &self.encoder {
