@@ -584,6 +584,7 @@ mod tests {
 
     use super::*;
     use crate::digest::BlobDigest;
+    use crate::pipeline::spec::{IdCompaction, IdWidth, SscLevel, SscPrototypes, SscSpec};
     use crate::stage::params::AlphaSam;
     use crate::stage::prompt::{AbsentClass, LogitPath};
 
@@ -777,6 +778,35 @@ mod tests {
         };
         assert_eq!(inputs(without_ssc(online)), ["checkpoint", "images", "labels", "sam_weights"]);
         assert_eq!(counts(&[(without_ssc(online), 4)]).get("sam_embed"), None);
+    }
+
+    #[test]
+    fn switches_of_ssc_are_in_the_key_and_the_defaults_are_not() {
+        for change in [
+            |ssc: &mut SscSpec| ssc.mask_absent_ids = false,
+            |ssc: &mut SscSpec| ssc.id_compaction = IdCompaction::Buggy,
+            |ssc: &mut SscSpec| ssc.id_width = IdWidth::U8Wrap,
+            |ssc: &mut SscSpec| ssc.level = SscLevel::Logit,
+            |ssc: &mut SscSpec| ssc.prototypes = SscPrototypes::Global,
+        ] {
+            assert_eq!(added((s2c(), 4), (with(|spec| change(&mut spec.classifier.ssc)), 4))["cam_epoch"], 5);
+        }
+        // What was cached before there were switches is found again.
+        let (graph, cells) =
+            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
+        let params = |unit: UnitIdx| serde_json::from_str::<serde_json::Value>(&graph.units()[unit].params).unwrap();
+        let ssc = r#"{"proto_stopgrad":true,"temperature":0.5,"unassigned_negative":true,"weight":1.0}"#;
+        assert_eq!(params(cells[0].cam_epochs[0])["ssc"].to_string(), ssc);
+        assert_eq!(params(cells[0].seed_eval.unwrap()).to_string(), r#"{"classes":[],"n_classes":20}"#);
+    }
+
+    #[test]
+    fn selection_with_ground_truth_scores_every_epoch_and_trains_none() {
+        let best = with(|spec| spec.seed.select = Select::BestGt);
+        let added = added((s2c(), 4), (best, 4));
+        // Seeds of the four epochs before the last, and of the one that is chosen, which are found when it is known.
+        assert_eq!((added["select_epoch"], added["cam_infer"], added["seed_eval"]), (1, 4 * 4 + 4, 4 + 1));
+        assert!(!added.contains_key("cam_epoch") && !added.contains_key("se_map"), "{added:?}");
     }
 
     /// What was cached before CPM had its switches is found again.
