@@ -1,9 +1,10 @@
 //! L_SSC, SAM-segment contrasting (S2C paper, section 3.2), in memory that does not grow with pixels x segments.
 //!
 //! The features `F` go to the size of the SE map bilinearly, `u_p = sum_a U[p, a] F_a`, and to unit length,
-//! `z_p = u_p / |u_p|`. Neither is made here. A similarity upsamples like a feature, `u_p . P_k = sum_a U[p, a] (F_a . P_k)`;
-//! the sum of `z_p` over a segment is `F` times a small matrix; `|u_p|^2` is a sum of products of neighbours in `F`.
-//! What is left of the SE map's size, pixels x prototypes, goes some rows at a time, value and gradient at once.
+//! `z_p = u_p / |u_p|`. Neither is made here. A similarity upsamples like a feature,
+//! `u_p . P_k = sum_a U[p, a] (F_a . P_k)`; the sum of `z_p` over a segment is `F` times a small matrix; `|u_p|^2` is a
+//! sum of products of neighbours in `F`. What is left of the SE map's size, pixels x prototypes, goes some rows at a
+//! time, value and gradient at once.
 
 use tch::{Device, Kind, Tensor};
 
@@ -119,6 +120,11 @@ impl Axis {
         Self { low, high, fraction, matrix: Tensor::from_slice(&matrix).view([to, from]).to_device(device) }
     }
 
+    /// The two neighbours of each target, and how much it takes of them.
+    fn ends(&self) -> [(&Tensor, Tensor); 2] {
+        [(&self.low, 1.0 - &self.fraction), (&self.high, self.fraction.shallow_clone())]
+    }
+
     /// What squares and products of neighbours weigh in the square of a resized value: `(to, from)`, `(to, from - 1)`.
     fn squared(&self) -> (Tensor, Tensor) {
         let matrix = self.matrix.to_kind(Kind::Double);
@@ -148,17 +154,19 @@ fn inverse_norms(feat: &Tensor, (ys, xs): &(Axis, Axis)) -> Tensor {
 ///
 /// - `counts`: `(B, N)` pixels
 fn prototypes(feat: &Tensor, inv_norm: &Tensor, se_map: &Tensor, counts: &Tensor, (ys, xs): &(Axis, Axis)) -> Tensor {
-    let (map, size) = (se_map.size(), feat.size());
-    let (batch, height, h, w, n_ids) = (map[0], map[1], size[2], size[3], counts.size()[1]);
-    // What the pixels of a row and a segment take of each column of the features.
-    let row = Tensor::arange(batch * height, (Kind::Int64, feat.device())).view([batch, height, 1]);
-    let place = |column: &Tensor| ((&row * w + column) * n_ids + se_map).flatten(0, -1);
-    let share = |of: Tensor| (inv_norm * of).flatten(0, -1);
-    let shares = Tensor::zeros([batch * height * w * n_ids], (Kind::Float, feat.device()))
-        .index_add(0, &place(&xs.low), &share(1.0 - &xs.fraction))
-        .index_add(0, &place(&xs.high), &share(xs.fraction.shallow_clone()))
-        .view([batch, height, w * n_ids]);
-    let shares = ys.matrix.transpose(0, 1).matmul(&shares).view([batch, h * w, n_ids]);
+    let (size, n_ids) = (feat.size(), counts.size()[1]);
+    let (batch, h, w) = (size[0], size[2], size[3]);
+    // What the pixels of a segment take of each feature.
+    let image = Tensor::arange(batch, (Kind::Int64, feat.device())).view([batch, 1, 1]);
+    let mut shares = Tensor::zeros([batch * h * w * n_ids], (Kind::Float, feat.device()));
+    for (y, of_y) in ys.ends() {
+        for (x, of_x) in xs.ends() {
+            let place = ((&image * h + y.unsqueeze(1)) * w + x) * n_ids + se_map; // (B, H, W)
+            let share = inv_norm * (of_y.unsqueeze(1) * of_x);
+            shares = shares.index_add(0, &place.flatten(0, -1), &share.flatten(0, -1));
+        }
+    }
+    let shares = shares.view([batch, h * w, n_ids]);
     let mean = feat.flatten(2, 3).matmul(&shares) / counts.clamp_min(1).unsqueeze(1);
     let norm = mean.norm_scalaropt_dim(2.0, [1i64].as_slice(), true);
     mean / norm.clamp_min(1e-12)
