@@ -56,6 +56,8 @@ pub struct CellUnits {
     pub cams: Vec<UnitIdx>,
     /// `None` where no training image has a mask.
     pub seed_eval: Option<UnitIdx>,
+    /// Empty where SAM makes no label maps.
+    pub sam_labels: Vec<UnitIdx>,
     pub pseudo_labels: Vec<UnitIdx>,
     pub pseudo_eval: Option<UnitIdx>,
     /// Empty where the spec stops after the pseudo-labels.
@@ -86,6 +88,7 @@ impl CellUnits {
             &self.se_maps,
             &self.cam_epochs,
             &self.cams,
+            &self.sam_labels,
             &self.pseudo_labels,
             &self.seg_epochs,
             &self.predictions,
@@ -217,10 +220,16 @@ impl Builder<'_> {
         };
         let cams = self.each(train, |builder, item| builder.cam(item, checkpoint))?;
         let seed_eval = self.scored(&cams, "cam", "cams", train, SeedEval::KIND)?;
+        let sam_labels: Vec<UnitIdx> = match prompts_after(spec) {
+            true => {
+                (0..train.len()).map(|i| self.sam_label(&train[i], cams[i], embeddings[i])).collect::<Result<_, _>>()?
+            }
+            false => Vec::new(),
+        };
         let pseudo_labels: Vec<UnitIdx> = (0..train.len())
-            .map(|i| {
-                let sam = (embeddings.get(i).copied(), se_maps.get(i).copied());
-                self.pseudo_label(&train[i], cams[i], seed_eval, sam)
+            .map(|i| match sam_labels.get(i) {
+                Some(&label) => self.refined(&train[i], label, se_maps.get(i).copied()),
+                None => self.pseudo_label(&train[i], cams[i], seed_eval, se_maps.get(i).copied()),
             })
             .collect::<anyhow::Result<_>>()?;
         let pseudo_eval = match spec.evaluate.pseudo_labels {
@@ -255,6 +264,7 @@ impl Builder<'_> {
             cam_epochs,
             cams,
             seed_eval,
+            sam_labels,
             pseudo_labels,
             pseudo_eval,
             seg_epochs,
@@ -423,48 +433,59 @@ impl Builder<'_> {
         Ok(Some(unit))
     }
 
-    /// The last of the units that make an item's label map. `sam`: embedding and SE map, where refinements need them.
     fn pseudo_label(
         &mut self,
         item: &Item,
         cam: UnitIdx,
         seed_eval: Option<UnitIdx>,
-        (embedding, se_map): (Option<UnitIdx>, Option<UnitIdx>),
+        se_map: Option<UnitIdx>,
     ) -> anyhow::Result<UnitIdx> {
         let spec = &self.spec.pseudo_label;
-        let mut params = PseudoLabelParams { threshold: None, refine: spec.refine.clone() };
-        let mut inputs = Vec::new();
-        if prompts_after(self.spec) {
-            let label = self.sam_refined(item, cam, embedding.context("no embedding to refine with")?)?;
-            params.refine.remove(0);
-            if params.refine.is_empty() {
-                return Ok(label);
+        let mut inputs = vec![("cam", of(cam, "cam"))];
+        let threshold = match spec.threshold {
+            Threshold::At(threshold) => Some(threshold),
+            Threshold::Rule(_) => {
+                let seed_eval = seed_eval.context(
+                    "`pseudo_label.threshold = \"best\"` needs training images with masks; give a number such as 0.2",
+                )?;
+                inputs.push(("threshold", of(seed_eval, "threshold")));
+                None
             }
-            inputs.push(("label", of(label, "label")));
-        } else {
-            inputs.push(("cam", of(cam, "cam")));
-            match spec.threshold {
-                Threshold::At(threshold) => params.threshold = Some(threshold),
-                Threshold::Rule(_) => {
-                    let seed_eval = seed_eval.context(
-                        "`pseudo_label.threshold = \"best\"` needs training images with masks; give a number such as 0.2",
-                    )?;
-                    inputs.push(("threshold", of(seed_eval, "threshold")));
-                }
-            }
-        }
-        if params.refine.contains(&Refinement::SegmentVote) {
-            inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
-        }
-        self.add::<PseudoLabel>(&item.id, &params, inputs)
+        };
+        self.voted(item, PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs, se_map)
     }
 
     /// The label map that SAM makes of an item's CAMs.
-    fn sam_refined(&mut self, item: &Item, cam: UnitIdx, embedding: UnitIdx) -> anyhow::Result<UnitIdx> {
+    fn sam_label(&mut self, item: &Item, cam: UnitIdx, embedding: UnitIdx) -> anyhow::Result<UnitIdx> {
         let prompt = prompt_params(&self.spec.classifier.cpm, SamInput::CachedFull);
         let weights = self.weights(&self.spec.sam.weights)?;
         let inputs = vec![("cam", of(cam, "cam")), ("embedding", of(embedding, "embedding")), ("weights", weights)];
         self.add::<SamRefine>(&item.id, &SamRefineParams { precision: self.precision, prompt }, inputs)
+    }
+
+    /// What the refinements after the first make of its label map; itself where there are none.
+    fn refined(&mut self, item: &Item, label: UnitIdx, se_map: Option<UnitIdx>) -> anyhow::Result<UnitIdx> {
+        match self.spec.pseudo_label.refine[1..].to_vec() {
+            refine if refine.is_empty() => Ok(label),
+            refine => {
+                let inputs = vec![("label", of(label, "label"))];
+                self.voted(item, PseudoLabelParams { threshold: None, refine }, inputs, se_map)
+            }
+        }
+    }
+
+    /// A unit of `pseudo_label`, with the SE map if there is a vote.
+    fn voted(
+        &mut self,
+        item: &Item,
+        params: PseudoLabelParams,
+        mut inputs: Vec<(&'static str, Source)>,
+        se_map: Option<UnitIdx>,
+    ) -> anyhow::Result<UnitIdx> {
+        if params.refine.contains(&Refinement::SegmentVote) {
+            inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
+        }
+        self.add::<PseudoLabel>(&item.id, &params, inputs)
     }
 
     fn seg_epochs(&mut self, pseudo_labels: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {

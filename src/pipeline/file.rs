@@ -482,6 +482,7 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.cpm.weight.is_finite(), "classifier.cpm.weight", "is not finite"),
         (fraction(classifier.cpm.tau), "classifier.cpm.tau", "is not in 0..=1"),
         (scales(&classifier.cpm.scales), "classifier.cpm.scales", "is empty or has a scale outside 0..=8"),
+        (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
         (scales(&spec.seed.scales), "seed.scales", "is empty or has a scale outside 0..=8"),
         (threshold, "pseudo_label.threshold", "is not in 0..=1"),
@@ -550,6 +551,13 @@ mod tests {
             (root, &["cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
             (root, &["enabled=true"], "could be any of classifier.cpm.enabled, classifier.ssc.enabled", ""),
             (root, &["cpm.tau=7"], "`classifier.cpm.tau` is not in 0..=1", ""),
+            (root, &["cpm.min_distance=0"], "`classifier.cpm.min_distance` is 0", ""),
+            (
+                root,
+                &["pseudo_label.refine=['segment_vote', 'sam_prompt']"],
+                "`pseudo_label.refine` has `sam_prompt` after another refinement",
+                "",
+            ),
             (root, &["classifier.stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
             (
                 "",

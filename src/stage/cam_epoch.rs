@@ -70,6 +70,7 @@ pub struct SscParams {
     pub prototypes: SscPrototypes,
 }
 
+// Unknown fields are not refused: serde cannot do so beside `flatten`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CpmParams {
     pub weight: f64,

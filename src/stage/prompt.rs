@@ -12,6 +12,7 @@ use crate::model::sam::mask_decoder::MaskChoice;
 #[cfg(feature = "torch")]
 use crate::vision::peaks::{self, PeakRules};
 
+// Unknown fields are not refused: serde cannot do so where another struct flattens this one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromptParams {
     pub tau: f64,
@@ -67,7 +68,8 @@ impl PromptParams {
         };
         let map = MapOptions {
             pick: match self.mask_choice {
-                MaskPick::Index => cpm::MaskPick::Index(self.mask_index.unwrap_or(0) as usize),
+                MaskPick::Index if self.multimask => cpm::MaskPick::Index(self.mask_index.unwrap_or(0) as usize),
+                MaskPick::Index => cpm::MaskPick::Index(0),
                 MaskPick::BestIou => cpm::MaskPick::BestIou,
             },
             two_paths: self.logit_path == LogitPath::Two,
@@ -156,4 +158,51 @@ pub enum AbsentClass {
     Zero,
     /// They take no part.
     NegInf,
+}
+
+#[cfg(all(test, feature = "torch"))]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the model is told, and what a key shows.
+    fn told(switch: serde_json::Value) -> (String, String) {
+        let mut params = json!({"tau": 0.5, "min_distance": 20, "mask_index": 2, "alpha_sam": "logit",
+            "alpha_cam": "mean"});
+        params.as_object_mut().unwrap().extend(switch.as_object().unwrap().clone());
+        let params: PromptParams = serde_json::from_value(params).unwrap();
+        (format!("{:?}", params.options()), serde_json::to_string(&params).unwrap())
+    }
+
+    #[test]
+    fn every_switch_reaches_the_model_and_the_key() {
+        let mut seen = vec![told(json!({}))];
+        assert_eq!(seen[0].1, r#"{"tau":0.5,"min_distance":20,"mask_index":2,"alpha_sam":"logit","alpha_cam":"mean"}"#);
+        for switch in [
+            json!({"tau": 0.4}),
+            json!({"prompt": "box"}),
+            json!({"prompt": "mask"}),
+            json!({"min_distance": 9}),
+            json!({"exclude_border": true}),
+            json!({"first_peak": "drop_first"}),
+            json!({"peak_exact": false}),
+            json!({"point_scale": "h_only"}),
+            json!({"half_pixel": false}),
+            json!({"multimask": false}),
+            json!({"mask_choice": "best_iou"}),
+            json!({"mask_index": 1}),
+            json!({"logit_path": "two"}),
+            json!({"alpha_sam": "sigmoid"}),
+            json!({"alpha_sam": "iou"}),
+            json!({"alpha_sam": "amg_stability"}),
+            json!({"alpha_sam": "one"}),
+            json!({"alpha_cam": "one"}),
+        ] {
+            let (options, key) = told(switch.clone());
+            assert!(seen.iter().all(|(other, _)| *other != options), "{switch}");
+            assert!(seen.iter().all(|(_, other)| *other != key), "{switch}");
+            seen.push((options, key));
+        }
+    }
 }

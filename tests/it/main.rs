@@ -17,6 +17,8 @@ mod sam;
 #[cfg(feature = "torch")]
 mod sam_everything;
 #[cfg(feature = "torch")]
+mod sam_refine;
+#[cfg(feature = "torch")]
 mod sam_vit;
 #[cfg(feature = "torch")]
 mod ssc;

@@ -53,10 +53,10 @@ pub fn label_map(cam: &Tensor, answers: &[Answer], view: &View, padding: &Tensor
             }
         };
         let low_res = answer.low_res.narrow(0, picked as i64, 1).unsqueeze(0);
-        let logits = view.from_frame(&low_res);
+        let logits = view.in_window(&low_res);
         let frame = [IMAGE_SIZE as i64; 2];
         let inside = match options.two_paths {
-            true => view.from_frame(&low_res.upsample_bilinear2d(frame, false, None, None)).gt(0.0),
+            true => view.in_window(&low_res.upsample_bilinear2d(frame, false, None, None)).gt(0.0),
             false => logits.gt(0.0),
         };
         let mask = inside.logical_and(&padding.logical_not());

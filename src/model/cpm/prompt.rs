@@ -95,7 +95,7 @@ pub(super) fn shape(
         }
         PromptKind::Mask => above().next().map(|_| {
             let cam = Tensor::from_slice(&plane).view(view.size());
-            Shape::Mask((view.to_frame(&cam) - options.tau) * LOGIT_SCALE)
+            Shape::Mask((view.in_frame(&cam) - options.tau) * LOGIT_SCALE)
         }),
     })
 }

@@ -40,7 +40,7 @@ impl View {
 
     /// A pixel of the window as a point x, y of the frame. The prompt encoder adds half a pixel, so this takes it off.
     pub(super) fn point(&self, y: usize, x: usize, pointing: Pointing) -> [f32; 2] {
-        let ((y, x), (inner, image)) = (self.to_image(y as f64 + 0.5, x as f64 + 0.5), self.scales());
+        let ((y, x), (inner, image)) = (self.image_place(y as f64 + 0.5, x as f64 + 0.5), self.scales());
         let place = |at: f64, axis: usize| {
             let (to, from) =
                 if pointing.by_height { (IMAGE_SIZE as f64, image[0]) } else { (inner[axis], image[axis]) };
@@ -51,13 +51,13 @@ impl View {
     }
 
     /// Logits of the frame, `(1, 1, h, w)`, in the window, `(H, W)`: bilinear, pixel centres at half.
-    pub(super) fn from_frame(&self, logits: &Tensor) -> Tensor {
+    pub(super) fn in_window(&self, logits: &Tensor) -> Tensor {
         let grid = self.grid_in_frame().to_device(logits.device());
         logits.grid_sampler(&grid, 0, 1, false).squeeze_dim(0).squeeze_dim(0)
     }
 
     /// Scores of the window, `(H, W)`, in the frame at low resolution, `(256, 256)`; 0 outside the window.
-    pub(super) fn to_frame(&self, scores: &Tensor) -> Tensor {
+    pub(super) fn in_frame(&self, scores: &Tensor) -> Tensor {
         // Along an axis the frame is an affine function of the window, and this is its inverse.
         let ((y0, x0), (y1, x1)) = (self.place(0.0, 0.0), self.place(1.0, 1.0));
         let [height, width] = self.size();
@@ -85,12 +85,12 @@ impl View {
 
     /// A place in the window (y, x; the centre of the first pixel is 0.5, 0.5) as a place in the frame.
     fn place(&self, y: f64, x: f64) -> (f64, f64) {
-        let ((y, x), (inner, image)) = (self.to_image(y, x), self.scales());
+        let ((y, x), (inner, image)) = (self.image_place(y, x), self.scales());
         (y * inner[0] / image[0], x * inner[1] / image[1])
     }
 
     /// A place in the window as a place in what the frame shows.
-    fn to_image(&self, y: f64, x: f64) -> (f64, f64) {
+    fn image_place(&self, y: f64, x: f64) -> (f64, f64) {
         match self {
             Self::Cut(transform) => transform.crop_to_image(y, x),
             Self::Whole { .. } | Self::Alone { .. } => (y, x),
@@ -149,7 +149,7 @@ mod tests {
                 .map(|i| (((i % 256) as f64 + 0.5) * 4.0 * image.1 as f64 / inner_w as f64 - split) as f32)
                 .collect();
             let low_res = Tensor::from_slice(&low_res).view([1, 1, 256, 256]);
-            let logits = floats(&View::Cut(transform).from_frame(&low_res));
+            let logits = floats(&View::Cut(transform).in_window(&low_res));
             let columns =
                 Grid::new(image.0, image.1, (0..image.0 * image.1).map(|i| (i % image.1) as f64 + 0.5).collect());
             let columns = transform.apply_grid(&columns, f64::NAN);
@@ -160,9 +160,16 @@ mod tests {
         }
     }
 
+    /// Small ones, and those of photographs.
     fn views() -> impl Iterator<Item = View> {
-        let cut = (0..20).map(|seed| View::Cut(transform(seed, (60 + 3 * seed as usize, 90))));
-        cut.chain([View::Whole { height: 75, width: 50 }, View::Alone { side: 64 }])
+        let small = (0..20).map(|seed| View::Cut(transform(seed, (60 + 3 * seed as usize, 90))));
+        let photograph = |seed| {
+            let mut rng = stream(seed, 3, "x", "augment");
+            View::Cut(Transform::sample_long(&mut rng, (375, 500), (256, 512), 256))
+        };
+        let others = [(75, 50), (375, 500)].map(|(height, width)| View::Whole { height, width });
+        let alone = [64, 256].map(|side| View::Alone { side });
+        small.chain((0..10).map(photograph)).chain(others).chain(alone)
     }
 
     /// A pixel's prompt lies in the frame where the mask of that pixel is read from.
@@ -189,13 +196,13 @@ mod tests {
             let distance = |i: i64| (((i / width - y).pow(2) + (i % width - x).pow(2)) as f32).sqrt() - 14.3;
             let distances: Vec<f32> = (0..height * width).map(distance).collect();
             let mask: Vec<f32> = distances.iter().map(|&distance| f32::from(u8::from(distance < 0.0))).collect();
-            let frame = view.to_frame(&Tensor::from_slice(&mask).view([height, width]));
-            let back = floats(&view.from_frame(&frame.view([1, 1, 256, 256])));
+            let frame = view.in_frame(&Tensor::from_slice(&mask).view([height, width]));
+            let back = floats(&view.in_window(&frame.view([1, 1, 256, 256])));
             for (i, (&distance, &back)) in distances.iter().zip(&back).enumerate() {
                 // What a transform cuts off from the image has no place in the frame to come back from.
                 let (place_y, place_x) = view.place((i as i64 / width) as f64 + 0.5, (i as i64 % width) as f64 + 0.5);
-                let in_frame = |at: f64| (4.0..IMAGE_SIZE as f64 - 4.0).contains(&at);
-                let is_out = !in_frame(place_y) || !in_frame(place_x);
+                let in_it = |at: f64| (4.0..IMAGE_SIZE as f64 - 4.0).contains(&at);
+                let is_out = !in_it(place_y) || !in_it(place_x);
                 assert!(is_out || distance.abs() <= 1.0 || (back > 0.5) == (distance < 0.0), "{view:?} {i}");
             }
         }
@@ -225,7 +232,7 @@ mod tests {
     #[test]
     fn what_lies_outside_the_window_is_0_in_the_frame() {
         let half = Transform { image: (64, 64), resized: (64, 64), flip: false, crop: 32, offset: (0, 32) };
-        let frame = View::Cut(half).to_frame(&Tensor::ones([32, 32], (Kind::Float, Device::Cpu)));
+        let frame = View::Cut(half).in_frame(&Tensor::ones([32, 32], (Kind::Float, Device::Cpu)));
         let sum = |x: i64| f64::try_from(frame.narrow(0, 0, 128).narrow(1, x, 128).mean(Kind::Float)).unwrap();
         assert!(sum(0) < 0.01 && sum(128) > 0.97, "{} {}", sum(0), sum(128));
     }
