@@ -95,7 +95,8 @@ pub struct StepLosses {
 }
 
 /// Reads `weights` (first epoch) or `checkpoint`, the set `images`, `labels` (lines `item<TAB>classes`); with SSC the
-/// set `se_maps`; with CPM `sam_weights` and, unless it encodes crops, the set `embeddings`. Gives `checkpoint` and `losses` (JSON, a row a step).
+/// set `se_maps`; with CPM `sam_weights` and, unless it encodes crops, the set `embeddings`. Gives `checkpoint` and
+/// `losses` (JSON, a row a step).
 pub struct CamEpoch {
     params: CamEpochParams,
     context: StageContext,

@@ -77,7 +77,7 @@ def cone(plane, y, x, top):
 flat = np.zeros((60, 60), np.uint8)
 planes = [blobs(160, 200, 14, 12), blobs(96, 80, 12, 6), blobs(96, 80, 30, 4), blobs(60, 90, 9, 9)]
 # One peak at tau itself; none that reaches it.
-planes += [cone(cone(cone(flat, 20, 20, 255), 40, 45, 102), 44, 12, 180), cone(flat, 30, 30, 80)]
+planes += [cone(cone(cone(flat, 20, 20, 255), 46, 50, 102), 44, 12, 180), cone(flat, 30, 30, 80)]
 for i, plane in enumerate(planes):
     golden[f"peaks.{i}.plane"] = torch.from_numpy(plane)
     cam = plane.astype(np.float32) / np.float32(255)
