@@ -116,7 +116,7 @@ pub fn compact(map: &SeMap) -> SeMap {
 /// The last id first: from the order of [`paint`] to one that grows with the predicted IoU; 0 stays 0.
 pub fn reversed(map: &SeMap) -> SeMap {
     let last = map.data.iter().copied().max().unwrap_or(0);
-    map.map(|id| if id == 0 { 0 } else { last + 1 - id })
+    map.map(|id| if id == 0 { 0 } else { last - id + 1 })
 }
 
 /// Each id as its rank among all of the map, from 0: where no pixel is 0, the lowest id becomes 0.
