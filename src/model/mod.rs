@@ -13,6 +13,7 @@ pub mod optim;
 pub mod resnet;
 pub mod sam;
 mod simd;
+pub mod ssc;
 pub mod weights;
 
 use tch::Kind;

@@ -37,8 +37,13 @@ pub(crate) fn picture(i: usize) -> (Rgb, Grid<u16>) {
     let inside = |p: usize| (p / width).abs_diff(20 + 5 * i).pow(2) + (p % width).abs_diff(25 + 9 * i).pow(2) < 200;
     let colour =
         |p: usize| if inside(p) { [230, 60 * i as u8, 40] } else { [(p % 7 * 20) as u8, 90, (p / 80 * 3) as u8] };
-    // Two segments, and a strip of pixels in none.
-    let id = |p: usize| if p % width < 6 { 0 } else { 300 + u16::from(inside(p)) };
+    // Two segments, and a strip of pixels in none; more than 8 bits can number; one in all.
+    let id = |p: usize| match i {
+        2 => 1 + (p / width / 2 * 16 + p % width / 5) as u16,
+        3 => 300,
+        _ if p % width < 6 => 0,
+        _ => 300 + u16::from(inside(p)),
+    };
     let rgb = Rgb { height, width, data: (0..height * width).flat_map(colour).collect() };
     (rgb, Grid::new(height, width, (0..height * width).map(id).collect()))
 }
@@ -99,13 +104,13 @@ impl Case {
         self.run_with(batch_size, scratch, stop_at, &json!({}))
     }
 
-    /// With other parameters of CPM.
+    /// With other parameters of a loss: `{"cpm": {..}}`.
     fn run_with(
         &self,
         batch_size: usize,
         scratch: &Path,
         stop_at: Option<u64>,
-        cpm: &serde_json::Value,
+        more: &serde_json::Value,
     ) -> anyhow::Result<(Vec<Output>, u64)> {
         let mut params = json!({
             "epoch": 0, "epochs": 2, "rng_seed": 3, "precision": "f32", "backbone": "resnet50v1", "stride": 16,
@@ -115,7 +120,9 @@ impl Case {
             "cpm": {"weight": 1.0, "tau": 0.5, "scales": [0.5, 1.0], "min_distance": 10, "mask_index": 2,
                     "alpha_sam": "logit", "alpha_cam": "mean", "pad_label": "ignore"},
         });
-        params["cpm"].as_object_mut().unwrap().extend(cpm.as_object().unwrap().clone());
+        for (loss, more) in more.as_object().unwrap() {
+            params[loss].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        }
         let fingerprint = Fingerprint {
             stage: CamEpoch::KIND.into(),
             version: CamEpoch::VERSION,
@@ -198,12 +205,39 @@ fn labels_out_of_range_are_an_error() {
     assert!(error.contains("are not all in 1..=3"), "{error}");
 }
 
+/// The first step with other parameters of a loss.
+fn first_step(case: &Case, more: &serde_json::Value) -> StepLosses {
+    let folder = tempfile::tempdir().unwrap();
+    let outputs = case.run_with(4, folder.path(), None, more).unwrap().0;
+    serde_json::from_slice::<Vec<StepLosses>>(&outputs[1].bytes).unwrap().remove(0)
+}
+
 /// L_CPM of the first step, as bits.
 fn first_cpm(case: &Case, cpm: &serde_json::Value) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
-    let losses: Vec<StepLosses> =
-        serde_json::from_slice(&case.run_with(4, folder.path(), None, cpm).unwrap().0[1].bytes).unwrap();
-    losses[0].cpm.unwrap().to_bits()
+    first_step(case, &json!({ "cpm": cpm })).cpm.unwrap().to_bits()
+}
+
+/// What the epoch passes on reaches the loss. (Each switch: `tests/it/ssc.rs`.)
+#[test]
+fn switches_of_ssc_reach_its_loss() {
+    let case = Case::new();
+    let first = |ssc: serde_json::Value| first_step(&case, &json!({ "ssc": ssc }));
+    let same = first(json!({}));
+    for switch in [
+        json!({"temperature": 1.0}),
+        json!({"unassigned_negative": false}),
+        json!({"mask_absent_ids": false}),
+        json!({"id_compaction": "buggy"}),
+        json!({"id_width": "u8_wrap"}),
+        json!({"level": "logit"}),
+        json!({"prototypes": "global"}),
+    ] {
+        let other = first(switch.clone()).ssc.unwrap();
+        assert!((other - same.ssc.unwrap()).abs() > 1e-3, "{switch}: {other} is {same:?}");
+    }
+    let through = first(json!({"proto_stopgrad": false}));
+    assert_eq!(through.ssc, same.ssc);
+    assert_ne!(through.grad_norm, same.grad_norm);
 }
 
 /// What only the epoch can pass on reaches the loss. (Each switch: `tests/it/cpm.rs` and `stage::prompt`.)
