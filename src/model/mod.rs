@@ -1,7 +1,9 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+pub mod backbone;
 pub mod classifier;
+pub mod conv;
 pub mod cpm;
 pub mod deeplab;
 pub mod known;
@@ -10,6 +12,7 @@ pub mod loss;
 pub mod memory;
 pub mod optim;
 pub mod resnet;
+pub mod resnet38;
 pub mod sam;
 pub mod weights;
 
