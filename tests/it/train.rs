@@ -13,7 +13,7 @@ use s2c_pipe::model::resnet::{Depth, Resnet, ResnetConfig, StrideIn};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use tch::{Device, Kind, Tensor};
 
-fn file(name: &str) -> Weights {
+pub(crate) fn file(name: &str) -> Weights {
     Weights::parse(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
 }
 
@@ -29,7 +29,7 @@ fn wave(shape: &[i64], step: f64) -> Tensor {
     (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
 }
 
-fn slices(x: &Tensor, n: i64) -> Tensor {
+pub(crate) fn slices(x: &Tensor, n: i64) -> Tensor {
     let flat = x.detach().flatten(0, -1);
     let step = (flat.numel() as i64 / n).max(1);
     let all = flat.slice(0, None, None, step);
@@ -38,7 +38,7 @@ fn slices(x: &Tensor, n: i64) -> Tensor {
 
 /// Within `tolerance` of the largest value there.
 #[track_caller]
-fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
+pub(crate) fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
     let expected = golden.raw(name).unwrap();
     let scale = f64::try_from(expected.abs().max()).unwrap().max(1e-12);
     let worst = f64::try_from((found.detach() - expected.view(&found.size()[..])).abs().max()).unwrap();
