@@ -84,7 +84,10 @@ impl Block {
         };
         let y = self.inner.iter().enumerate().fold(y, |y, (i, conv)| {
             let y = conv.forward(&y).relu();
-            masks.get(i).map_or_else(|| y.shallow_clone(), |mask| &y * mask.to_kind(y.kind()))
+            match masks.get(i) {
+                Some(mask) => &y * mask.to_kind(y.kind()),
+                None => y,
+            }
         });
         shortcut + self.last.forward(&y)
     }
@@ -114,7 +117,7 @@ impl Resnet38d {
     /// # Errors
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, compute: Compute, device: Device) -> anyhow::Result<Self> {
-        let renamed = is_mxnet(weights).then(|| weights.renamed(pytorch_name));
+        let renamed = weights.contains("conv1a_weight").then(|| weights.renamed(pytorch_name));
         let weights = renamed.as_ref().unwrap_or(weights);
         let stem = Source { weights, device, is_frozen: true };
         let conv1a = stem.conv("conv1a".into(), None, [64, 3, 3, 3], (1, 1))?;
@@ -191,12 +194,7 @@ impl Resnet38d {
     }
 }
 
-/// The file of the authors of the network.
-fn is_mxnet(weights: &Weights) -> bool {
-    weights.contains("conv1a_weight")
-}
-
-/// The name of a tensor of that file in PyTorch: `bn4b5_branch2b1_gamma` is `b4_5.bn_branch2b1.weight`.
+/// The name in PyTorch of a tensor of the MXNet file: `bn4b5_branch2b1_gamma` is `b4_5.bn_branch2b1.weight`.
 fn pytorch_name(name: &str) -> Option<String> {
     let (layer, part) = name.rsplit_once('_')?;
     let layer = layer.strip_suffix("_moving").unwrap_or(layer);

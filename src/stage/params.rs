@@ -105,3 +105,16 @@ impl Backbone {
         BackboneConfig { architecture, output_stride: i64::from(stride), compute: precision.into(), device }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backbones_keep_the_names_that_stand_in_keys() {
+        use Backbone::{Resnet18, Resnet34, Resnet38d, Resnet50, Resnet50V1, Resnet101, Resnet101V1};
+        let all = [Resnet50V1, Resnet50, Resnet18, Resnet34, Resnet101V1, Resnet101, Resnet38d];
+        let names = r#"["resnet50v1","resnet50","resnet18","resnet34","resnet101v1","resnet101","resnet38d"]"#;
+        assert_eq!(serde_json::to_string(&all).unwrap(), names);
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use s2c_pipe::model::Compute;
 use s2c_pipe::model::backbone::{Architecture, Backbone, BackboneConfig};
 use s2c_pipe::model::conv::channels_last;
+use s2c_pipe::model::known::recognise;
 use s2c_pipe::model::resnet::{Depth, StrideIn};
 use s2c_pipe::model::resnet38::Dropout;
 use s2c_pipe::model::weights::{Format, Weights, to_safetensors};
@@ -71,7 +72,7 @@ fn check(golden: &Weights, case: &str, net: &Backbone, dropout: Option<&Dropout>
     assert_eq!(trained.len(), golden.names().filter(|name| name.starts_with(&of_case)).count(), "{case}");
     for (name, weight) in trained {
         // Folding rounds otherwise, and a unit near 0 that it turns on or off changes sums.
-        assert_close(golden, &format!("{of_case}{name}"), &slices(&weight.grad(), 8), 1e-2);
+        assert_close(golden, &format!("{of_case}{name}"), &slices(&weight.grad(), 8), 5e-3);
     }
 }
 
@@ -84,13 +85,19 @@ fn check_folded(golden: &Weights, case: &str, net: Backbone) {
 #[test]
 fn resnets_and_their_gradients_agree_with_torchvision() {
     let (golden, shapes) = golden();
-    let nets: [(&str, Depth, &[_]); 3] = [
-        ("resnet18", Depth::D18, &[("", StrideIn::Conv2)]),
-        ("resnet34", Depth::D34, &[("", StrideIn::Conv2)]),
-        ("resnet101", Depth::D101, &[("v1.", StrideIn::Conv1), ("v1.5.", StrideIn::Conv2)]),
+    let nets: [(&str, Depth, &[_], &[_]); 3] = [
+        ("resnet18", Depth::D18, &["resnet18"], &[("", StrideIn::Conv2)]),
+        ("resnet34", Depth::D34, &["resnet34"], &[("", StrideIn::Conv2)]),
+        (
+            "resnet101",
+            Depth::D101,
+            &["resnet101", "resnet101v1"],
+            &[("v1.5.", StrideIn::Conv2), ("v1.", StrideIn::Conv1)],
+        ),
     ];
-    for (name, depth, versions) in nets {
+    for (name, depth, known, versions) in nets {
         let weights = checkpoint(&shapes[name]);
+        assert_eq!(recognise(&weights).backbones, known);
         for (version, stride_in) in versions {
             for output_stride in [8, 16] {
                 let case = format!("{name}.{version}{output_stride}");
@@ -99,6 +106,22 @@ fn resnets_and_their_gradients_agree_with_torchvision() {
                 check_folded(&golden, &case, net);
             }
         }
+    }
+}
+
+#[test]
+fn weights_of_another_backbone_are_an_error() {
+    let shapes = golden().1;
+    let (small, large) = (checkpoint(&shapes["resnet18"]), checkpoint(&shapes["resnet34"]));
+    let plain = |depth| Architecture::Resnet(depth, StrideIn::Conv2);
+    let cases = [
+        (&large, plain(Depth::D18), "weights for a ResNet-18: the checkpoint has more than 2 blocks in `layer1`"),
+        (&small, plain(Depth::D34), "weights for a ResNet-34: the checkpoint has no tensor `layer1.2.conv1.weight`"),
+        (&small, Architecture::Resnet38d, "weights for a ResNet38d: the checkpoint has no tensor `conv1a.weight`"),
+    ];
+    for (weights, architecture, expected) in cases {
+        let config = BackboneConfig { architecture, output_stride: 8, compute: Compute::F32, device: Device::Cpu };
+        assert_eq!(format!("{:#}", Backbone::load(weights, &config).unwrap_err()), expected);
     }
 }
 
@@ -173,7 +196,7 @@ fn resnet38d_and_its_gradients_agree_with_pytorch() {
     let shapes = &shapes["resnet38d"];
     // Without dropout from the file of MXNet, with it from one of PyTorch's names.
     let weights = Weights::parse(mxnet_file(shapes)).unwrap();
-    assert_eq!(weights.format(), Format::Mxnet);
+    assert_eq!((weights.format(), recognise(&weights).backbones), (Format::Mxnet, &["resnet38d"][..]));
     let net = load(&weights, Architecture::Resnet38d, 8);
     check(&golden, "resnet38d", &net, None);
     check_folded(&golden, "resnet38d", net);
