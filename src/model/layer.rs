@@ -3,6 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Compute;
+use super::memory::floats;
+use super::simd::Norm;
 use super::weights::Weights;
 
 /// Where and how a model's tensors live; reads them by name.
@@ -57,6 +59,11 @@ impl LayerNorm {
         x.layer_norm(dim, Some(&self.weight), Some(&self.bias), self.eps, false)
     }
 
+    /// On a CPU in f32: what our own arithmetic needs of it.
+    pub(super) fn host(&self) -> Norm<'_> {
+        Norm { weight: floats(&self.weight), bias: floats(&self.bias), eps: self.eps as f32 }
+    }
+
     /// Over the channels of `(B, C, H, W)`.
     pub fn forward_2d(&self, x: &Tensor) -> Tensor {
         self.forward(&x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
@@ -94,5 +101,11 @@ impl ConvBn {
 
 /// `softmax` over the last dimension, summed in f32.
 pub fn softmax(x: &Tensor) -> Tensor {
-    x.softmax(-1, Kind::Float).to_kind(x.kind())
+    softmax_over(x, -1)
+}
+
+/// The same over any dimension. (On a GPU it is summed in f32 whatever it comes in.)
+pub fn softmax_over(x: &Tensor, dim: i64) -> Tensor {
+    let kind = if x.device().is_cuda() { x.kind() } else { Kind::Float };
+    x.softmax(dim, kind).to_kind(x.kind())
 }

@@ -2,6 +2,7 @@
 //! heard of pipelines; its field names are those of the public checkpoints.
 
 pub mod backbone;
+mod bf16;
 pub mod classifier;
 pub mod conv;
 pub mod cpm;
@@ -14,6 +15,7 @@ pub mod optim;
 pub mod resnet;
 pub mod resnet38;
 pub mod sam;
+mod simd;
 pub mod weights;
 
 use tch::Kind;

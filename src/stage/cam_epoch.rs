@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
-use super::params::{AlphaCam, AlphaSam, Backbone, Compute, PadLabel};
+use super::params::{Backbone, Compute, PadLabel};
+use super::prompt::{AbsentClass, PromptParams, SamInput, is_default};
 use super::sam_embed::read_embedding;
 use super::{Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_rgb, decode_se_map};
 use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
-use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty, pseudo_map};
-use crate::model::loss::{SscOptions, classification, cpm as cpm_loss, ssc};
+use crate::model::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
+use crate::model::loss::{self, SscOptions, classification, cpm as cpm_loss, ssc};
 use crate::model::optim::{Sgd, SgdOptions};
-use crate::model::sam::SamDecoder;
+use crate::model::sam::{SamDecoder, SamEncoder};
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
 
@@ -55,17 +56,18 @@ pub struct SscParams {
     pub unassigned_negative: bool,
 }
 
+// Unknown fields are not refused: serde cannot do so beside `flatten`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CpmParams {
     pub weight: f64,
-    pub tau: f64,
     pub scales: Vec<f64>,
-    pub min_distance: u32,
-    pub mask_index: u32,
-    pub alpha_sam: AlphaSam,
-    pub alpha_cam: AlphaCam,
+    #[serde(flatten)]
+    pub prompt: PromptParams,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sam_input: SamInput,
     pub pad_label: PadLabel,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub absent_class: AbsentClass,
 }
 
 /// The loss terms of a step; no times, so that equal runs give equal bytes.
@@ -79,11 +81,13 @@ pub struct StepLosses {
 }
 
 /// Reads `weights` (first epoch) or `checkpoint`, the set `images`, `labels` (lines `item<TAB>classes`); with SSC the
-/// set `se_maps`; with CPM the set `embeddings` and `sam_weights`. Gives `checkpoint` and `losses` (JSON, a row a step).
+/// set `se_maps`; with CPM `sam_weights` and, unless it encodes crops, the set `embeddings`. Gives `checkpoint` and
+/// `losses` (JSON, a row a step).
 pub struct CamEpoch {
     params: CamEpochParams,
     context: StageContext,
     decoder: Loaded<SamDecoder>,
+    encoder: Loaded<SamEncoder>,
 }
 
 /// What the loader makes of one image.
@@ -103,22 +107,31 @@ impl Stage for CamEpoch {
     // 3: CPM looks through convolutions in another memory order, which rounds otherwise
     // 4: `losses` has L_CLS where it had the sum of all
     // 5: prompts of a step are decoded some at a time, which rounds otherwise
-    const VERSION: u64 = 5;
+    // 6: the same decoder as se_map 4
+    const VERSION: u64 = 6;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 
     fn load(params: CamEpochParams, context: &StageContext) -> anyhow::Result<Self> {
-        Ok(Self { params, context: context.clone(), decoder: Loaded::default() })
+        Ok(Self { params, context: context.clone(), decoder: Loaded::default(), encoder: Loaded::default() })
     }
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
-        let Self { params, context, decoder } = self;
+        let Self { params, context, decoder, encoder } = self;
         let device = context.device.torch();
         let decoder = match &params.cpm {
             Some(_) => Some(&*decoder.get(input, "sam_weights", |bytes| {
                 SamDecoder::load(&Weights::parse(bytes)?, device, params.precision.into())
             })?),
             None => None,
+        };
+        let encoder = match &params.cpm {
+            Some(cpm) if cpm.sam_input == SamInput::OnlineCrop => {
+                Some(&*encoder.get(input, "sam_weights", |bytes| {
+                    SamEncoder::load(&Weights::parse(bytes)?, device, params.precision.into())
+                })?)
+            }
+            _ => None,
         };
 
         let start = Start::read(input, context)?;
@@ -127,7 +140,7 @@ impl Stage for CamEpoch {
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
-        let mut trainer = CamTrainer { classifier, sgd, decoder, params, device };
+        let mut trainer = CamTrainer { classifier, sgd, decoder, encoder, params, device };
         let items = Items::read(input, params)?;
         let CamEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
         let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
@@ -140,6 +153,8 @@ struct CamTrainer<'a> {
     classifier: Classifier,
     sgd: Sgd,
     decoder: Option<&'a SamDecoder>,
+    /// With `online_crop`.
+    encoder: Option<&'a SamEncoder>,
     params: &'a CamEpochParams,
     device: tch::Device,
 }
@@ -149,7 +164,7 @@ impl Trainer for CamTrainer<'_> {
     type Row = StepLosses;
 
     fn step(&mut self, batch: &[Sample], lr: f64) -> anyhow::Result<StepLosses> {
-        let Self { classifier, sgd, decoder, params, device } = self;
+        let Self { classifier, sgd, decoder, encoder, params, device } = self;
         let (params, device) = (*params, *device);
         let (n, side) = (batch.len() as i64, i64::from(params.crop));
         let crops = batch_tensor(batch.iter().map(|sample| &sample.crop), params.crop, device);
@@ -162,8 +177,11 @@ impl Trainer for CamTrainer<'_> {
         // CPM looks at the network before it moves.
         let pseudo = match (&params.cpm, decoder) {
             (Some(cpm), Some(decoder)) => {
-                let images: Vec<CpmImage> =
-                    batch.iter().map(|sample| cpm_image(sample, device)).collect::<Result<_, _>>()?;
+                let image = |(i, sample): (usize, &Sample)| {
+                    let online = encoder.map(|encoder| encoder.embed_frame(&window_frame(&crops.get(i as i64))));
+                    cpm_image(sample, online, device)
+                };
+                let images: Vec<CpmImage> = batch.iter().enumerate().map(image).collect::<Result<_, _>>()?;
                 Some(pseudo_map(classifier, decoder, &crops, &images, &cpm_options(cpm))?)
             }
             _ => None,
@@ -184,7 +202,13 @@ impl Trainer for CamTrainer<'_> {
             Some((ssc(&output.feat, &se_map, &options)?, of.weight))
         });
         let cpm = params.cpm.as_ref().zip(pseudo);
-        let cpm = cpm.and_then(|(of, pseudo)| Some((cpm_loss(&output.cam, &labels, &pseudo)?, of.weight)));
+        let cpm = cpm.and_then(|(of, pseudo)| {
+            let absent = match of.absent_class {
+                AbsentClass::Zero => loss::AbsentClass::Zero,
+                AbsentClass::NegInf => loss::AbsentClass::Out,
+            };
+            Some((cpm_loss(&output.cam, &labels, &pseudo, absent)?, of.weight))
+        });
         // Summed into a new tensor: `+=` would write into `cls`.
         let more = [&ssc, &cpm].into_iter().flatten();
         let loss = more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight);
@@ -213,26 +237,22 @@ impl Trainer for CamTrainer<'_> {
     }
 }
 
-fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<CpmImage> {
-    let embedding = sample.embedding.as_ref().context("no embedding")?.to_device(device);
+/// `online`: the embedding of the crop, if it was made.
+fn cpm_image(sample: &Sample, online: Option<Tensor>, device: tch::Device) -> anyhow::Result<CpmImage> {
+    let embedding = match online {
+        Some(embedding) => embedding,
+        None => sample.embedding.as_ref().context("no embedding")?.to_device(device),
+    };
     let channels = sample.labels.iter().map(|&class| i64::from(class) - 1).collect();
     Ok(CpmImage { channels, transform: sample.transform, embedding })
 }
 
 fn cpm_options(params: &CpmParams) -> CpmOptions {
     CpmOptions {
-        tau: params.tau,
         scales: params.scales.clone(),
-        min_distance: params.min_distance as usize,
-        mask_index: i64::from(params.mask_index),
-        alpha_sam: match params.alpha_sam {
-            AlphaSam::Logit => SamCertainty::Logit,
-            AlphaSam::Sigmoid => SamCertainty::Sigmoid,
-            AlphaSam::Iou => SamCertainty::Iou,
-            AlphaSam::One => SamCertainty::One,
-        },
-        alpha_cam_mean: params.alpha_cam == AlphaCam::Mean,
+        online: params.sam_input == SamInput::OnlineCrop,
         ignore_padding: params.pad_label == PadLabel::Ignore,
+        sam: params.prompt.options(),
     }
 }
 
@@ -255,7 +275,7 @@ struct Items<'a> {
     labels: HashMap<String, Vec<u8>>,
     /// With SSC.
     se_maps: Option<Members<'a>>,
-    /// With CPM.
+    /// With CPM, unless it makes them.
     embeddings: Option<Members<'a>>,
 }
 
@@ -271,7 +291,12 @@ impl<'a> Items<'a> {
             images: Members::of(input, "images")?,
             labels: labels.context("input `labels` is not a list of labels")?,
             se_maps: params.ssc.as_ref().map(|_| Members::of(input, "se_maps")).transpose()?,
-            embeddings: params.cpm.as_ref().map(|_| Members::of(input, "embeddings")).transpose()?,
+            embeddings: params
+                .cpm
+                .as_ref()
+                .filter(|cpm| cpm.sam_input == SamInput::CachedFull)
+                .map(|_| Members::of(input, "embeddings"))
+                .transpose()?,
         })
     }
 

@@ -16,10 +16,10 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 #[derive(Default)]
-struct Store(HashMap<BlobDigest, Bytes>);
+pub(crate) struct Store(HashMap<BlobDigest, Bytes>);
 
 impl Store {
-    fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
+    pub(crate) fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
         let digest = BlobDigest::of(&bytes);
         self.0.insert(digest, bytes.into());
         digest
@@ -32,7 +32,7 @@ impl BlobReader for Store {
 }
 
 /// A bright disc on stripes, `(60, 80)`; the disc's place differs from picture to picture.
-fn picture(i: usize) -> (Rgb, Grid<u16>) {
+pub(crate) fn picture(i: usize) -> (Rgb, Grid<u16>) {
     let (height, width) = (60, 80);
     let inside = |p: usize| (p / width).abs_diff(20 + 5 * i).pow(2) + (p % width).abs_diff(25 + 9 * i).pow(2) < 200;
     let colour =
@@ -83,6 +83,11 @@ impl Case {
         Self { store, inputs }
     }
 
+    fn without(mut self, slot: &str) -> Self {
+        self.inputs.retain(|input| input.slot != slot);
+        self
+    }
+
     fn with_labels(mut self, text: &str) -> Self {
         let digest = self.store.put(text.as_bytes().to_vec());
         self.inputs.iter_mut().filter(|input| input.slot == "labels").for_each(|input| input.digest = digest);
@@ -91,7 +96,18 @@ impl Case {
 
     /// Runs the epoch in a scratch folder; with `stop_at`, the user asks it to stop after so many steps.
     fn run(&self, batch_size: usize, scratch: &Path, stop_at: Option<u64>) -> anyhow::Result<(Vec<Output>, u64)> {
-        let params = json!({
+        self.run_with(batch_size, scratch, stop_at, &json!({}))
+    }
+
+    /// With other parameters of CPM.
+    fn run_with(
+        &self,
+        batch_size: usize,
+        scratch: &Path,
+        stop_at: Option<u64>,
+        cpm: &serde_json::Value,
+    ) -> anyhow::Result<(Vec<Output>, u64)> {
+        let mut params = json!({
             "epoch": 0, "epochs": 2, "rng_seed": 3, "precision": "f32", "backbone": "resnet50v1", "stride": 16,
             "feat_dim": 16, "n_classes": 3, "batch_size": batch_size, "crop": 64, "resize_long": [50, 100],
             "jitter": [0.4, 0.4, 0.4, 0.1], "lr": 2e-4, "head_lr_mult": 10.0, "momentum": 0.9, "weight_decay": 5e-4,
@@ -99,6 +115,7 @@ impl Case {
             "cpm": {"weight": 1.0, "tau": 0.5, "scales": [0.5, 1.0], "min_distance": 10, "mask_index": 2,
                     "alpha_sam": "logit", "alpha_cam": "mean", "pad_label": "ignore"},
         });
+        params["cpm"].as_object_mut().unwrap().extend(cpm.as_object().unwrap().clone());
         let fingerprint = Fingerprint {
             stage: CamEpoch::KIND.into(),
             version: CamEpoch::VERSION,
@@ -179,4 +196,29 @@ fn labels_out_of_range_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let error = format!("{:#}", case.run(4, folder.path(), None).unwrap_err());
     assert!(error.contains("are not all in 1..=3"), "{error}");
+}
+
+/// L_CPM of the first step, as bits.
+fn first_cpm(case: &Case, cpm: &serde_json::Value) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let losses: Vec<StepLosses> =
+        serde_json::from_slice(&case.run_with(4, folder.path(), None, cpm).unwrap().0[1].bytes).unwrap();
+    losses[0].cpm.unwrap().to_bits()
+}
+
+/// What only the epoch can pass on reaches the loss. (Each switch: `tests/it/cpm.rs` and `stage::prompt`.)
+#[test]
+fn switches_of_cpm_reach_its_loss() {
+    let case = Case::new();
+    let same = first_cpm(&case, &json!({}));
+    for switch in [json!({"prompt": "mask"}), json!({"pad_label": "bg"}), json!({"absent_class": "neg_inf"})] {
+        assert_ne!(first_cpm(&case, &switch), same, "{switch}");
+    }
+    // The encoder runs on the crops, and no embedding is read.
+    let online = json!({"sam_input": "online_crop"});
+    let case = case.without("embeddings");
+    let ignored = first_cpm(&case, &online);
+    assert_ne!(ignored, same);
+    let bg = first_cpm(&case, &json!({"sam_input": "online_crop", "pad_label": "bg"}));
+    assert_ne!(bg, ignored);
 }

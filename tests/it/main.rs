@@ -4,6 +4,8 @@
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;
+#[cfg(feature = "torch")]
+mod cpm;
 mod engine;
 mod layers;
 #[cfg(feature = "torch")]
@@ -14,6 +16,8 @@ mod program;
 mod sam;
 #[cfg(feature = "torch")]
 mod sam_everything;
+#[cfg(feature = "torch")]
+mod sam_refine;
 #[cfg(feature = "torch")]
 mod sam_vit;
 #[cfg(feature = "torch")]

@@ -86,7 +86,7 @@ fn text(output: &Output) -> String {
 }
 
 #[track_caller]
-fn succeeds(folder: &Path, args: &[&str]) -> String {
+pub(crate) fn succeeds(folder: &Path, args: &[&str]) -> String {
     let output = call(folder, args);
     assert!(output.status.success(), "{args:?}: {}", text(&output));
     text(&output)

@@ -3,17 +3,24 @@
 //! Masks below the IoU threshold are dropped before they are drawn, and those left are scored at the image's own
 //! resolution, as the reference does.
 
-use tch::{Device, Kind, Tensor};
+use anyhow::Context;
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
 
+use super::draw::{Drawn, MaskUpsampler};
 use super::mask_decoder::MaskChoice;
 use super::prompt_encoder::Prompts;
-use super::{MaskUpsampler, SamDecoder, resized_size};
+use super::transformer::Source;
+use super::{SamDecoder, resized_size};
+use crate::model::memory::{floats, upload};
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
 pub use crate::vision::se_map::AutomaticOptions;
 use crate::vision::se_map::{Segment, nms};
 
-/// Pixels of masks drawn at full size together: sixteen masks of a photograph, one of a poster.
-const DRAW_PIXELS: i64 = 4_000_000;
+/// Pixels of masks drawn at full size together on a GPU.
+const DRAW_PIXELS: usize = 32_000_000;
+/// Bytes of masks that a GPU answers with at most: those of 3,000 of a photograph.
+const ANSWER_BYTES: usize = 64 << 20;
 /// A box this near to an edge of its crop, in pixels, is cut off there.
 const EDGE: f32 = 20.0;
 
@@ -81,34 +88,115 @@ fn segment_crop(
     image: (usize, usize),
     options: &AutomaticOptions,
 ) -> anyhow::Result<Vec<Segment>> {
-    let source = decoder.source(embedding, None);
     let upsampler = MaskUpsampler::new((crop.height, crop.width), decoder.device);
-    let mut found = Vec::new();
     let per_side = options.points_per_side / options.crop_n_points_downscale_factor.pow(crop.layer).max(1);
-    for points in grid(crop.height, crop.width, per_side).chunks(decoder.batch() as usize) {
-        let n = points.len() as i64;
-        let labels = Tensor::ones([n, 1], (Kind::Int64, Device::Cpu));
-        let prompts = Prompts::of_points(Tensor::from_slice2(points).view([n, 1, 2]), labels);
-        let decoded = decoder.tokens(&source, &prompts, MaskChoice::Multimask);
-        let good = decoded.iou.gt(options.pred_iou_thresh); // (N, 3)
-        let rows = good.any_dim(1, false).nonzero().view([-1]);
-        if rows.numel() == 0 {
-            continue;
-        }
-        let decoded = decoded.select(&rows);
-        let good = good.index_select(0, &rows).view([-1]).nonzero().view([-1]);
-        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions()).flatten(0, 1).index_select(0, &good);
-        let iou = decoded.iou.view([-1]).index_select(0, &good);
-        draw(&low_res, &iou, &upsampler, options, &mut found)?;
-    }
+    let points = Tensor::from_slice(grid(crop.height, crop.width, per_side).as_flattened()).view([-1, 1, 2]);
+    let points = upload(&points, decoder.device);
+    let labels = Tensor::ones([points.size()[0], 1], (Kind::Int64, decoder.device));
+    let prompts = Prompts::of_points(points, labels);
+    let source = decoder.source(embedding, None);
+    let masks = match decoder.device.is_cuda() {
+        true => masks_on_device(decoder, &source, &prompts, &upsampler, options)?,
+        false => masks(decoder, &source, &prompts, &upsampler, options)?,
+    };
+    // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
+    let is_stable = |(_, drawn): &(f32, Drawn)| drawn.stability >= options.stability_score_thresh as f32;
+    let found = masks.into_iter().filter(is_stable);
+    let found = found.map(|(iou, Drawn { mask, stability })| Segment::new(mask, iou, stability));
     let to_image = |segment: Segment| match crop.layer {
         0 => segment,
         _ => segment.with_mask(segment.mask.placed((crop.y, crop.x), image.0, image.1)),
     };
-    let found: Vec<Segment> =
-        found.into_iter().map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
+    let found: Vec<Segment> = found.map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
     let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
     Ok(suppress(found, &scores, options.box_nms_thresh))
+}
+
+/// The masks above the threshold of predicted IoU, with it, in the order of the prompts. Only these are drawn.
+fn masks(
+    decoder: &SamDecoder,
+    source: &Source,
+    prompts: &Prompts,
+    upsampler: &MaskUpsampler,
+    options: &AutomaticOptions,
+) -> anyhow::Result<Vec<(f32, Drawn)>> {
+    let (taps, offset) = (&upsampler.taps, options.stability_score_offset as f32);
+    let mut found = Vec::new();
+    for prompts in prompts.batches(decoder.batch()) {
+        let decoded = decoder.tokens(source, &prompts, MaskChoice::Multimask);
+        let ious = Vec::<f32>::try_from(decoded.iou.view([-1]))?;
+        let per_prompt = decoded.iou.size()[1] as usize;
+        let is_good = |iou: &f32| *iou > options.pred_iou_thresh as f32;
+        let of_prompts = ious.chunks_exact(per_prompt).enumerate();
+        let good: Vec<(usize, &[f32])> = of_prompts.filter(|(_, ious)| ious.iter().any(is_good)).collect();
+        if good.is_empty() {
+            continue;
+        }
+        let rows: Vec<i64> = good.iter().map(|(row, _)| *row as i64).collect();
+        let decoded = decoded.select(&Tensor::from_slice(&rows));
+        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions());
+        let ious = good.iter().flat_map(|(_, ious)| ious.iter().copied());
+        let size = low_res.numel() / (good.len() * per_prompt);
+        let chosen: Vec<_> = ious.zip(floats(&low_res).chunks_exact(size)).filter(|(iou, _)| is_good(iou)).collect();
+        found.par_extend(chosen.into_par_iter().map(|(iou, low_res)| (iou, taps.draw(low_res, offset))));
+    }
+    Ok(found)
+}
+
+/// The same on a GPU, which is waited for once: what comes back are the masks with the highest predicted IoUs, as many
+/// as one copy may hold, and only if all of these are above the threshold the next ones. To tell the GPU which to draw
+/// would take a wait of its own, longer than drawing too many.
+fn masks_on_device(
+    decoder: &SamDecoder,
+    source: &Source,
+    prompts: &Prompts,
+    upsampler: &MaskUpsampler,
+    options: &AutomaticOptions,
+) -> anyhow::Result<Vec<(f32, Drawn)>> {
+    let decode = |prompts: Prompts| {
+        let decoded = decoder.tokens(source, &prompts, MaskChoice::Multimask);
+        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions());
+        (low_res.flatten(0, 1), decoded.iou.view([-1]))
+    };
+    let (low_res, ious): (Vec<_>, Vec<_>) = prompts.batches(decoder.batch()).map(decode).unzip();
+    let (ious, order) = Tensor::cat(&ious, 0).sort(0, true);
+    let low_res = Tensor::cat(&low_res, 0);
+    let n = ious.numel();
+    let (height, width) = upsampler.size();
+    let together = (DRAW_PIXELS / (height * width)).max(1);
+    let a_round = (ANSWER_BYTES / (height * width.next_multiple_of(64) / 8)).max(1);
+    let mut found: Vec<(i64, f32, Drawn)> = Vec::new();
+    for round in (0..n).step_by(a_round) {
+        let bytes = |x: &Tensor| x.view_dtype(Kind::Uint8);
+        let answer = |start: usize| {
+            let part = |x: &Tensor| x.narrow(0, start as i64, together.min(n.min(round + a_round) - start) as i64);
+            let places = part(&order);
+            let (bits, stability) =
+                upsampler.draw_on_device(&low_res.index_select(0, &places), options.stability_score_offset);
+            let numbers = [places.unsqueeze(1), part(&ious).unsqueeze(1), stability.unsqueeze(1)];
+            let columns: Vec<Tensor> = numbers.iter().map(bytes).chain([bits.flatten(1, 2)]).collect();
+            Tensor::cat(&columns, 1)
+        };
+        let answers: Vec<Tensor> = (round..n.min(round + a_round)).step_by(together).map(answer).collect();
+        let answers = Tensor::cat(&answers, 0);
+        let row = answers.size()[1] as usize;
+        let answers = Vec::<u8>::try_from(answers.view([-1]))?; // the wait
+        for answer in answers.chunks_exact(row) {
+            let ([place @ .., i0, i1, i2, i3, s0, s1, s2, s3], bits) =
+                answer.split_first_chunk::<16>().context("cut")?;
+            let (iou, stability) = (f32::from_le_bytes([*i0, *i1, *i2, *i3]), f32::from_le_bytes([*s0, *s1, *s2, *s3]));
+            if iou <= options.pred_iou_thresh as f32 {
+                break;
+            }
+            let mask = BitMask::of_packed(height, width, bits);
+            found.push((i64::from_le_bytes(*place), iou, Drawn { mask, stability }));
+        }
+        if found.len() < round + a_round {
+            break;
+        }
+    }
+    found.sort_by_key(|(place, _, _)| *place);
+    Ok(found.into_iter().map(|(_, iou, drawn)| (iou, drawn)).collect())
 }
 
 /// A box ends at an edge of its crop that is no edge of the image.
@@ -144,39 +232,6 @@ fn without_small_regions(found: Vec<Segment>, options: &AutomaticOptions) -> Vec
     suppress(cleaned, &scores, options.box_nms_thresh.max(options.crop_nms_thresh))
 }
 
-/// Draws masks at the size of the image and keeps the stable ones.
-///
-/// - `low_res`: `(M, R, C)`, `iou`: `(M)`
-fn draw(
-    low_res: &Tensor,
-    iou: &Tensor,
-    upsampler: &MaskUpsampler,
-    options: &AutomaticOptions,
-    found: &mut Vec<Segment>,
-) -> anyhow::Result<()> {
-    let mut start = 0;
-    let together = (DRAW_PIXELS / upsampler.pixels().max(1)).clamp(1, 64);
-    for part in low_res.split(together, 0) {
-        let n = part.size()[0];
-        let ious = Vec::<f32>::try_from(iou.narrow(0, start, n))?;
-        start += n;
-        let logits = upsampler.forward(&part); // (n, h, w)
-        let (height, width) = (logits.size()[1] as usize, logits.size()[2] as usize);
-        let count = |above: f64| logits.gt(above).sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float);
-        let offset = options.stability_score_offset;
-        let stability = Vec::<f32>::try_from(count(offset) / count(-offset))?;
-        for (i, (&predicted_iou, &stability)) in ious.iter().zip(&stability).enumerate() {
-            // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
-            if stability >= options.stability_score_thresh as f32 {
-                let mask = logits.get(i as i64).gt(0.0).to_kind(Kind::Uint8).view([-1]);
-                let mask = BitMask::of_bytes(height, width, &Vec::<u8>::try_from(mask)?);
-                found.push(Segment::new(mask, predicted_iou, stability));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The prompts, x and y in the 1024 frame: the centres of a square grid over the image, row by row.
 fn grid(height: usize, width: usize, points_per_side: u32) -> Vec<[f32; 2]> {
     let (inner_h, inner_w) = resized_size(height, width);
@@ -188,7 +243,11 @@ fn grid(height: usize, width: usize, points_per_side: u32) -> Vec<[f32; 2]> {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
+    use crate::model::Compute;
+    use crate::model::weights::Weights;
 
     #[test]
     fn crops_overlap_and_cover_the_image() {
@@ -210,5 +269,31 @@ mod tests {
         let bounds = |x1: f32| BoxXyxy { x0: 0.0, y0: 0.0, x1, y1: 100.0 };
         assert!(is_cut(bounds(310.0), crop, (375, 500)) && !is_cut(bounds(290.0), crop, (375, 500)));
         assert!(!is_cut(bounds(499.0), Crop { width: 500, height: 375, ..crop }, (375, 500)));
+    }
+
+    /// What a GPU does, done by the processor, and what the processor does.
+    #[test]
+    fn masks_by_either_way() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/weights/mobile_sam.f16.safetensors");
+        let weights = Weights::parse(std::fs::read(path).unwrap()).unwrap();
+        let decoder = SamDecoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
+        let source = decoder.source(
+            &(Tensor::arange(256 * 64 * 64, (Kind::Float, Device::Cpu)) * 1e-3).sin().view([1, 256, 64, 64]),
+            None,
+        );
+        let points = Tensor::from_slice(grid(60, 90, 5).as_flattened()).view([-1, 1, 2]);
+        let prompts = Prompts::of_points(points, Tensor::ones([25, 1], (Kind::Int64, Device::Cpu)));
+        let upsampler = MaskUpsampler::new((60, 90), Device::Cpu);
+        for pred_iou_thresh in [0.0, 0.3, 0.6, 2.0] {
+            let options = AutomaticOptions { pred_iou_thresh, ..AutomaticOptions::default() };
+            let here = masks(&decoder, &source, &prompts, &upsampler, &options).unwrap();
+            let there = masks_on_device(&decoder, &source, &prompts, &upsampler, &options).unwrap();
+            assert_eq!((here.len(), here.is_empty()), (there.len(), pred_iou_thresh > 1.0));
+            for ((iou, drawn), (other_iou, other)) in here.iter().zip(&there) {
+                let differ = (0..60 * 90).filter(|p| drawn.mask.at(p / 90, p % 90) != other.mask.at(p / 90, p % 90));
+                assert!((iou - other_iou).abs() < 1e-4 && differ.count() < 5);
+                assert!((drawn.stability - other.stability).abs() < 0.01 || drawn.stability.is_nan());
+            }
+        }
     }
 }
