@@ -132,7 +132,7 @@ pub(super) enum CacheAction {
 pub(super) enum WeightsAction {
     /// Tell what a checkpoint is and which field of a pipeline file it fits
     Inspect {
-        /// A .safetensors file or a state dict of PyTorch (.pth, .pt, .bin)
+        /// A .safetensors file, a state dict of PyTorch (.pth, .pt, .bin) or parameters of MXNet (.params)
         file: PathBuf,
         /// List the tensors
         #[arg(long)]

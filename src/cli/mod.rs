@@ -66,6 +66,10 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     if let Some(file) = error.downcast_ref::<crate::model::weights::NotACheckpoint>() {
         return Some(file.hint.to_owned());
     }
+    #[cfg(feature = "torch")]
+    if error.downcast_ref::<crate::model::backbone::UnfitWeights>().is_some() {
+        return Some(crate::model::backbone::UnfitWeights::HINT.to_owned());
+    }
     Some(error.downcast_ref::<crate::data::voc::DataError>()?.hint().to_owned())
 }
 

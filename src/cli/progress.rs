@@ -37,6 +37,9 @@ impl Progress {
         if let Event::UnitFailed { label, error } = event {
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
             self.line(&format!("failed: {label}: {}", chain.join(": ")));
+            if let Some(hint) = super::hint_of(error) {
+                self.line(&format!("hint: {hint}"));
+            }
         }
         if self.quiet {
             return;

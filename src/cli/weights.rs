@@ -17,7 +17,7 @@ use crate::model::weights::{Entry, Weights};
 pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Result<()> {
     let file = path.display();
     let bytes = read_shared(path).map_err(|error| {
-        let hint = "give the path of a .safetensors file or a state dict of PyTorch";
+        let hint = "give the path of a .safetensors file, a state dict of PyTorch or a .params file of MXNet";
         Hinted::error(format!("could not read `{file}`: {error}"), hint)
     })?;
     let (n_bytes, digest) = (bytes.len() as u64, BlobDigest::of(&bytes));
@@ -38,6 +38,7 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
             "blake3": digest.to_string(),
             "what": known.what,
             "fits": known.fits,
+            "backbones": known.backbones,
             "problem": known.problem,
         });
         if lists_tensors {
@@ -53,6 +54,9 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
     match &known.problem {
         None => line("fits", &known.fits.join(", ")),
         Some(problem) => line("fits", &format!("nothing: {problem}")),
+    }
+    if !known.backbones.is_empty() {
+        line("backbone", &known.backbones.join(" or "));
     }
     line("format", &weights.format().to_string());
     line("tensors", &format!("{n_tensors}, {n_parameters} parameters"));

@@ -4,7 +4,9 @@
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-use super::resnet::{FEATURES, Resnet50, ResnetConfig, channels_last};
+use super::backbone::{Backbone, BackboneConfig};
+use super::conv::channels_last;
+use super::resnet38::Dropout;
 use super::weights::Weights;
 use crate::data::rng::unit;
 use crate::vision::IGNORE;
@@ -17,20 +19,20 @@ const INIT_STD: f64 = 0.001;
 
 #[derive(Clone, Copy, Debug)]
 pub struct DeepLabConfig {
-    pub resnet: ResnetConfig,
+    pub backbone: BackboneConfig,
     /// With background.
     pub n_labels: i64,
 }
 
 #[derive(Debug)]
 pub struct DeepLab {
-    backbone: Resnet50,
+    backbone: Backbone,
     branches: Vec<Branch>,
 }
 
 #[derive(Debug)]
 struct Branch {
-    /// `(L, 2048, 3, 3)`
+    /// `(L, F, 3, 3)`
     weight: Tensor,
     bias: Tensor,
     dilation: i64,
@@ -42,8 +44,8 @@ impl DeepLab {
     /// # Errors
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, config: &DeepLabConfig, rng: &mut ChaCha8Rng) -> anyhow::Result<Self> {
-        let (labels, resnet) = (config.n_labels, &config.resnet);
-        let backbone = Resnet50::load(weights, resnet)?;
+        let DeepLabConfig { backbone: config, n_labels } = *config;
+        let backbone = Backbone::load(weights, &config)?;
         let mut branch = |(i, rate): (usize, &i64)| {
             let mut get = |part: &str, shape: &[i64], std: f64| -> anyhow::Result<Tensor> {
                 let name = branch_name(i, part);
@@ -51,19 +53,24 @@ impl DeepLab {
                     true => weights.get(&name, shape)?,
                     false => normal(rng, shape, std),
                 };
-                Ok(value.to_device(resnet.device).set_requires_grad(true))
+                Ok(value.to_device(config.device).set_requires_grad(true))
             };
-            let weight = get("weight", &[labels, FEATURES, 3, 3], INIT_STD)?;
-            let dilation = (rate * 8 / resnet.output_stride).max(1);
-            anyhow::Ok(Branch { weight, bias: get("bias", &[labels], 0.0)?, dilation })
+            let weight = get("weight", &[n_labels, backbone.n_features(), 3, 3], INIT_STD)?;
+            let dilation = (rate * 8 / config.output_stride).max(1);
+            anyhow::Ok(Branch { weight, bias: get("bias", &[n_labels], 0.0)?, dilation })
         };
         let branches = RATES.iter().enumerate().map(&mut branch).collect::<anyhow::Result<_>>()?;
         Ok(Self { backbone, branches })
     }
 
+    /// What training leaves out of a batch, from a stream for each image.
+    pub fn dropout(&self, streams: impl Iterator<Item = ChaCha8Rng>) -> Option<Dropout> {
+        self.backbone.dropout(streams, self.branches[0].weight.device())
+    }
+
     /// Logits `(B, L, h, w)` f32 at the stride of the backbone, from a normalised image `(B, 3, H, W)`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let x = self.backbone.forward(x);
+    pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
+        let x = self.backbone.forward(x, dropout);
         let branch = |Branch { weight, bias, dilation }: &Branch| {
             let (weight, bias) = (weight.to_kind(x.kind()), bias.to_kind(x.kind()));
             x.conv2d(&weight, Some(bias), [1, 1], [*dilation; 2], [*dilation; 2], 1).to_kind(Kind::Float)
@@ -73,10 +80,10 @@ impl DeepLab {
 
     /// [`Self::forward`] without gradients.
     pub fn infer(&self, x: &Tensor) -> Tensor {
-        tch::no_grad(|| self.forward(&channels_last(x)))
+        tch::no_grad(|| self.forward(&channels_last(x), None))
     }
 
-    /// For inference only: see [`Resnet50::folded`].
+    /// For inference only: see [`Backbone::folded`].
     pub fn folded(self) -> Self {
         Self { backbone: self.backbone.folded(), ..self }
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use tch::Device;
 
 use super::Compute;
-use super::resnet::{Resnet50, ResnetConfig, StrideIn};
+use super::backbone::{Architecture, Backbone, BackboneConfig};
+use super::resnet::{Depth, StrideIn};
 use super::sam::image_encoder::VitShape;
 use super::sam::{SamDecoder, SamEncoder};
 use super::weights::Weights;
@@ -17,31 +18,24 @@ pub struct Known {
     pub what: String,
     /// The fields of a pipeline file it can be given to.
     pub fits: &'static [&'static str],
+    /// The values of `backbone` beside such a field that it can be given with.
+    pub backbones: &'static [&'static str],
     /// Why it fits none.
     pub problem: Option<String>,
 }
 
 const SAM: &[&str] = &["sam.weights"];
 const BACKBONE: &[&str] = &["classifier.weights", "segmentation.weights"];
-
-/// Blocks in each layer, whether a block has three convolutions, and the usual name.
-const RESNETS: [([usize; 4], bool, i64); 5] = [
-    ([2, 2, 2, 2], false, 18),
-    ([3, 4, 6, 3], false, 34),
-    ([3, 4, 6, 3], true, 50),
-    ([3, 4, 23, 3], true, 101),
-    ([3, 8, 36, 3], true, 152),
-];
+const RESNETS: &str = "of ResNets this build has ResNet-18, 34, 50, 101 and ResNet38d";
 
 /// Looks at a checkpoint. What seems to fit is loaded, so that the answer is true.
 pub fn recognise(weights: &Weights) -> Known {
     let side = |name: &str| Some(*weights.shape(name)?.first()?);
     if let Some(n_classes) = side("head.cam.weight") {
-        return fitting(format!("CAM classifier of s2c-pipe, {n_classes} classes"), BACKBONE, load_resnet(weights));
+        return trained_here(format!("CAM classifier of s2c-pipe, {n_classes} classes"), weights);
     }
     if let Some(n_labels) = side("head.aspp.0.weight") {
-        let what = format!("DeepLab of s2c-pipe, {n_labels} labels with background");
-        return fitting(what, BACKBONE, load_resnet(weights));
+        return trained_here(format!("DeepLab of s2c-pipe, {n_labels} labels with background"), weights);
     }
     if weights.contains("image_encoder.patch_embed.seq.0.c.weight") {
         return fitting("MobileSAM (SAM with TinyViT)".to_owned(), SAM, load_sam(weights));
@@ -54,6 +48,20 @@ pub fn recognise(weights: &Weights) -> Known {
     }
     if weights.contains("sam_mask_decoder.iou_token.weight") {
         return unusable("SAM 2".to_owned(), "this build has SAM 1 and MobileSAM");
+    }
+    backbone(weights)
+}
+
+/// A checkpoint of ours: a backbone with a head.
+fn trained_here(what: String, weights: &Weights) -> Known {
+    let on = backbone(weights);
+    let what = if on.problem.is_none() { format!("{what}, on {}", on.what) } else { what };
+    Known { what, ..on }
+}
+
+fn backbone(weights: &Weights) -> Known {
+    if weights.contains("conv1a.weight") || weights.contains("conv1a_weight") {
+        return loaded(Architecture::Resnet38d, &["resnet38d"], weights);
     }
     if weights.contains("conv1.weight") && weights.contains("layer1.0.conv1.weight") {
         return resnet(weights);
@@ -69,26 +77,28 @@ fn resnet(weights: &Weights) -> Known {
     };
     let blocks = [blocks(1), blocks(2), blocks(3), blocks(4)];
     let is_bottleneck = weights.contains("layer1.0.conv3.weight");
-    let Some((_, _, depth)) = RESNETS.iter().find(|(of, three, _)| *of == blocks && *three == is_bottleneck) else {
-        return unusable(format!("a ResNet of {blocks:?} blocks"), "of ResNets this build has ResNet-50 only");
+    let is_it = |depth: &Depth| depth.blocks() == blocks && depth.is_bottleneck() == is_bottleneck;
+    let Some(depth) = Depth::ALL.into_iter().find(is_it) else {
+        return unusable(format!("a ResNet of {blocks:?} blocks"), RESNETS);
     };
     // Wide and grouped ones (ResNeXt) differ in the 3x3 convolution alone.
     if is_bottleneck && weights.shape("layer1.0.conv2.weight") != Some(&[64, 64, 3, 3]) {
-        return unusable(
-            format!("a wide or grouped ResNet-{depth}"),
-            "of ResNets this build has the plain ResNet-50 only",
-        );
+        return unusable(format!("a wide or grouped ResNet-{}", depth.number()), RESNETS);
     }
-    match depth {
-        50 => fitting("ResNet-50".to_owned(), BACKBONE, load_resnet(weights)),
-        _ => unusable(format!("ResNet-{depth}"), "of ResNets this build has ResNet-50 only"),
-    }
+    // A checkpoint does not tell where the stride of a bottleneck sits.
+    let backbones: &[&str] = match depth {
+        Depth::D18 => &["resnet18"],
+        Depth::D34 => &["resnet34"],
+        Depth::D50 => &["resnet50", "resnet50v1"],
+        Depth::D101 => &["resnet101", "resnet101v1"],
+    };
+    loaded(Architecture::Resnet(depth, StrideIn::Conv2), backbones, weights)
 }
 
-fn load_resnet(weights: &Weights) -> anyhow::Result<()> {
-    let config =
-        ResnetConfig { stride_in: StrideIn::Conv2, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
-    Resnet50::load(weights, &config).map(drop)
+fn loaded(architecture: Architecture, backbones: &'static [&'static str], weights: &Weights) -> Known {
+    let config = BackboneConfig { architecture, output_stride: 8, compute: Compute::F32, device: Device::Cpu };
+    let known = fitting(architecture.to_string(), BACKBONE, Backbone::load(weights, &config).map(drop));
+    if known.problem.is_none() { Known { backbones, ..known } } else { known }
 }
 
 fn load_sam(weights: &Weights) -> anyhow::Result<()> {
@@ -98,13 +108,13 @@ fn load_sam(weights: &Weights) -> anyhow::Result<()> {
 
 fn fitting(what: String, fits: &'static [&'static str], loaded: anyhow::Result<()>) -> Known {
     match loaded {
-        Ok(()) => Known { what, fits, problem: None },
+        Ok(()) => Known { what, fits, backbones: &[], problem: None },
         Err(error) => unusable(what, &format!("{error:#}")),
     }
 }
 
 fn unusable(what: String, problem: &str) -> Known {
-    Known { what, fits: &[], problem: Some(problem.to_owned()) }
+    Known { what, fits: &[], backbones: &[], problem: Some(problem.to_owned()) }
 }
 
 #[cfg(test)]
@@ -125,7 +135,7 @@ mod tests {
     fn models_are_told_by_names_and_shapes() {
         let patch = "image_encoder.patch_embed.proj.weight";
         #[rustfmt::skip]
-        let cases: [(&str, &[(&str, &[i64])]); 9] = [
+        let cases: [(&str, &[(&str, &[i64])]); 11] = [
             ("SAM ViT-B",         &[(patch, &[768, 1])]),
             ("SAM ViT-L",         &[(patch, &[1024, 1])]),
             ("SAM ViT-H",         &[(patch, &[1280, 1])]),
@@ -134,6 +144,8 @@ mod tests {
             ("MobileSAM (SAM with TinyViT)", &[("image_encoder.patch_embed.seq.0.c.weight", &[32, 3, 3, 3])]),
             ("CAM classifier of s2c-pipe, 20 classes", &[("conv1.weight", &[1]), ("head.cam.weight", &[20, 1, 1, 1])]),
             ("DeepLab of s2c-pipe, 21 labels with background", &[("head.aspp.0.weight", &[21, 1, 3, 3])]),
+            ("ResNet38d",         &[("conv1a.weight", &[64, 3, 3, 3])]),
+            ("ResNet38d",         &[("conv1a_weight", &[64, 3, 3, 3])]),
             ("unknown",           &[("features.0.weight", &[1])]),
         ];
         for (what, names) in cases {
@@ -145,7 +157,8 @@ mod tests {
 
     #[test]
     fn resnets_are_told_by_their_blocks() {
-        for (blocks, is_bottleneck, depth) in RESNETS {
+        for depth in Depth::ALL {
+            let (blocks, is_bottleneck, depth) = (depth.blocks(), depth.is_bottleneck(), depth.number());
             let mut names = vec![("conv1.weight".to_owned(), vec![64, 3, 7, 7])];
             for (layer, &n) in blocks.iter().enumerate() {
                 for block in 0..n {
@@ -169,13 +182,14 @@ mod tests {
 
     #[test]
     fn the_weights_of_the_repository_fit() {
-        for (file, what, fits) in [
-            ("mobile_sam.f16.safetensors", "MobileSAM (SAM with TinyViT)", SAM),
-            ("resnet50_v1.f16.safetensors", "ResNet-50", BACKBONE),
-        ] {
+        let cases: [(_, _, _, &[&str]); 2] = [
+            ("mobile_sam.f16.safetensors", "MobileSAM (SAM with TinyViT)", SAM, &[]),
+            ("resnet50_v1.f16.safetensors", "ResNet-50", BACKBONE, &["resnet50", "resnet50v1"]),
+        ];
+        for (file, what, fits, backbones) in cases {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights").join(file);
             let known = recognise(&Weights::parse(crate::data::read_shared(&path).unwrap()).unwrap());
-            assert_eq!(known, Known { what: what.to_owned(), fits, problem: None });
+            assert_eq!(known, Known { what: what.to_owned(), fits, backbones, problem: None });
         }
     }
 }

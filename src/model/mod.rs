@@ -1,8 +1,10 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+pub mod backbone;
 mod bf16;
 pub mod classifier;
+pub mod conv;
 pub mod cpm;
 pub mod deeplab;
 pub mod known;
@@ -11,6 +13,7 @@ pub mod loss;
 pub mod memory;
 pub mod optim;
 pub mod resnet;
+pub mod resnet38;
 pub mod sam;
 mod simd;
 pub mod ssc;

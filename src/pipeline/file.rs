@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::spec::{
-    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, Preset, PseudoLabelSpec, Refinement, ReportSpec,
-    S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
+    Backbone, ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, Preset, PseudoLabelSpec, Refinement,
+    ReportSpec, S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
 use crate::vision::{VOC_CLASSES, labels_of};
 
@@ -434,12 +434,18 @@ fn check(spec: &Spec) -> Result<(), FileError> {
             return Err(FileError { message: format!("`{field}`: {unknown}"), hint });
         }
     }
+    let has_stride = |backbone: Backbone, stride: u32| backbone != Backbone::Resnet38d || stride == 8;
     let rules = [
         (spec.dataset.root.is_some() || spec.dataset.kind == DatasetKind::Emoji, "dataset.root", "is not set"),
         ((32..=2048).contains(&emoji.side), "dataset.emoji.side", "is not in 32..=2048"),
         ((1..=10_000).contains(&emoji.n_train), "dataset.emoji.n_train", "is not in 1..=10000"),
         ((1..=10_000).contains(&emoji.n_val), "dataset.emoji.n_val", "is not in 1..=10000"),
         (matches!(segmentation.stride, 8 | 16), "segmentation.stride", "is neither 8 nor 16"),
+        (
+            has_stride(segmentation.backbone, segmentation.stride),
+            "segmentation.stride",
+            "is not 8, the only one of resnet38d",
+        ),
         (segmentation.epochs > 0, "segmentation.epochs", "is 0"),
         (segmentation.batch_size > 0, "segmentation.batch_size", "is 0"),
         ((32..=4096).contains(&segmentation.crop), "segmentation.crop", "is not in 32..=4096"),
@@ -463,6 +469,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         ),
         (spec.se_map.stability_score_offset.is_finite(), "se_map.stability_score_offset", "is not finite"),
         (matches!(classifier.stride, 8 | 16), "classifier.stride", "is neither 8 nor 16"),
+        (
+            has_stride(classifier.backbone, classifier.stride),
+            "classifier.stride",
+            "is not 8, the only one of resnet38d",
+        ),
         (classifier.epochs > 0, "classifier.epochs", "is 0"),
         (classifier.batch_size > 0, "classifier.batch_size", "is 0"),
         ((32..=4096).contains(&classifier.crop), "classifier.crop", "is not in 32..=4096"),
@@ -559,6 +570,7 @@ mod tests {
                 "",
             ),
             (root, &["classifier.stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
+            (root, &["classifier.backbone=resnet38d"], "`classifier.stride` is not 8, the only one of resnet38d", ""),
             (
                 "",
                 &[],

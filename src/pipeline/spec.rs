@@ -152,9 +152,10 @@ pub struct SeMapSpec {
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierSpec {
     pub backbone: Backbone,
-    /// ImageNet weights with torchvision names (.safetensors or .pth). Relative to the pipeline file.
+    /// ImageNet weights of the backbone under their public names (.safetensors, .pth, or for resnet38d MXNet's .params).
+    /// Relative to the pipeline file.
     pub weights: PathBuf,
-    /// Pixels of the input a feature covers: 8 or 16.
+    /// Pixels of the input a feature covers: 8 or 16; 8 with resnet38d.
     pub stride: u32,
     pub epochs: u32,
     pub batch_size: usize,
@@ -305,9 +306,10 @@ pub struct SegmentationSpec {
     /// `false`: stop after the pseudo-labels.
     pub enabled: bool,
     pub backbone: Backbone,
-    /// ImageNet weights with torchvision names (.safetensors or .pth). Relative to the pipeline file.
+    /// ImageNet weights of the backbone under their public names (.safetensors, .pth, or for resnet38d MXNet's .params).
+    /// Relative to the pipeline file.
     pub weights: PathBuf,
-    /// Pixels of the input a feature covers: 8 or 16.
+    /// Pixels of the input a feature covers: 8 or 16; 8 with resnet38d.
     pub stride: u32,
     pub epochs: u32,
     pub batch_size: usize,

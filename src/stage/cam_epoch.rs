@@ -149,8 +149,8 @@ impl Stage for CamEpoch {
         };
 
         let start = Start::read(input, context)?;
-        let resnet = params.backbone.config(params.stride, params.precision, device);
-        let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
+        let backbone = params.backbone.config(params.stride, params.precision, device);
+        let config = ClassifierConfig { backbone, feat_dim: params.feat_dim, n_classes: params.n_classes };
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
@@ -202,7 +202,8 @@ impl Trainer for CamTrainer<'_> {
         };
 
         sgd.zero_grad();
-        let output = classifier.forward(&crops);
+        let streams = batch.iter().map(|of| stream(params.rng_seed, u64::from(params.epoch), &of.item, "dropout"));
+        let output = classifier.forward(&crops, classifier.dropout(streams).as_ref());
         let cls = classification(&output.cam, &labels);
         let ssc = params.ssc.as_ref().and_then(|of| {
             let maps = batch.iter().filter_map(|sample| sample.se_map.as_ref());

@@ -48,8 +48,8 @@ impl Stage for CamInfer {
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, device, classifier } = self;
-        let resnet = params.backbone.config(params.stride, params.precision, *device);
-        let config = ClassifierConfig { resnet, feat_dim: params.feat_dim, n_classes: params.n_classes };
+        let backbone = params.backbone.config(params.stride, params.precision, *device);
+        let config = ClassifierConfig { backbone, feat_dim: params.feat_dim, n_classes: params.n_classes };
         // A checkpoint has a head, so nothing is drawn from the stream.
         let load = |bytes: Bytes| {
             let classifier = Classifier::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "head"))?;

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "torch")]
-use crate::model::resnet::{ResnetConfig, StrideIn};
+use crate::model::backbone::{Architecture, BackboneConfig};
+#[cfg(feature = "torch")]
+use crate::model::resnet::{Depth, StrideIn};
 
 /// The number format a stage computes in: a spec's precision once the device is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,11 +104,19 @@ pub(super) fn yes() -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Backbone {
-    /// The stride of a bottleneck sits in its first convolution (original ResNet).
+    /// ResNet-50; the stride of a bottleneck sits in its first convolution (original ResNet).
     #[default]
     Resnet50V1,
     /// The stride sits in the 3x3 convolution (torchvision).
     Resnet50,
+    Resnet18,
+    Resnet34,
+    /// As `resnet50v1`.
+    Resnet101V1,
+    /// As `resnet50`.
+    Resnet101,
+    /// The wide ResNet of 38 layers (paper); its stride is 8.
+    Resnet38d,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -152,11 +162,29 @@ pub enum Refinement {
 
 #[cfg(feature = "torch")]
 impl Backbone {
-    pub(super) fn config(self, stride: u32, precision: Compute, device: tch::Device) -> ResnetConfig {
-        let stride_in = match self {
-            Self::Resnet50V1 => StrideIn::Conv1,
-            Self::Resnet50 => StrideIn::Conv2,
+    pub(super) fn config(self, stride: u32, precision: Compute, device: tch::Device) -> BackboneConfig {
+        let architecture = match self {
+            Self::Resnet18 => Architecture::Resnet(Depth::D18, StrideIn::Conv2),
+            Self::Resnet34 => Architecture::Resnet(Depth::D34, StrideIn::Conv2),
+            Self::Resnet50V1 => Architecture::Resnet(Depth::D50, StrideIn::Conv1),
+            Self::Resnet50 => Architecture::Resnet(Depth::D50, StrideIn::Conv2),
+            Self::Resnet101V1 => Architecture::Resnet(Depth::D101, StrideIn::Conv1),
+            Self::Resnet101 => Architecture::Resnet(Depth::D101, StrideIn::Conv2),
+            Self::Resnet38d => Architecture::Resnet38d,
         };
-        ResnetConfig { stride_in, output_stride: i64::from(stride), compute: precision.into(), device }
+        BackboneConfig { architecture, output_stride: i64::from(stride), compute: precision.into(), device }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backbones_keep_the_names_that_stand_in_keys() {
+        use Backbone::{Resnet18, Resnet34, Resnet38d, Resnet50, Resnet50V1, Resnet101, Resnet101V1};
+        let all = [Resnet50V1, Resnet50, Resnet18, Resnet34, Resnet101V1, Resnet101, Resnet38d];
+        let names = r#"["resnet50v1","resnet50","resnet18","resnet34","resnet101v1","resnet101","resnet38d"]"#;
+        assert_eq!(serde_json::to_string(&all).unwrap(), names);
     }
 }

@@ -73,8 +73,8 @@ impl Stage for SegEpoch {
         let Self { params, context } = self;
         let device = context.device.torch();
         let start = Start::read(input, context)?;
-        let resnet = params.backbone.config(params.stride, params.precision, device);
-        let config = DeepLabConfig { resnet, n_labels: params.n_labels };
+        let backbone = params.backbone.config(params.stride, params.precision, device);
+        let config = DeepLabConfig { backbone, n_labels: params.n_labels };
         let model = DeepLab::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "seg head"))?;
         let SegEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(model.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
@@ -118,7 +118,10 @@ impl Trainer for SegTrainer<'_> {
         let labels: Vec<u8> = batch.iter().flat_map(|sample| &sample.labels.data).copied().collect();
         let labels = Tensor::from_slice(&labels).view([-1, side, side]).to_device(self.device).to_kind(Kind::Int64);
         self.sgd.zero_grad();
-        let Some(loss) = segmentation(&self.model.forward(&crops), &labels) else {
+        let SegEpochParams { rng_seed, epoch, .. } = *self.params;
+        let streams = batch.iter().map(|of| stream(rng_seed, u64::from(epoch), &of.item, "seg dropout"));
+        let logits = self.model.forward(&crops, self.model.dropout(streams).as_ref());
+        let Some(loss) = segmentation(&logits, &labels) else {
             return Ok(SegLosses { seg: None, lr, grad_norm: 0.0 });
         };
         loss.backward();

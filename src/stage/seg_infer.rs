@@ -45,8 +45,8 @@ impl Stage for SegInfer {
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, device, model } = self;
-        let resnet = params.backbone.config(params.stride, params.precision, *device);
-        let config = DeepLabConfig { resnet, n_labels: params.n_labels };
+        let backbone = params.backbone.config(params.stride, params.precision, *device);
+        let config = DeepLabConfig { backbone, n_labels: params.n_labels };
         // A checkpoint has a head, so nothing is drawn from the stream.
         let load = |bytes: Bytes| {
             let model = DeepLab::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "seg head"))?;

@@ -1,6 +1,8 @@
 //! One integration binary: every further one would link libtorch again.
 
 #[cfg(feature = "torch")]
+mod backbone;
+#[cfg(feature = "torch")]
 mod cam_epoch;
 #[cfg(feature = "torch")]
 mod cpm;

@@ -4,15 +4,17 @@ use std::path::Path;
 
 use s2c_pipe::data::rng::stream;
 use s2c_pipe::model::Compute;
+use s2c_pipe::model::backbone::{Architecture, BackboneConfig};
+use s2c_pipe::model::conv::channels_last;
 use s2c_pipe::model::deeplab::{DeepLab, DeepLabConfig, segmentation};
 use s2c_pipe::model::loss::{AbsentClass, classification, cpm};
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
-use s2c_pipe::model::resnet::{Resnet50, ResnetConfig, StrideIn, channels_last};
+use s2c_pipe::model::resnet::{Depth, Resnet, ResnetConfig, StrideIn};
 use s2c_pipe::model::ssc::{SscOptions, ssc};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use tch::{Device, Kind, Tensor};
 
-fn file(name: &str) -> Weights {
+pub(crate) fn file(name: &str) -> Weights {
     Weights::parse(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
 }
 
@@ -28,7 +30,7 @@ fn wave(shape: &[i64], step: f64) -> Tensor {
     (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
 }
 
-fn slices(x: &Tensor, n: i64) -> Tensor {
+pub(crate) fn slices(x: &Tensor, n: i64) -> Tensor {
     let flat = x.detach().flatten(0, -1);
     let step = (flat.numel() as i64 / n).max(1);
     let all = flat.slice(0, None, None, step);
@@ -37,7 +39,7 @@ fn slices(x: &Tensor, n: i64) -> Tensor {
 
 /// Within `tolerance` of the largest value there.
 #[track_caller]
-fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
+pub(crate) fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
     let expected = golden.raw(name).unwrap();
     let scale = f64::try_from(expected.abs().max()).unwrap().max(1e-12);
     let worst = f64::try_from((found.detach() - expected.view(&found.size()[..])).abs().max()).unwrap();
@@ -51,8 +53,14 @@ fn backbone_and_its_gradients_agree_with_torchvision() {
     for (name, stride_in) in [("v1", StrideIn::Conv1), ("v1.5", StrideIn::Conv2)] {
         for output_stride in [8, 16] {
             let name = format!("resnet.{name}.{output_stride}");
-            let config = ResnetConfig { stride_in, output_stride, compute: Compute::F32, device: Device::Cpu };
-            let net = Resnet50::load(&weights, &config).unwrap();
+            let config = ResnetConfig {
+                depth: Depth::D50,
+                stride_in,
+                output_stride,
+                compute: Compute::F32,
+                device: Device::Cpu,
+            };
+            let net = Resnet::load(&weights, &config).unwrap();
             let feat = net.forward(&image);
             assert_close(&golden, &format!("{name}.feat"), &slices(&feat, 256), 1e-3);
             feat.square().mean(Kind::Float).backward();
@@ -82,12 +90,12 @@ fn the_head_of_deeplab_is_the_sum_of_its_branches() {
     }
     let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
     let weights = Weights::parse(bytes.as_slice()).unwrap();
-    let resnet =
-        ResnetConfig { stride_in: StrideIn::Conv1, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
-    let config = DeepLabConfig { resnet, n_labels: 3 };
+    let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
+    let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
+    let config = DeepLabConfig { backbone, n_labels: 3 };
     let model = DeepLab::load(&weights, &config, &mut stream(0, 0, "", "")).unwrap();
     let image = wave(&[2, 3, 96, 64], 0.37);
-    assert_close(&golden(), "deeplab.logits", &slices(&tch::no_grad(|| model.forward(&image)), 64), 1e-3);
+    assert_close(&golden(), "deeplab.logits", &slices(&tch::no_grad(|| model.forward(&image, None)), 64), 1e-3);
     let inferred = model.folded().infer(&image);
     assert_close(&golden(), "deeplab.logits", &slices(&inferred.contiguous(), 64), 1e-3);
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
 
 use super::entry::{Entry, NotACheckpoint};
+use super::mxnet;
 use super::pytorch::{read_legacy, read_zip};
 
 /// The kind of a checkpoint file.
@@ -17,6 +18,8 @@ pub enum Format {
     PytorchZip,
     /// `torch.save` before.
     PytorchLegacy,
+    /// `nd.save` of MXNet.
+    Mxnet,
 }
 
 impl fmt::Display for Format {
@@ -25,6 +28,7 @@ impl fmt::Display for Format {
             Self::Safetensors => "safetensors",
             Self::PytorchZip => "PyTorch",
             Self::PytorchLegacy => "PyTorch (before 1.6)",
+            Self::Mxnet => "MXNet",
         })
     }
 }
@@ -40,12 +44,14 @@ pub(super) fn read(bytes: &[u8]) -> anyhow::Result<(Format, BTreeMap<String, Ent
         [b'P', b'K', 3, 4, ..] => Format::PytorchZip,
         [0x80, 2..=5, ..] => Format::PytorchLegacy,
         _ if header_len(bytes).is_some() => Format::Safetensors,
+        _ if bytes.starts_with(&mxnet::MAGIC) => Format::Mxnet,
         _ => return Err(something_else(bytes)),
     };
     let tensors = match format {
         Format::Safetensors => read_safetensors(bytes)?,
         Format::PytorchZip => read_zip(bytes)?,
         Format::PytorchLegacy => read_legacy(bytes)?,
+        Format::Mxnet => mxnet::read(bytes)?,
     };
     let is_wrapped = tensors.keys().all(|name| name.starts_with(WRAPPER));
     let name = |name: String| if is_wrapped { name.replacen(WRAPPER, "", 1) } else { name };
@@ -88,7 +94,6 @@ fn something_else(bytes: &[u8]) -> anyhow::Error {
     };
     let (what, hint) = match bytes {
         [] => ("an empty file", "get it again"),
-        [0x12, 0x01, 0, 0, 0, 0, 0, 0, ..] => ("parameters of MXNet", "take a checkpoint of PyTorch instead"),
         [0x89, b'H', b'D', b'F', ..] => ("an HDF5 file, as Keras writes", "take a checkpoint of PyTorch instead"),
         [b'G', b'G', b'U', b'F', ..] => ("a GGUF file", "take a checkpoint of PyTorch instead"),
         [0x1f, 0x8b, ..] => ("a gzip file", "unpack it first"),

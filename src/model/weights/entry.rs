@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use safetensors::tensor::Dtype;
 
 /// More dimensions than libtorch has operators for.
-const MAX_DIMS: usize = 64;
+pub(super) const MAX_DIMS: usize = 64;
 
 /// One tensor in the bytes of a file. All it names is inside them: there is no other way to make one.
 #[derive(Clone, Debug, PartialEq)]

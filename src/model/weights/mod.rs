@@ -1,10 +1,11 @@
 //! Checkpoints: named tensors from bytes, under the names of the public files.
 //!
-//! Files of safetensors and of PyTorch are read as they are. The bytes are kept as they came and a tensor is made when
+//! Files of safetensors, of PyTorch and of MXNet are read as they are. The bytes are kept as they came and a tensor is made when
 //! it is asked for, so that a large checkpoint is in memory once.
 
 mod container;
 mod entry;
+mod mxnet;
 mod pickle;
 mod pytorch;
 
@@ -27,7 +28,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// From the bytes of a `.safetensors` file or a state dict of PyTorch, which are shared where they can be.
+    /// From the bytes of a `.safetensors` file, a state dict of PyTorch or parameters of MXNet, which are shared where they can be.
     ///
     /// # Errors
     /// [`NotACheckpoint`] and others: the bytes are something else, cut short or damaged.
@@ -35,6 +36,12 @@ impl Weights {
         let bytes = bytes.into();
         let (format, entries) = container::read(&bytes)?;
         Ok(Self { bytes, format, entries })
+    }
+
+    /// The same tensors by other names; those without one are left out.
+    pub fn renamed(&self, name: impl Fn(&str) -> Option<String>) -> Self {
+        let entries = self.entries.iter().filter_map(|(old, entry)| Some((name(old)?, entry.clone())));
+        Self { bytes: self.bytes.clone(), format: self.format, entries: entries.collect() }
     }
 
     pub fn format(&self) -> Format {
@@ -217,10 +224,9 @@ mod tests {
 
     #[test]
     fn what_is_no_checkpoint_is_named() {
-        let mxnet = [&[0x12, 1, 0, 0, 0, 0, 0, 0][..], &[0; 8]].concat();
         let zip = golden("zip.pth");
         #[rustfmt::skip]
-        let cases: [(&str, Vec<u8>, &str); 12] = [
+        let cases: [(&str, Vec<u8>, &str); 11] = [
             ("TorchScript", golden("torchscript.pt"), "a TorchScript archive (a program of torch.jit.save), not a state dict"),
             ("whole model", golden("whole_model.pth"), "a whole object of class `torch.nn.modules.linear.Linear`, not a state dict"),
             ("other keys",  golden("other_keys.pth"),  "no state dict in it, but a dict of `teacher`, `student`"),
@@ -228,7 +234,6 @@ mod tests {
             ("big-endian",  golden("big_endian.pth"),  "it was written on a big-endian machine, which is not read"),
             ("cut short",   zip[..zip.len() - 1].to_vec(), "cut short at byte 4655"),
             ("half",        golden("legacy.pth")[..1000].to_vec(), "cut short at byte 1000"),
-            ("MXNet",       mxnet,                     "not a checkpoint: parameters of MXNet"),
             ("page",        b"\n<!DOCTYPE html>".to_vec(), "not a checkpoint: a web page"),
             ("pickle",      b"\x80\x02K\x01.".to_vec(), "not a checkpoint: a Python pickle, but not one of PyTorch"),
             ("text",        b"hello".to_vec(),         "not a checkpoint: neither .safetensors nor a PyTorch file"),
@@ -246,6 +251,9 @@ mod tests {
         let names = ["zip.pth", "zip4.pth", "legacy.pth", "legacy4.pth", "model.pth", "state_dict.pth", "old.pth"];
         let mut files: Vec<_> = names.into_iter().map(|name| (name, golden(name))).collect();
         let (a, b) = (Tensor::from_slice(&[1f32, 2.0]), Tensor::from_slice(&[3i64]));
+        files.extend(
+            ["legacy", "v1", "v2", "v3"].map(|version| (version, golden(&format!("../mxnet/{version}.params")))),
+        );
         files.push((".safetensors", to_safetensors([("a", &a), ("b", &b)]).unwrap()));
         files
     }

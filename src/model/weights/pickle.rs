@@ -376,8 +376,12 @@ impl<'a> Cursor<'a> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> anyhow::Result<u32> {
+    pub(super) fn u32(&mut self) -> anyhow::Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub(super) fn u64(&mut self) -> anyhow::Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
     }
 
     /// Text up to a line break.

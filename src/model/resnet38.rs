@@ -1,0 +1,267 @@
+//! ResNet38d: the wide ResNet of 38 layers (Wu et al. 2019, model A1) at output stride 8, as in AffinityNet and S2C.
+//! Batch norms come before their convolutions and are frozen; so are `conv1a` and the blocks of level 2.
+
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Tensor};
+
+use super::Compute;
+use super::conv::{Conv, Norm, Source};
+use super::weights::Weights;
+use crate::data::rng::unit;
+
+/// Channels of the last feature map.
+pub const N_FEATURES: i64 = 4096;
+
+/// Two 3x3 convolutions: name, channels (in, between, out), stride, dilation of the first and of the second.
+#[rustfmt::skip]
+const PLAIN: [(&str, [i64; 3], i64, (i64, i64)); 15] = [
+    ("b2",   [64, 128, 128],    2, (1, 1)),
+    ("b2_1", [128, 128, 128],   1, (1, 1)),
+    ("b2_2", [128, 128, 128],   1, (1, 1)),
+    ("b3",   [128, 256, 256],   2, (1, 1)),
+    ("b3_1", [256, 256, 256],   1, (1, 1)),
+    ("b3_2", [256, 256, 256],   1, (1, 1)),
+    ("b4",   [256, 512, 512],   2, (1, 1)),
+    ("b4_1", [512, 512, 512],   1, (1, 1)),
+    ("b4_2", [512, 512, 512],   1, (1, 1)),
+    ("b4_3", [512, 512, 512],   1, (1, 1)),
+    ("b4_4", [512, 512, 512],   1, (1, 1)),
+    ("b4_5", [512, 512, 512],   1, (1, 1)),
+    ("b5",   [512, 512, 1024],  1, (1, 2)),
+    ("b5_1", [1024, 512, 1024], 1, (2, 2)),
+    ("b5_2", [1024, 512, 1024], 1, (2, 2)),
+];
+/// Convolutions of 1x1, 3x3 with dilation 4, and 1x1: name, channels.
+const BOTTLENECKS: [(&str, [i64; 4]); 2] = [("b6", [1024, 512, 1024, 2048]), ("b7", [2048, 1024, 2048, 4096])];
+/// The first blocks, which are frozen.
+const N_FROZEN: usize = 3;
+/// Of the inner channels of a bottleneck, in training (S2C; AffinityNet has 0.3 in b6 and 0.5 in b7).
+const DROPOUT: f64 = 0.2;
+
+/// The channels that dropout leaves out of a batch, whole ones (`Dropout2d`).
+#[derive(Debug)]
+pub struct Dropout {
+    /// `(B, C, 1, 1)`, 0 or `1 / (1 - p)`: after the first and the second convolution of b6, then of b7.
+    pub masks: [Tensor; 4],
+}
+
+impl Dropout {
+    /// From a stream for each image.
+    pub fn draw(streams: &mut [ChaCha8Rng], device: Device) -> Self {
+        let mask = |channels: i64| {
+            let factor =
+                |stream: &mut ChaCha8Rng| if unit(stream) < DROPOUT { 0.0 } else { (1.0 / (1.0 - DROPOUT)) as f32 };
+            let of_image = |stream: &mut ChaCha8Rng| (0..channels).map(|_| factor(stream)).collect::<Vec<f32>>();
+            let factors: Vec<f32> = streams.iter_mut().flat_map(of_image).collect();
+            Tensor::from_slice(&factors).view([-1, channels, 1, 1]).to_device(device)
+        };
+        let [(_, [_, a, b, _]), (_, [_, c, d, _])] = BOTTLENECKS;
+        Self { masks: [a, b, c, d].map(mask) }
+    }
+
+    /// Those of a bottleneck.
+    fn of(&self, bottleneck: usize) -> &[Tensor] {
+        &self.masks[2 * bottleneck..][..2]
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    bn_branch2a: Norm,
+    /// Each with the batch norm before the next.
+    inner: Vec<Conv>,
+    last: Conv,
+    conv_branch1: Option<Conv>,
+}
+
+impl Block {
+    /// `masks`: dropout after each inner convolution; none in inference.
+    fn forward(&self, x: &Tensor, masks: &[Tensor]) -> Tensor {
+        let y = self.bn_branch2a.forward(x).relu();
+        let shortcut = match &self.conv_branch1 {
+            Some(conv) => conv.forward(&y),
+            None => x.shallow_clone(),
+        };
+        let y = self.inner.iter().enumerate().fold(y, |y, (i, conv)| {
+            let y = conv.forward(&y).relu();
+            match masks.get(i) {
+                Some(mask) => &y * mask.to_kind(y.kind()),
+                None => y,
+            }
+        });
+        shortcut + self.last.forward(&y)
+    }
+
+    fn convs(&self) -> impl Iterator<Item = &Conv> {
+        self.inner.iter().chain([&self.last]).chain(&self.conv_branch1)
+    }
+
+    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
+        self.inner.iter_mut().chain([&mut self.last]).chain(&mut self.conv_branch1)
+    }
+}
+
+/// `(B, 3, H, W)` normalised image to `(B, 4096, H / 8, W / 8)` features, not negative.
+#[derive(Debug)]
+pub struct Resnet38d {
+    conv1a: Conv,
+    /// The bottlenecks last.
+    blocks: Vec<Block>,
+    bn7: Norm,
+    compute: Compute,
+}
+
+impl Resnet38d {
+    /// From a checkpoint of PyTorch or the MXNet file `ilsvrc-cls_rna-a1_cls1000`.
+    ///
+    /// # Errors
+    /// A tensor is missing from the checkpoint or has another shape.
+    pub fn load(weights: &Weights, compute: Compute, device: Device) -> anyhow::Result<Self> {
+        let renamed = weights.contains("conv1a_weight").then(|| weights.renamed(pytorch_name));
+        let weights = renamed.as_ref().unwrap_or(weights);
+        let stem = Source { weights, device, is_frozen: true };
+        let conv1a = stem.conv("conv1a".into(), None, [64, 3, 3, 3], (1, 1))?;
+        let bn7 = stem.norm("bn7".into(), N_FEATURES)?;
+        let plain = PLAIN.iter().enumerate().map(|(i, &(name, [from, between, to], stride, dilations))| {
+            let source = Source { weights, device, is_frozen: i < N_FROZEN };
+            let name = |part: &str| format!("{name}.{part}");
+            let (first, second) = dilations;
+            let norm = Some(name("bn_branch2b1"));
+            let shortcut = (from != to || stride != 1)
+                .then(|| source.conv(name("conv_branch1"), None, [to, from, 1, 1], (stride, 1)));
+            anyhow::Ok(Block {
+                bn_branch2a: source.norm(name("bn_branch2a"), from)?,
+                inner: vec![source.conv(name("conv_branch2a"), norm, [between, from, 3, 3], (stride, first))?],
+                last: source.conv(name("conv_branch2b1"), None, [to, between, 3, 3], (1, second))?,
+                conv_branch1: shortcut.transpose()?,
+            })
+        });
+        let bottlenecks = BOTTLENECKS.iter().map(|&(name, [from, first, second, to])| {
+            let source = Source { weights, device, is_frozen: false };
+            let name = |part: &str| format!("{name}.{part}");
+            let conv = |conv: &str, norm: &str, shape, dilation| {
+                source.conv(name(conv), Some(name(norm)), shape, (1, dilation))
+            };
+            anyhow::Ok(Block {
+                bn_branch2a: source.norm(name("bn_branch2a"), from)?,
+                inner: vec![
+                    conv("conv_branch2a", "bn_branch2b1", [first, from, 1, 1], 1)?,
+                    conv("conv_branch2b1", "bn_branch2b2", [second, first, 3, 3], 4)?,
+                ],
+                last: source.conv(name("conv_branch2b2"), None, [to, second, 1, 1], (1, 1))?,
+                conv_branch1: Some(source.conv(name("conv_branch1"), None, [to, from, 1, 1], (1, 1))?),
+            })
+        });
+        let blocks = plain.chain(bottlenecks).collect::<anyhow::Result<_>>()?;
+        Ok(Self { conv1a, blocks, bn7, compute })
+    }
+
+    /// For inference only: batch norms behind convolutions folded into them once and for all.
+    pub fn folded(mut self) -> Self {
+        let convs = self.blocks.iter_mut().flat_map(Block::convs_mut);
+        convs.chain([&mut self.conv1a]).for_each(|conv| conv.fold(self.compute));
+        self
+    }
+
+    pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
+        let (frozen, trained) = self.blocks.split_at(N_FROZEN);
+        let x = tch::no_grad(|| {
+            let x = self.conv1a.forward(&x.to_kind(self.compute.kind()));
+            frozen.iter().fold(x, |x, block| block.forward(&x, &[]))
+        });
+        let (plain, bottlenecks) = trained.split_at(PLAIN.len() - N_FROZEN);
+        let x = plain.iter().fold(x, |x, block| block.forward(&x, &[]));
+        let x = bottlenecks
+            .iter()
+            .enumerate()
+            .fold(x, |x, (i, block)| block.forward(&x, dropout.map_or(&[], |dropout| dropout.of(i))));
+        self.bn7.forward(&x).relu()
+    }
+
+    fn convs(&self) -> impl Iterator<Item = &Conv> {
+        self.blocks.iter().flat_map(Block::convs).chain([&self.conv1a])
+    }
+
+    /// Trained tensors by name.
+    pub fn trained(&self) -> Vec<(String, Tensor)> {
+        self.convs().filter_map(Conv::trained).collect()
+    }
+
+    /// What a checkpoint needs beside [`Self::trained`].
+    pub fn frozen(&self) -> Vec<(String, Tensor)> {
+        let norms = self.blocks.iter().map(|block| &block.bn_branch2a).chain([&self.bn7]);
+        self.convs().flat_map(Conv::frozen).chain(norms.flat_map(Norm::tensors)).collect()
+    }
+}
+
+/// The name in PyTorch of a tensor of the MXNet file: `bn4b5_branch2b1_gamma` is `b4_5.bn_branch2b1.weight`.
+fn pytorch_name(name: &str) -> Option<String> {
+    let (layer, part) = name.rsplit_once('_')?;
+    let layer = layer.strip_suffix("_moving").unwrap_or(layer);
+    let part = match part {
+        "weight" | "gamma" => "weight",
+        "beta" => "bias",
+        "mean" => "running_mean",
+        "var" => "running_var",
+        _ => return None,
+    };
+    if matches!(layer, "conv1a" | "bn7") {
+        return Some(format!("{layer}.{part}"));
+    }
+    let (block, branch) = layer.split_once('_')?;
+    let (kind, block) = match block.strip_prefix("res") {
+        Some(block) => ("conv", block),
+        None => ("bn", block.strip_prefix("bn")?),
+    };
+    let block = match block.split_once('b') {
+        Some((level, i)) => format!("b{level}_{i}"),
+        None => format!("b{}", block.strip_suffix('a')?),
+    };
+    Some(format!("{block}.{kind}_{branch}.{part}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::rng::stream;
+
+    #[test]
+    fn names_of_mxnet() {
+        #[rustfmt::skip]
+        let cases = [
+            ("conv1a_weight",              Some("conv1a.weight")),
+            ("res2a_branch1_weight",       Some("b2.conv_branch1.weight")),
+            ("res2a_branch2a_weight",      Some("b2.conv_branch2a.weight")),
+            ("res4b5_branch2b1_weight",    Some("b4_5.conv_branch2b1.weight")),
+            ("bn4b5_branch2b1_gamma",      Some("b4_5.bn_branch2b1.weight")),
+            ("bn6a_branch2b2_beta",        Some("b6.bn_branch2b2.bias")),
+            ("bn6a_branch2a_moving_mean",  Some("b6.bn_branch2a.running_mean")),
+            ("bn7_moving_var",             Some("bn7.running_var")),
+            ("linear1000_weight",          None),
+            ("linear1000_bias",            None),
+            ("softmax_label",              None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(pytorch_name(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn dropout_is_of_whole_channels_and_of_each_image() {
+        let streams = |items: &[&str]| items.iter().map(|item| stream(7, 1, item, "dropout")).collect::<Vec<_>>();
+        let draw = |items: &[&str]| Dropout::draw(&mut streams(items), Device::Cpu).masks;
+        let both = draw(&["a", "b"]);
+        assert_eq!(both.each_ref().map(|mask| mask.size()[1]), [512, 1024, 1024, 2048]);
+        for (i, item) in ["a", "b"].into_iter().enumerate() {
+            // An image's masks do not depend on its neighbours in the batch.
+            let alone = draw(&[item]);
+            assert!(both.iter().zip(&alone).all(|(both, alone)| both.get(i as i64) == alone.get(0)), "{item}");
+        }
+        assert_ne!(both[0].get(0), both[0].get(1));
+        let factors = Tensor::cat(&both.map(|mask| mask.view([-1])), 0);
+        let n_left_out = factors.eq(0.0).sum(tch::Kind::Int64).int64_value(&[]);
+        assert_eq!(factors.eq(1.25).sum(tch::Kind::Int64).int64_value(&[]), 2 * 4608 - n_left_out);
+        let rate = n_left_out as f64 / (2.0 * 4608.0);
+        assert!((rate - DROPOUT).abs() < 0.02, "{rate}");
+    }
+}
