@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs};
 use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
 use super::predict::predict;
-use super::progress::{Progress, span};
+use super::progress::{LOGS, Progress, span};
 use super::segment::segment;
-use super::{INTERRUPTED, open_cache, report, size};
+use super::{Hinted, INTERRUPTED, hint_of, open_cache, report, size};
 use crate::artifact::Manifest;
 use crate::cache::Cache;
 use crate::data::Dataset;
@@ -174,11 +174,11 @@ fn run_pipeline(
         }
         eprintln!("stopping after this unit; once more to stop at once");
     })?;
-    let progress = Arc::new(Progress::new(cli.quiet));
+    let progress = Arc::new(Progress::new(cli.quiet, cache.folder().join(LOGS)));
     let inside = progress.clone();
     let context = StageContext {
         device,
-        progress: Arc::new(move |done, of, what| inside.step(done, of, what)),
+        progress: Arc::new(move |step| inside.step(step)),
         scratch: cache.folder().join("scratch"),
         interrupted: interrupted.clone(),
     };
@@ -208,8 +208,9 @@ fn run_pipeline(
     }
     let table = table(&cache, &experiment)?;
     print!("{}", shown(cli, &table)?);
-    if let Some((label, _)) = report.failed.first() {
-        bail!("{} units failed, the first: {label}", report.failed.len());
+    if let Some((label, error)) = report.failed.first() {
+        let message = format!("{} units failed, the first: {label}", report.failed.len());
+        return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
     }
     let folder = out.join(&experiment.pipeline.name);
     let n_pictures = report::write(&cache, &experiment, &table, &folder)?;

@@ -58,6 +58,9 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     if let Some(hinted) = error.downcast_ref::<Hinted>() {
         return Some(hinted.hint.clone());
     }
+    if let Some(fault) = error.downcast_ref::<crate::stage::NotFinite>() {
+        return Some(fault.hint());
+    }
     #[cfg(feature = "torch")]
     if let Some(weights) = error.downcast_ref::<crate::pipeline::build::MissingWeights>() {
         return Some(weights.hint());

@@ -58,7 +58,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
         Ok((image, png.clone()))
     };
-    ahead(args.images.iter().zip(&targets), read, |(image, png)| {
+    ahead(1, args.images.iter().zip(&targets), read, |(image, png), _| {
         let started = Instant::now();
         let size = (image.height, image.width);
         let segments = segment_everything(

@@ -10,6 +10,7 @@ pub mod loss;
 pub mod memory;
 pub mod optim;
 pub mod resnet;
+pub mod s2c;
 pub mod sam;
 pub mod weights;
 

@@ -71,20 +71,20 @@ impl Sgd {
             for Trained { value, lr_mult, momentum } in self.tensors.values_mut() {
                 let grad = value.grad();
                 if grad.defined() {
-                    *momentum = &*momentum * self.momentum + grad + &*value * self.weight_decay;
+                    // In place, but in products and sums of their own: fused ones would round otherwise.
+                    let _ = momentum.g_mul_scalar_(self.momentum);
+                    let _ = momentum.g_add_(&grad);
+                    let _ = momentum.g_add_(&(&*value * self.weight_decay));
                     let _ = value.g_sub_(&(&*momentum * (lr * *lr_mult)));
                 }
             }
         });
     }
 
-    /// Euclidean norm of all gradients.
-    pub fn grad_norm(&self) -> f64 {
-        let square = |trained: &Trained| {
-            let grad = trained.value.grad();
-            if grad.defined() { grad.square().sum(tch::Kind::Double).double_value(&[]) } else { 0.0 }
-        };
-        self.tensors.values().map(square).sum::<f64>().sqrt()
+    /// Sums of squares of the gradients, one for each tensor: `(n)` f64 where the tensors are.
+    pub fn grad_squares(&self) -> Tensor {
+        let grads = self.tensors.values().map(|trained| trained.value.grad()).filter(Tensor::defined);
+        Tensor::stack(&grads.map(|grad| grad.square().sum(tch::Kind::Double)).collect::<Vec<_>>(), 0)
     }
 }
 

@@ -4,19 +4,22 @@ use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
-use super::params::{AlphaCam, AlphaSam, Backbone, Compute, PadLabel};
+use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, mean, train};
+use super::loader::each;
+use super::params::{AlphaCam, AlphaSam, Backbone, Compute, PadLabel, is_one, one};
 use super::sam_embed::read_embedding;
-use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use super::{Bytes, Loaded, NotFinite, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_rgb, decode_se_map};
 use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
-use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty, pseudo_map};
-use crate::model::loss::{SscOptions, classification, cpm as cpm_loss, ssc};
+use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty};
+use crate::model::loss::SscOptions;
+use crate::model::memory::{pinned, read_all};
 use crate::model::optim::{Sgd, SgdOptions};
+use crate::model::s2c::{S2cBatch, S2cOptions, gradient};
 use crate::model::sam::SamDecoder;
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
@@ -34,6 +37,9 @@ pub struct CamEpochParams {
     /// Foreground classes.
     pub n_classes: i64,
     pub batch_size: usize,
+    /// Batches of a step.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
     pub crop: u32,
     pub resize_long: (u32, u32),
     pub jitter: (f64, f64, f64, f64),
@@ -88,12 +94,12 @@ pub struct CamEpoch {
 
 /// What the loader makes of one image.
 struct Sample {
-    item: String,
     labels: Vec<u8>,
     transform: Transform,
     crop: Vec<f32>,
-    se_map: Option<SeMap>,
-    embedding: Option<Tensor>,
+    /// Ids without gaps.
+    se_map: Option<Vec<i64>>,
+    embedding: Option<Bytes>,
 }
 
 impl Stage for CamEpoch {
@@ -127,12 +133,16 @@ impl Stage for CamEpoch {
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
-        let mut trainer = CamTrainer { classifier, sgd, decoder, params, device };
+        let mut trainer = CamTrainer { classifier, sgd, decoder, options: s2c_options(params), device };
         let items = Items::read(input, params)?;
-        let CamEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
-        let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
-        let sample = |item: &str| items.sample(item, params);
-        train(&mut trainer, start, &items.images.items, sample, options, (input, context))
+        let CamEpochParams { epoch, epochs, rng_seed, batch_size, accumulate, lr, .. } = *params;
+        let options = EpochOptions { epoch, epochs, rng_seed, images: batch_size * accumulate, lr };
+        let make = |batch: &[String]| {
+            let samples = each(batch, |item| items.sample(item, params))?;
+            let parts = samples.chunks(batch_size).map(|part| collate(part, params, device)).collect::<Result<_, _>>()?;
+            Ok(Batch { items: batch.to_vec(), parts })
+        };
+        train(&mut trainer, start, &items.images.items, make, options, (input, context))
     }
 }
 
@@ -140,71 +150,44 @@ struct CamTrainer<'a> {
     classifier: Classifier,
     sgd: Sgd,
     decoder: Option<&'a SamDecoder>,
-    params: &'a CamEpochParams,
+    options: S2cOptions,
     device: tch::Device,
 }
 
+/// The images of a step.
+struct Batch {
+    items: Vec<String>,
+    parts: Vec<S2cBatch>,
+}
+
 impl Trainer for CamTrainer<'_> {
-    type Sample = Sample;
+    type Batch = Batch;
     type Row = StepLosses;
 
-    fn step(&mut self, batch: &[Sample], lr: f64) -> anyhow::Result<StepLosses> {
-        let Self { classifier, sgd, decoder, params, device } = self;
-        let (params, device) = (*params, *device);
-        let (n, side) = (batch.len() as i64, i64::from(params.crop));
-        let crops = batch_tensor(batch.iter().map(|sample| &sample.crop), params.crop, device);
-        let label = |sample: &Sample| {
-            (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
-        };
-        let labels: Vec<f32> = batch.iter().flat_map(label).collect();
-        let labels = Tensor::from_slice(&labels).view([n, params.n_classes]).to_device(device);
-
-        // CPM looks at the network before it moves.
-        let pseudo = match (&params.cpm, decoder) {
-            (Some(cpm), Some(decoder)) => {
-                let images: Vec<CpmImage> =
-                    batch.iter().map(|sample| cpm_image(sample, device)).collect::<Result<_, _>>()?;
-                Some(pseudo_map(classifier, decoder, &crops, &images, &cpm_options(cpm))?)
-            }
-            _ => None,
-        };
-
+    fn step(&mut self, Batch { items, parts }: Batch, lr: f64) -> anyhow::Result<StepLosses> {
+        let Self { classifier, sgd, decoder, options, device } = self;
+        let parts: Vec<S2cBatch> = parts.into_iter().map(|part| part.to_device(*device)).collect();
         sgd.zero_grad();
-        let output = classifier.forward(&crops);
-        let cls = classification(&output.cam, &labels);
-        let ssc = params.ssc.as_ref().and_then(|of| {
-            let ids: Vec<i64> = batch.iter().filter_map(|sample| sample.se_map.as_ref()).flat_map(compact).collect();
-            let se_map = Tensor::from_slice(&ids).view([n, side, side]).to_device(device);
-            let options = SscOptions {
-                temperature: of.temperature,
-                proto_stopgrad: of.proto_stopgrad,
-                unassigned_negative: of.unassigned_negative,
-            };
-            Some((ssc(&output.feat, &se_map, &options)?, of.weight))
-        });
-        let cpm = params.cpm.as_ref().zip(pseudo);
-        let cpm = cpm.and_then(|(of, pseudo)| Some((cpm_loss(&output.cam, &labels, &pseudo)?, of.weight)));
-        // Summed into a new tensor: `+=` would write into `cls`.
-        let more = [&ssc, &cpm].into_iter().flatten();
-        let loss = more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight);
-        loss.backward();
-        let value = |loss: &Tensor| loss.to_kind(Kind::Double).double_value(&[]);
-        let row = StepLosses {
-            cls: value(&cls),
-            ssc: ssc.map(|(term, _)| value(&term)),
-            cpm: cpm.map(|(term, _)| value(&term)),
-            lr,
-            grad_norm: sgd.grad_norm(),
-        };
-        let items: Vec<&str> = batch.iter().map(|sample| sample.item.as_str()).collect();
-        ensure_finite(&[value(&loss), row.grad_norm], &Self::describe(&row), &items, "classifier.lr")?;
+        let terms = gradient(classifier, *decoder, &parts, options)?;
+        let [has_ssc, has_cpm] = [&terms.ssc, &terms.cpm].map(Option::is_some);
+        let scalars = [terms.cls, terms.ssc, terms.cpm].into_iter().flatten().chain([sgd.grad_squares()]);
+        let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
+        let mut next = |is_there: bool| if is_there { values.next() } else { None };
+        let (cls, ssc, cpm) = (next(true).unwrap_or_default(), next(has_ssc), next(has_cpm));
+        let row = StepLosses { cls, ssc, cpm, lr, grad_norm: values.sum::<f64>().sqrt() };
+        let values = [Some(row.cls), row.ssc, row.cpm, Some(row.grad_norm)];
+        if values.into_iter().flatten().any(|value| !value.is_finite()) {
+            let losses = Self::describe(std::slice::from_ref(&row));
+            return Err(NotFinite { losses, items, field: "classifier.lr", lr }.into());
+        }
         sgd.step(lr);
         Ok(row)
     }
 
-    fn describe(row: &StepLosses) -> String {
+    fn describe(rows: &[StepLosses]) -> String {
         let term = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(" {name} {value:.3}"));
-        format!("cls {:.3}{}{}", row.cls, term("ssc", row.ssc), term("cpm", row.cpm))
+        let [cls, ssc, cpm] = [mean(rows, |row| Some(row.cls)), mean(rows, |row| row.ssc), mean(rows, |row| row.cpm)];
+        format!("{}{}{}", term("cls", cls), term("ssc", ssc), term("cpm", cpm)).trim_start().to_owned()
     }
 
     fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
@@ -212,10 +195,40 @@ impl Trainer for CamTrainer<'_> {
     }
 }
 
-fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<CpmImage> {
-    let embedding = sample.embedding.as_ref().context("no embedding")?.to_device(device);
+/// Samples as tensors on the CPU, ready to go to the device.
+fn collate(samples: &[Sample], params: &CamEpochParams, device: tch::Device) -> anyhow::Result<S2cBatch> {
+    let (n, side) = (samples.len() as i64, i64::from(params.crop));
+    let label = |sample: &Sample| {
+        (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
+    };
+    let labels = Tensor::from_slice(&samples.iter().flat_map(label).collect::<Vec<_>>()).view([n, params.n_classes]);
+    let ids: Vec<&[i64]> = samples.iter().filter_map(|sample| sample.se_map.as_deref()).collect();
+    let images = samples.iter().filter_map(|sample| cpm_image(sample, device).transpose());
+    Ok(S2cBatch {
+        crops: pinned(batch_tensor(samples.iter().map(|sample| &sample.crop[..]), params.crop), device),
+        labels: pinned(labels, device),
+        se_map: params.ssc.as_ref().map(|_| pinned(Tensor::from_slice(&ids.concat()).view([n, side, side]), device)),
+        images: images.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<Option<CpmImage>> {
+    let Some(embedding) = &sample.embedding else { return Ok(None) };
+    let embedding = pinned(read_embedding(embedding.clone())?.0, device);
     let channels = sample.labels.iter().map(|&class| i64::from(class) - 1).collect();
-    Ok(CpmImage { channels, transform: sample.transform, embedding })
+    Ok(Some(CpmImage { channels, transform: sample.transform, embedding }))
+}
+
+fn s2c_options(params: &CamEpochParams) -> S2cOptions {
+    let ssc = params.ssc.as_ref().map(|of| {
+        let options = SscOptions {
+            temperature: of.temperature,
+            proto_stopgrad: of.proto_stopgrad,
+            unassigned_negative: of.unassigned_negative,
+        };
+        (options, of.weight)
+    });
+    S2cOptions { ssc, cpm: params.cpm.as_ref().map(|of| (cpm_options(of), of.weight)) }
 }
 
 fn cpm_options(params: &CpmParams) -> CpmOptions {
@@ -284,18 +297,18 @@ impl<'a> Items<'a> {
             Some(maps) => {
                 let map = decode_se_map(&maps.bytes(item)?).with_context(|| format!("SE map of `{item}`"))?;
                 ensure!((map.height, map.width) == size, "`{item}`: SE map and image differ in size");
-                Some(transform.apply_grid(&map, 0))
+                Some(compact(&transform.apply_grid(&map, 0)))
             }
             None => None,
         };
         let embedding = match &self.embeddings {
-            Some(embeddings) => Some(read_embedding(embeddings.bytes(item)?)?.0),
+            Some(embeddings) => Some(embeddings.bytes(item)?),
             None => None,
         };
         let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();
         let known = |class: &u8| (1..=params.n_classes).contains(&i64::from(*class));
         ensure!(labels.iter().all(known), "`{item}`: labels {labels:?} are not all in 1..={}", params.n_classes);
         let crop = transform.apply_image(&image, Some(&jitter));
-        Ok(Sample { item: item.to_owned(), labels, transform, crop, se_map, embedding })
+        Ok(Sample { labels, transform, crop, se_map, embedding })
     }
 }

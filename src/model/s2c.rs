@@ -1,0 +1,107 @@
+//! The gradient of S2C, `L = L_CLS + L_SSC + L_CPM` (paper, section 3), of a batch that may come in parts.
+
+use tch::{Kind, Tensor};
+
+use super::classifier::Classifier;
+use super::cpm::{CpmImage, CpmOptions, pseudo_map};
+use super::loss::{self, SscOptions};
+use super::memory::send;
+use super::sam::SamDecoder;
+use crate::vision::IGNORE;
+
+/// The losses beside L_CLS, each with its weight; `None`: off.
+#[derive(Clone, Debug, Default)]
+pub struct S2cOptions {
+    pub ssc: Option<(SscOptions, f64)>,
+    pub cpm: Option<(CpmOptions, f64)>,
+}
+
+/// Images that go through the network together.
+#[derive(Debug)]
+pub struct S2cBatch {
+    /// `(B, 3, H, W)` normalised.
+    pub crops: Tensor,
+    /// `(B, C)` 0 or 1, float.
+    pub labels: Tensor,
+    /// With SSC, `(B, H, W)` int64, 0 = no segment.
+    pub se_map: Option<Tensor>,
+    /// With CPM, one for each image.
+    pub images: Vec<CpmImage>,
+}
+
+impl S2cBatch {
+    pub fn to_device(mut self, device: tch::Device) -> Self {
+        for image in &mut self.images {
+            image.embedding = send(&image.embedding, device);
+        }
+        let [crops, labels] = [&self.crops, &self.labels].map(|x| send(x, device));
+        Self { crops, labels, se_map: self.se_map.map(|x| send(&x, device)), images: self.images }
+    }
+}
+
+/// The terms of a loss, scalars without gradients; `None`: off, or nothing to learn from.
+#[derive(Debug, Default)]
+pub struct S2cTerms {
+    pub cls: Option<Tensor>,
+    pub ssc: Option<Tensor>,
+    pub cpm: Option<Tensor>,
+}
+
+/// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
+///
+/// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
+/// of k parts is, but for rounding, that of one batch.
+pub fn gradient(
+    classifier: &Classifier,
+    decoder: Option<&SamDecoder>,
+    parts: &[S2cBatch],
+    options: &S2cOptions,
+) -> anyhow::Result<S2cTerms> {
+    // CPM looks at the network before it moves.
+    let pseudo = |part: &S2cBatch| {
+        let cpm = options.cpm.as_ref().zip(decoder);
+        cpm.map(|((cpm, _), decoder)| pseudo_map(classifier, decoder, &part.crops, &part.images, cpm)).transpose()
+    };
+    let pseudo = parts.iter().map(pseudo).collect::<anyhow::Result<Vec<_>>>()?;
+    let of_cls = shares(parts, |_, part| part.crops.size()[0]);
+    let of_ssc = shares(parts, |_, part| part.se_map.as_ref().map_or(0, |ids| n_true(&ids.gt(0))));
+    let of_cpm = shares(parts, |i, _| pseudo[i].as_ref().map_or(0, |map| n_true(&map.ne(i64::from(IGNORE)))));
+
+    let mut terms = S2cTerms::default();
+    for (i, part) in parts.iter().enumerate() {
+        let output = classifier.forward(&part.crops);
+        let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
+        let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, weight), ids)| {
+            Some((loss::ssc(&output.feat, ids, options)? * of_ssc[i], *weight))
+        });
+        let cpm = options.cpm.as_ref().zip(pseudo[i].as_ref()).and_then(|((_, weight), map)| {
+            Some((loss::cpm(&output.cam, &part.labels, map)? * of_cpm[i], *weight))
+        });
+        let more = [&ssc, &cpm].into_iter().flatten();
+        more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
+        add(&mut terms.cls, &cls);
+        ssc.iter().for_each(|(term, _)| add(&mut terms.ssc, term));
+        cpm.iter().for_each(|(term, _)| add(&mut terms.cpm, term));
+    }
+    Ok(terms)
+}
+
+/// Of a mean over all parts, how much the mean of each one is; counts are not looked at where there is one part.
+pub fn shares<T>(parts: &[T], count: impl Fn(usize, &T) -> i64) -> Vec<f64> {
+    if let [_] = parts {
+        return vec![1.0];
+    }
+    let counts: Vec<i64> = parts.iter().enumerate().map(|(i, part)| count(i, part)).collect();
+    let all = counts.iter().sum::<i64>().max(1) as f64;
+    counts.iter().map(|&count| count as f64 / all).collect()
+}
+
+pub fn n_true(mask: &Tensor) -> i64 {
+    mask.sum(Kind::Int64).int64_value(&[])
+}
+
+/// Summed into a new tensor.
+pub fn add(sum: &mut Option<Tensor>, term: &Tensor) {
+    let term = term.detach();
+    *sum = Some(sum.take().map_or_else(|| term.shallow_clone(), |sum| sum + &term));
+}
