@@ -17,6 +17,8 @@ mod report;
 #[cfg(feature = "torch")]
 mod segment;
 #[cfg(feature = "torch")]
+mod tensorboard;
+#[cfg(feature = "torch")]
 mod weights;
 
 use std::process::ExitCode;

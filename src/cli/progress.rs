@@ -156,9 +156,10 @@ impl Progress {
         let mut state = self.state();
         state.done += 1;
         let (done, of) = (state.done, state.of);
-        let epoch = state.unit.take().map(|unit| {
-            format!("{label}: {} steps in {}, {}, {}", unit.steps, span(seconds), unit.speed(), unit.what)
-        });
+        let epoch = state
+            .unit
+            .take()
+            .map(|unit| format!("{label}: {} steps in {}, {}, {}", unit.steps, span(seconds), unit.speed(), unit.what));
         if let Some(bar) = &state.bar {
             bar.set_message(format!("{label} {seconds:.1} s"));
             bar.inc(1);

@@ -1,11 +1,12 @@
-//! The gradient of S2C, `L = L_CLS + L_SSC + L_CPM` (paper, section 3), of a batch that may come in parts.
+//! Training by S2C, `L = L_CLS + L_SSC + L_CPM` (paper, section 3): a step over a batch that may come in parts.
 
 use tch::{Kind, Tensor};
 
 use super::classifier::Classifier;
 use super::cpm::{CpmImage, CpmOptions, pseudo_map};
 use super::loss::{self, SscOptions};
-use super::memory::send;
+use super::memory::{read_all, send};
+use super::optim::Sgd;
 use super::sam::SamDecoder;
 use crate::vision::IGNORE;
 
@@ -39,19 +40,64 @@ impl S2cBatch {
     }
 }
 
+/// A classifier and what moves it.
+pub struct S2cTraining<'a> {
+    pub classifier: Classifier,
+    pub sgd: Sgd,
+    /// With CPM.
+    pub decoder: Option<&'a SamDecoder>,
+    pub options: S2cOptions,
+}
+
+/// What a step saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct S2cLosses {
+    pub cls: f64,
+    /// `None`: off, or nothing to learn from.
+    pub ssc: Option<f64>,
+    pub cpm: Option<f64>,
+    /// Of the gradients of all tensors.
+    pub grad_norm: f64,
+}
+
+impl S2cLosses {
+    pub fn is_finite(&self) -> bool {
+        let Self { cls, ssc, cpm, grad_norm } = *self;
+        [Some(cls), ssc, cpm, Some(grad_norm)].into_iter().flatten().all(f64::is_finite)
+    }
+}
+
+impl S2cTraining<'_> {
+    /// One step down the gradient; none where it is not finite.
+    pub fn step(&mut self, parts: &[S2cBatch], lr: f64) -> anyhow::Result<S2cLosses> {
+        self.sgd.zero_grad();
+        let S2cTerms { cls, ssc, cpm } = gradient(&self.classifier, self.decoder, parts, &self.options)?;
+        let [has_cls, has_ssc, has_cpm] = [&cls, &ssc, &cpm].map(Option::is_some);
+        let scalars = [cls, ssc, cpm].into_iter().flatten().chain([self.sgd.grad_squares()]);
+        let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
+        let mut next = |is_there: bool| if is_there { values.next() } else { None };
+        let (cls, ssc, cpm) = (next(has_cls).unwrap_or(f64::NAN), next(has_ssc), next(has_cpm));
+        let losses = S2cLosses { cls, ssc, cpm, grad_norm: values.sum::<f64>().sqrt() };
+        if losses.is_finite() {
+            self.sgd.step(lr);
+        }
+        Ok(losses)
+    }
+}
+
 /// The terms of a loss, scalars without gradients; `None`: off, or nothing to learn from.
 #[derive(Debug, Default)]
-pub struct S2cTerms {
-    pub cls: Option<Tensor>,
-    pub ssc: Option<Tensor>,
-    pub cpm: Option<Tensor>,
+struct S2cTerms {
+    cls: Option<Tensor>,
+    ssc: Option<Tensor>,
+    cpm: Option<Tensor>,
 }
 
 /// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
 ///
 /// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
 /// of k parts is, but for rounding, that of one batch.
-pub fn gradient(
+fn gradient(
     classifier: &Classifier,
     decoder: Option<&SamDecoder>,
     parts: &[S2cBatch],
@@ -71,12 +117,15 @@ pub fn gradient(
     for (i, part) in parts.iter().enumerate() {
         let output = classifier.forward(&part.crops);
         let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
-        let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, weight), ids)| {
-            Some((loss::ssc(&output.feat, ids, options)? * of_ssc[i], *weight))
-        });
-        let cpm = options.cpm.as_ref().zip(pseudo[i].as_ref()).and_then(|((_, weight), map)| {
-            Some((loss::cpm(&output.cam, &part.labels, map)? * of_cpm[i], *weight))
-        });
+        let ssc =
+            options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, weight), ids)| {
+                Some((loss::ssc(&output.feat, ids, options)? * of_ssc[i], *weight))
+            });
+        let cpm = options
+            .cpm
+            .as_ref()
+            .zip(pseudo[i].as_ref())
+            .and_then(|((_, weight), map)| Some((loss::cpm(&output.cam, &part.labels, map)? * of_cpm[i], *weight)));
         let more = [&ssc, &cpm].into_iter().flatten();
         more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
         add(&mut terms.cls, &cls);

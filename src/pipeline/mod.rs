@@ -8,8 +8,12 @@ pub mod executor;
 pub mod file;
 pub mod graph;
 pub mod plan;
+#[cfg(feature = "torch")]
+pub mod repeats;
 mod resolve;
 #[cfg(feature = "torch")]
 pub mod results;
 pub mod run;
 pub mod spec;
+#[cfg(feature = "torch")]
+pub mod tensorboard;

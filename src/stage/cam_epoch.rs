@@ -17,9 +17,9 @@ use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
 use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty};
 use crate::model::loss::SscOptions;
-use crate::model::memory::{pinned, read_all};
+use crate::model::memory::pinned;
 use crate::model::optim::{Sgd, SgdOptions};
-use crate::model::s2c::{S2cBatch, S2cOptions, gradient};
+use crate::model::s2c::{S2cBatch, S2cLosses, S2cOptions, S2cTraining};
 use crate::model::sam::SamDecoder;
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
@@ -133,13 +133,15 @@ impl Stage for CamEpoch {
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
-        let mut trainer = CamTrainer { classifier, sgd, decoder, options: s2c_options(params), device };
+        let training = S2cTraining { classifier, sgd, decoder, options: s2c_options(params) };
+        let mut trainer = CamTrainer { training, device };
         let items = Items::read(input, params)?;
         let CamEpochParams { epoch, epochs, rng_seed, batch_size, accumulate, lr, .. } = *params;
         let options = EpochOptions { epoch, epochs, rng_seed, images: batch_size * accumulate, lr };
         let make = |batch: &[String]| {
             let samples = each(batch, |item| items.sample(item, params))?;
-            let parts = samples.chunks(batch_size).map(|part| collate(part, params, device)).collect::<Result<_, _>>()?;
+            let parts =
+                samples.chunks(batch_size).map(|part| collate(part, params, device)).collect::<Result<_, _>>()?;
             Ok(Batch { items: batch.to_vec(), parts })
         };
         train(&mut trainer, start, &items.images.items, make, options, (input, context))
@@ -147,10 +149,7 @@ impl Stage for CamEpoch {
 }
 
 struct CamTrainer<'a> {
-    classifier: Classifier,
-    sgd: Sgd,
-    decoder: Option<&'a SamDecoder>,
-    options: S2cOptions,
+    training: S2cTraining<'a>,
     device: tch::Device,
 }
 
@@ -165,22 +164,15 @@ impl Trainer for CamTrainer<'_> {
     type Row = StepLosses;
 
     fn step(&mut self, Batch { items, parts }: Batch, lr: f64) -> anyhow::Result<StepLosses> {
-        let Self { classifier, sgd, decoder, options, device } = self;
-        let parts: Vec<S2cBatch> = parts.into_iter().map(|part| part.to_device(*device)).collect();
-        sgd.zero_grad();
-        let terms = gradient(classifier, *decoder, &parts, options)?;
-        let [has_ssc, has_cpm] = [&terms.ssc, &terms.cpm].map(Option::is_some);
-        let scalars = [terms.cls, terms.ssc, terms.cpm].into_iter().flatten().chain([sgd.grad_squares()]);
-        let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
-        let mut next = |is_there: bool| if is_there { values.next() } else { None };
-        let (cls, ssc, cpm) = (next(true).unwrap_or_default(), next(has_ssc), next(has_cpm));
-        let row = StepLosses { cls, ssc, cpm, lr, grad_norm: values.sum::<f64>().sqrt() };
-        let values = [Some(row.cls), row.ssc, row.cpm, Some(row.grad_norm)];
-        if values.into_iter().flatten().any(|value| !value.is_finite()) {
+        let parts: Vec<S2cBatch> = parts.into_iter().map(|part| part.to_device(self.device)).collect();
+        let losses = self.training.step(&parts, lr)?;
+        let is_finite = losses.is_finite();
+        let S2cLosses { cls, ssc, cpm, grad_norm } = losses;
+        let row = StepLosses { cls, ssc, cpm, lr, grad_norm };
+        if !is_finite {
             let losses = Self::describe(std::slice::from_ref(&row));
             return Err(NotFinite { losses, items, field: "classifier.lr", lr }.into());
         }
-        sgd.step(lr);
         Ok(row)
     }
 
@@ -191,7 +183,7 @@ impl Trainer for CamTrainer<'_> {
     }
 
     fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
-        self.sgd.checkpoint(self.classifier.frozen(), more)
+        self.training.sgd.checkpoint(self.training.classifier.frozen(), more)
     }
 }
 

@@ -10,7 +10,9 @@ use s2c_pipe::data::image::{encode_rgb, encode_se_map};
 use s2c_pipe::digest::BlobDigest;
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use s2c_pipe::stage::cam_epoch::{CamEpoch, StepLosses};
-use s2c_pipe::stage::{BlobReader, Bytes, Device, Interrupted, NotFinite, Output, Stage, StageContext, Step, UnitInput};
+use s2c_pipe::stage::{
+    BlobReader, Bytes, Device, Interrupted, NotFinite, Output, Stage, StageContext, Step, UnitInput,
+};
 use s2c_pipe::vision::{Grid, Rgb};
 use serde_json::json;
 use tch::{Kind, Tensor};

@@ -15,4 +15,6 @@ mod sam_everything;
 #[cfg(feature = "torch")]
 mod sam_vit;
 #[cfg(feature = "torch")]
+mod tensorboard;
+#[cfg(feature = "torch")]
 mod train;
