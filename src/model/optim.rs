@@ -7,6 +7,8 @@ use tch::Tensor;
 use super::weights::{Weights, to_safetensors};
 
 const MOMENTUM: &str = "momentum.";
+/// So many numbers of a tensor are moved at a time on a CPU: they stay in its cache from one operation to the next.
+const PIECE: i64 = 1 << 18;
 
 /// A tensor being trained.
 #[derive(Debug)]
@@ -70,12 +72,20 @@ impl Sgd {
         tch::no_grad(|| {
             for Trained { value, lr_mult, momentum } in self.tensors.values_mut() {
                 let grad = value.grad();
-                if grad.defined() {
+                if !grad.defined() {
+                    continue;
+                }
+                let [value, momentum, grad] = [&*value, &*momentum, &grad.contiguous()].map(|x| x.view([-1]));
+                let n = value.size()[0];
+                let piece = if value.device().is_cuda() { n } else { PIECE };
+                for at in (0..n).step_by(piece.max(1) as usize) {
+                    let part = |x: &Tensor| x.narrow(0, at, piece.min(n - at));
+                    let (mut value, mut momentum) = (part(&value), part(&momentum));
                     // In place, but in products and sums of their own: fused ones would round otherwise.
                     let _ = momentum.g_mul_scalar_(self.momentum);
-                    let _ = momentum.g_add_(&grad);
-                    let _ = momentum.g_add_(&(&*value * self.weight_decay));
-                    let _ = value.g_sub_(&(&*momentum * (lr * *lr_mult)));
+                    let _ = momentum.g_add_(&part(&grad));
+                    let _ = momentum.g_add_(&(&value * self.weight_decay));
+                    let _ = value.g_sub_(&(&momentum * (lr * *lr_mult)));
                 }
             }
         });

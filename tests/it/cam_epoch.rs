@@ -230,6 +230,23 @@ fn batches_of_a_step_add_up_to_one_batch() {
     }
 }
 
+/// Weights are cast to bf16 within the graph, so their gradients are f32 and point where those of f32 do.
+#[test]
+fn bf16_goes_down_the_same_slope() {
+    let case = Case::new();
+    let folder = tempfile::tempdir().unwrap();
+    let momentum = |precision: &str| {
+        let changes = json!({ "batch_size": 4, "precision": precision, "cpm": null });
+        let state = Weights::parse(case.run_with(changes, folder.path(), None).unwrap().0[0].bytes.clone()).unwrap();
+        ["head.cam", "layer4.2.conv3", "layer3.0.conv2", "layer2.0.conv1"]
+            .map(|name| state.raw(&format!("momentum.{name}.weight")).unwrap().view([-1]))
+    };
+    for (bf16, f32) in momentum("bf16").iter().zip(&momentum("f32")) {
+        let cosine = f64::try_from(bf16.dot(f32) / (bf16.norm() * f32.norm())).unwrap();
+        assert!(bf16.kind() == Kind::Float && cosine > 0.98, "{cosine}");
+    }
+}
+
 /// What is saved is the state before the step that failed: going on fails there again, and does not jump past it.
 #[test]
 fn numbers_that_are_none_stop_the_epoch_there_and_again() {
