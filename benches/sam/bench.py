@@ -21,7 +21,7 @@ import statistics
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "common"))
 from common import ROOT, Worker, enter_venv, reference  # noqa: E402
 
 

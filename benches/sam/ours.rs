@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "answers go to stdout")]
 
-#[path = "../worker.rs"]
+#[path = "../common/worker.rs"]
 mod worker;
 
 use anyhow::{Context, bail};

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "answers go to stdout")]
 
-#[path = "../worker.rs"]
+#[path = "../common/worker.rs"]
 mod worker;
 
 use std::fs;
@@ -12,14 +12,18 @@ use s2c_pipe::data::augment::Transform;
 use s2c_pipe::data::rng::stream;
 use s2c_pipe::model::Compute;
 use s2c_pipe::model::classifier::{Classifier, ClassifierConfig};
-use s2c_pipe::model::cpm::{CpmImage, CpmOptions, SamCertainty};
-use s2c_pipe::model::loss::{SscOptions, ssc};
+use s2c_pipe::model::cpm::{
+    CpmOptions, MapOptions, MaskPick, Pointing, PromptKind, PromptOptions, SamCertainty, SamOptions,
+};
+use s2c_pipe::model::loss::{AbsentClass, SscOptions, ssc};
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
 use s2c_pipe::model::resnet::{ResnetConfig, StrideIn};
-use s2c_pipe::model::s2c::{S2cBatch, S2cOptions, S2cTraining};
+use s2c_pipe::model::s2c::{S2cBatch, S2cImage, S2cOptions, S2cTraining};
+use s2c_pipe::model::sam::mask_decoder::MaskChoice;
 use s2c_pipe::model::sam::{SamDecoder, SamEncoder};
 use s2c_pipe::model::weights::Weights;
 use s2c_pipe::vision::Rgb;
+use s2c_pipe::vision::peaks::{FirstPeak, PeakRules};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -46,7 +50,7 @@ fn picture(i: usize, side: usize) -> Rgb {
 
 fn classes(i: usize) -> Vec<usize> {
     let first = i % CLASSES;
-    if i % 2 == 0 { vec![first, (i * 7 + 3) % CLASSES] } else { vec![first] }
+    if i.is_multiple_of(2) { vec![first, (i * 7 + 3) % CLASSES] } else { vec![first] }
 }
 
 /// Tiles of 32 pixels, and strips in none.
@@ -70,16 +74,27 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
     let classifier = Classifier::load(&start, &config, &mut stream(0, 0, "", "head"))?;
     let sgd = SgdOptions { head_lr_mult: 10.0, momentum: 0.9, weight_decay: 5e-4 };
     let sgd = Sgd::load(classifier.trained(), &start, sgd)?;
+    let rules = PeakRules { min_distance: 20, exclude_border: false, exact: true, first: FirstPeak::Dedup };
     let cpm = CpmOptions {
-        tau: 0.5,
         scales: vec![0.5, 1.0, 1.5, 2.0],
-        min_distance: 20,
-        mask_index: 2,
-        alpha_sam: SamCertainty::Logit,
-        alpha_cam_mean: true,
+        online: false,
         ignore_padding: true,
+        sam: SamOptions {
+            prompt: PromptOptions {
+                kind: PromptKind::Points(rules),
+                tau: 0.5,
+                pointing: Pointing { by_height: false, centre: true },
+                masks: MaskChoice::Multimask,
+            },
+            map: MapOptions {
+                pick: MaskPick::Index(2),
+                two_paths: false,
+                alpha_sam: SamCertainty::Logit,
+                alpha_cam_mean: true,
+            },
+        },
     };
-    let options = S2cOptions { ssc: Some((SSC, 1.0)), cpm: Some((cpm, 1.0)) };
+    let options = S2cOptions { ssc: Some((SSC, 1.0)), cpm: Some((cpm, AbsentClass::Zero, 1.0)) };
 
     let size = (side, side);
     let transform = Transform { image: size, resized: size, flip: false, crop: side, offset: (0, 0) };
@@ -92,7 +107,7 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
         classes.iter().for_each(|class| labels[i * CLASSES + class] = 1.0);
         crops.extend(transform.apply_image(&picture, None));
         let channels = classes.iter().map(|&class| class as i64).collect();
-        images.push(CpmImage { channels, transform, embedding: encoder.embed(&picture).to_kind(Kind::Float) });
+        images.push(S2cImage { channels, transform, embedding: Some(encoder.embed(&picture)) });
     }
     let batch = S2cBatch {
         crops: Tensor::from_slice(&crops).view([n as i64, 3, side as i64, side as i64]),
@@ -100,7 +115,7 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
         se_map: Some(se_map(n, side)),
         images,
     };
-    Ok(Loaded { training: S2cTraining { classifier, sgd, decoder: Some(decoder), options }, batch })
+    Ok(Loaded { training: S2cTraining { classifier, sgd, decoder: Some(decoder), encoder: None, options }, batch })
 }
 
 /// Value and gradient of L_SSC alone.

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "common"))
 from common import memory, serve, timed  # noqa: E402
 
 CLASSES, TEMPERATURE, TAU, DISTANCE, LR = 20, 0.5, 0.5, 20, 1e-4

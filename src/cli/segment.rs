@@ -2,6 +2,8 @@
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
 use std::fs;
+use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -19,6 +21,7 @@ use crate::model::weights::Weights;
 use crate::pipeline::build::resolve;
 use crate::pipeline::spec::Precision;
 use crate::stage::loader::ahead;
+use crate::vision::Rgb;
 use crate::vision::mask::coco_rle;
 use crate::vision::overlay::se_map_over;
 use crate::vision::se_map::{OnTop, Segment, paint};
@@ -53,34 +56,53 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
     let decoder = SamDecoder::load(&weights, device, compute).with_context(what)?;
     drop(weights);
     fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
-    let read = |(path, png): (&std::path::PathBuf, &std::path::PathBuf)| {
+    let read = |(path, png): (&PathBuf, &PathBuf)| {
         let bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?;
         let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
         Ok((image, png.clone()))
     };
-    ahead(1, args.images.iter().zip(&targets), read, |(image, png), _| {
-        let started = Instant::now();
-        let size = (image.height, image.width);
-        let segments = segment_everything(
-            &decoder,
-            |crop: Crop| Ok(encoder.embed(&image.part((crop.y, crop.x), crop.height, crop.width))),
-            size,
-            &options,
-        )?;
-        let map = paint(&segments, image.height, image.width, on_top);
-        let stem = png.file_stem().unwrap_or_default().to_string_lossy();
-        put(&png, &encode_se_map(&map))?;
-        put(&png.with_file_name(format!("{stem}_segments.png")), &encode_rgb(&se_map_over(&image, &map)))?;
-        let list: Vec<_> = segments.iter().map(described).collect();
-        put(&png.with_extension("json"), serde_json::to_string(&list)?.as_bytes())?;
-        let seconds = started.elapsed().as_secs_f64();
-        if cli.json {
-            println!("{}", json!({ "se_map": png, "segments": segments.len(), "seconds": seconds }));
-        } else if !cli.quiet {
-            println!("{}: {} segments, {seconds:.1} s", png.display(), segments.len());
-        }
-        Ok(())
+    // Beside the model the next picture is read and the results of the last are written.
+    let (sender, receiver) = sync_channel::<Found>(1);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| receiver.into_iter().try_for_each(|found| write(cli, found, on_top)));
+        let segmented = ahead(1, args.images.iter().zip(&targets), read, |(image, png), _| {
+            let started = Instant::now();
+            let size = (image.height, image.width);
+            let embed = |crop: Crop| Ok(encoder.embed(&image.part((crop.y, crop.x), crop.height, crop.width)));
+            let segments = segment_everything(&decoder, embed, size, &options)?;
+            let found = Found { image, png, segments, seconds: started.elapsed().as_secs_f64() };
+            sender.send(found).map_err(|_| anyhow::anyhow!("stopped"))
+        });
+        drop(sender);
+        // What stopped the writer stopped the rest as well.
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(segmented)
     })
+}
+
+/// A picture and its segments.
+struct Found {
+    image: Rgb,
+    /// Of the SE map.
+    png: PathBuf,
+    segments: Vec<Segment>,
+    seconds: f64,
+}
+
+fn write(cli: &Cli, found: Found, on_top: OnTop) -> anyhow::Result<()> {
+    let Found { image, png, segments, seconds } = found;
+    let map = paint(&segments, image.height, image.width, on_top);
+    let stem = png.file_stem().unwrap_or_default().to_string_lossy();
+    put(&png, &encode_se_map(&map))?;
+    put(&png.with_file_name(format!("{stem}_segments.png")), &encode_rgb(&se_map_over(&image, &map)))?;
+    let list: Vec<_> = segments.iter().map(described).collect();
+    put(&png.with_extension("json"), serde_json::to_string(&list)?.as_bytes())?;
+    if cli.json {
+        println!("{}", json!({ "se_map": png, "segments": segments.len(), "seconds": seconds }));
+    } else if !cli.quiet {
+        println!("{}: {} segments, {seconds:.1} s", png.display(), segments.len());
+    }
+    Ok(())
 }
 
 /// A mask as SamAutomaticMaskGenerator describes it, with `output_mode = "coco_rle"`.

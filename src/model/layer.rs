@@ -3,6 +3,8 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Compute;
+use super::memory::floats;
+use super::simd::Norm;
 use super::weights::Weights;
 
 /// Where and how a model's tensors live; reads them by name.
@@ -55,6 +57,11 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let dim = self.weight.size();
         x.layer_norm(dim, Some(&self.weight), Some(&self.bias), self.eps, false)
+    }
+
+    /// On a CPU in f32: what our own arithmetic needs of it.
+    pub(super) fn host(&self) -> Norm<'_> {
+        Norm { weight: floats(&self.weight), bias: floats(&self.bias), eps: self.eps as f32 }
     }
 
     /// Over the channels of `(B, C, H, W)`.

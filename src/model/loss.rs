@@ -64,20 +64,34 @@ pub fn ssc(feat: &Tensor, se_map: &Tensor, options: &SscOptions) -> Option<Tenso
     total.map(|total| total / n_pixels as f64)
 }
 
+/// Classes that an image does not have, in the softmax of L_CPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbsentClass {
+    /// They score 0.
+    Zero,
+    /// They take no part.
+    Out,
+}
+
 /// L_CPM: cross-entropy of the CAM, with `1 - max` as background, against the map that SAM made of its peaks.
 ///
 /// - `cam`: `(B, C, h, w)` logits; `labels`: `(B, C)` 0 or 1, float
 /// - `pseudo`: `(B, H, W)` int64: 0 background, 1..=C, 255 ignored
 /// - returns the mean over pixels not ignored; `None` when there are none
-pub fn cpm(cam: &Tensor, labels: &Tensor, pseudo: &Tensor) -> Option<Tensor> {
+pub fn cpm(cam: &Tensor, labels: &Tensor, pseudo: &Tensor, absent: AbsentClass) -> Option<Tensor> {
     if pseudo.ne(i64::from(IGNORE)).sum(Kind::Int64).int64_value(&[]) == 0 {
         return None;
     }
     let size = pseudo.size();
     let cam = cam.relu();
     let cam = &cam / (cam.amax([2i64, 3].as_slice(), true) + 1e-5);
-    let cam = cam.upsample_bilinear2d([size[1], size[2]], false, None, None) * labels.unsqueeze(-1).unsqueeze(-1);
+    let labels = labels.unsqueeze(-1).unsqueeze(-1);
+    let cam = cam.upsample_bilinear2d([size[1], size[2]], false, None, None) * &labels;
     let background = 1.0 - cam.amax([1i64].as_slice(), true);
+    let cam = match absent {
+        AbsentClass::Zero => cam,
+        AbsentClass::Out => cam.masked_fill(&labels.eq(0.0), f64::NEG_INFINITY),
+    };
     let scores = Tensor::cat(&[background, cam], 1); // (B, 1 + C, H, W)
     let none: Option<&Tensor> = None;
     Some(scores.cross_entropy_loss(pseudo, none, Reduction::Mean, i64::from(IGNORE), 0.0))

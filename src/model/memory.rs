@@ -1,6 +1,6 @@
-//! Tensors of megabytes come and go with every operation.
+//! Tensors of megabytes come and go with every operation; and what our own arithmetic sees of them.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Has glibc keep freed memory for the next tensor. Left alone it gives large blocks back at once, and every operation
 /// pays for fresh pages: a fifth of the time of SAM's decoder on a CPU. Call it once, at the start.
@@ -18,18 +18,41 @@ pub fn keep_freed() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed() {}
 
-/// In memory that a GPU reads without the processor, where `device` is one: [`send`] then need not wait.
+/// In memory that a GPU reads without the processor, where `device` is one: [`upload`] then need not wait.
 pub fn pinned(x: Tensor, device: Device) -> Tensor {
     if device.is_cuda() { x.pin_memory(device) } else { x }
 }
 
-/// Onto a device; from pinned memory beside other work.
-pub fn send(x: &Tensor, device: Device) -> Tensor {
-    if device.is_cuda() { x.to_device_(device, x.kind(), true, false) } else { x.shallow_clone() }
-}
-
 /// Several scalars, read at once: each reading waits for the device.
 pub fn read_all(scalars: &[Tensor]) -> Vec<f64> {
-    let flat: Vec<Tensor> = scalars.iter().map(|x| x.detach().to_kind(tch::Kind::Double).view([-1])).collect();
+    let flat: Vec<Tensor> = scalars.iter().map(|x| x.detach().to_kind(Kind::Double).view([-1])).collect();
     Tensor::cat(&flat, 0).try_into().unwrap_or_default()
+}
+
+/// From the CPU to where a model computes. To a GPU through pinned memory, which the copy reads later: nobody waits.
+pub fn upload(x: &Tensor, to: Device) -> Tensor {
+    match to.is_cuda() && !x.device().is_cuda() {
+        true => x.pin_memory(to).to_device_(to, x.kind(), true, false),
+        false => x.to_device(to),
+    }
+}
+
+/// The values of a contiguous f32 tensor on the CPU, where they lie. Panics on any other tensor: no user's input gets
+/// here. Nobody may write to the tensor, through another handle either, as long as they are borrowed.
+#[expect(unsafe_code, reason = "libtorch hands out a pointer")]
+pub(super) fn floats(x: &Tensor) -> &[f32] {
+    // SAFETY: the pointer is to `numel` values, which live as long as the tensor.
+    unsafe { std::slice::from_raw_parts(pointer(x), x.numel()) }
+}
+
+/// The same to write to: only to a tensor that no other handle shares.
+#[expect(unsafe_code, reason = "libtorch hands out a pointer")]
+pub(super) fn floats_mut(x: &mut Tensor) -> &mut [f32] {
+    // SAFETY: as above, and the tensor is borrowed mutably.
+    unsafe { std::slice::from_raw_parts_mut(pointer(x), x.numel()) }
+}
+
+fn pointer(x: &Tensor) -> *mut f32 {
+    assert!(x.device() == Device::Cpu && x.kind() == Kind::Float && x.is_contiguous() && x.numel() > 0);
+    x.data_ptr().cast()
 }

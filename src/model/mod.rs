@@ -1,6 +1,7 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+mod bf16;
 pub mod classifier;
 pub mod cpm;
 pub mod deeplab;
@@ -12,6 +13,7 @@ pub mod optim;
 pub mod resnet;
 pub mod s2c;
 pub mod sam;
+mod simd;
 pub mod weights;
 
 use tch::Kind;

@@ -1,20 +1,22 @@
 //! Training by S2C, `L = L_CLS + L_SSC + L_CPM` (paper, section 3): a step over a batch that may come in parts.
 
+use anyhow::Context;
 use tch::{Kind, Tensor};
 
 use super::classifier::Classifier;
-use super::cpm::{CpmImage, CpmOptions, pseudo_map};
-use super::loss::{self, SscOptions};
-use super::memory::{read_all, send};
+use super::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
+use super::loss::{self, AbsentClass, SscOptions};
+use super::memory::{read_all, upload};
 use super::optim::Sgd;
-use super::sam::SamDecoder;
+use super::sam::{SamDecoder, SamEncoder};
+use crate::data::augment::Transform;
 use crate::vision::IGNORE;
 
 /// The losses beside L_CLS, each with its weight; `None`: off.
 #[derive(Clone, Debug, Default)]
 pub struct S2cOptions {
     pub ssc: Option<(SscOptions, f64)>,
-    pub cpm: Option<(CpmOptions, f64)>,
+    pub cpm: Option<(CpmOptions, AbsentClass, f64)>,
 }
 
 /// Images that go through the network together.
@@ -27,16 +29,26 @@ pub struct S2cBatch {
     /// With SSC, `(B, H, W)` int64, 0 = no segment.
     pub se_map: Option<Tensor>,
     /// With CPM, one for each image.
-    pub images: Vec<CpmImage>,
+    pub images: Vec<S2cImage>,
+}
+
+/// What CPM knows of an image.
+#[derive(Debug)]
+pub struct S2cImage {
+    /// Channels of its classes, from 0.
+    pub channels: Vec<i64>,
+    pub transform: Transform,
+    /// `(1, 256, 64, 64)` of the full image; `None`: the encoder makes that of the crop.
+    pub embedding: Option<Tensor>,
 }
 
 impl S2cBatch {
     pub fn to_device(mut self, device: tch::Device) -> Self {
         for image in &mut self.images {
-            image.embedding = send(&image.embedding, device);
+            image.embedding = image.embedding.take().map(|x| upload(&x, device));
         }
-        let [crops, labels] = [&self.crops, &self.labels].map(|x| send(x, device));
-        Self { crops, labels, se_map: self.se_map.map(|x| send(&x, device)), images: self.images }
+        let [crops, labels] = [&self.crops, &self.labels].map(|x| upload(x, device));
+        Self { crops, labels, se_map: self.se_map.map(|x| upload(&x, device)), images: self.images }
     }
 }
 
@@ -46,6 +58,8 @@ pub struct S2cTraining<'a> {
     pub sgd: Sgd,
     /// With CPM.
     pub decoder: Option<&'a SamDecoder>,
+    /// Where CPM encodes crops.
+    pub encoder: Option<&'a SamEncoder>,
     pub options: S2cOptions,
 }
 
@@ -71,7 +85,7 @@ impl S2cTraining<'_> {
     /// One step down the gradient; none where it is not finite.
     pub fn step(&mut self, parts: &[S2cBatch], lr: f64) -> anyhow::Result<S2cLosses> {
         self.sgd.zero_grad();
-        let S2cTerms { cls, ssc, cpm } = gradient(&self.classifier, self.decoder, parts, &self.options)?;
+        let S2cTerms { cls, ssc, cpm } = self.gradient(parts)?;
         let [has_cls, has_ssc, has_cpm] = [&cls, &ssc, &cpm].map(Option::is_some);
         let scalars = [cls, ssc, cpm].into_iter().flatten().chain([self.sgd.grad_squares()]);
         let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
@@ -83,6 +97,50 @@ impl S2cTraining<'_> {
         }
         Ok(losses)
     }
+
+    /// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
+    ///
+    /// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
+    /// of k parts is, but for rounding, that of one batch.
+    fn gradient(&self, parts: &[S2cBatch]) -> anyhow::Result<S2cTerms> {
+        let Self { classifier, options, .. } = self;
+        // CPM looks at the network before it moves.
+        let pseudo = parts.iter().map(|part| self.pseudo_map(part)).collect::<anyhow::Result<Vec<_>>>()?;
+        let of_cls = shares(parts, |_, part| part.crops.size()[0]);
+        let of_ssc = shares(parts, |_, part| part.se_map.as_ref().map_or(0, |ids| n_true(&ids.gt(0))));
+        let of_cpm = shares(parts, |i, _| pseudo[i].as_ref().map_or(0, |map| n_true(&map.ne(i64::from(IGNORE)))));
+
+        let mut terms = S2cTerms::default();
+        for (i, part) in parts.iter().enumerate() {
+            let output = classifier.forward(&part.crops);
+            let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
+            let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, weight), ids)| {
+                Some((loss::ssc(&output.feat, ids, options)? * of_ssc[i], *weight))
+            });
+            let cpm = options.cpm.as_ref().zip(pseudo[i].as_ref()).and_then(|((_, absent, weight), map)| {
+                Some((loss::cpm(&output.cam, &part.labels, map, *absent)? * of_cpm[i], *weight))
+            });
+            let more = [&ssc, &cpm].into_iter().flatten();
+            more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
+            add(&mut terms.cls, &cls);
+            ssc.iter().for_each(|(term, _)| add(&mut terms.ssc, term));
+            cpm.iter().for_each(|(term, _)| add(&mut terms.cpm, term));
+        }
+        Ok(terms)
+    }
+
+    /// CPM's, where it is on.
+    fn pseudo_map(&self, part: &S2cBatch) -> anyhow::Result<Option<Tensor>> {
+        let (Some((cpm, ..)), Some(decoder)) = (&self.options.cpm, self.decoder) else { return Ok(None) };
+        let image = |(i, image): (usize, &S2cImage)| {
+            let S2cImage { channels, transform, embedding } = image;
+            let online = || Some(self.encoder?.embed_frame(&window_frame(&part.crops.get(i as i64))));
+            let embedding = embedding.as_ref().map(Tensor::shallow_clone).or_else(online).context("no embedding")?;
+            anyhow::Ok(CpmImage { channels: channels.clone(), transform: *transform, embedding })
+        };
+        let images = part.images.iter().enumerate().map(image).collect::<anyhow::Result<Vec<_>>>()?;
+        pseudo_map(&self.classifier, decoder, &part.crops, &images, cpm).map(Some)
+    }
 }
 
 /// The terms of a loss, scalars without gradients; `None`: off, or nothing to learn from.
@@ -91,48 +149,6 @@ struct S2cTerms {
     cls: Option<Tensor>,
     ssc: Option<Tensor>,
     cpm: Option<Tensor>,
-}
-
-/// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
-///
-/// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
-/// of k parts is, but for rounding, that of one batch.
-fn gradient(
-    classifier: &Classifier,
-    decoder: Option<&SamDecoder>,
-    parts: &[S2cBatch],
-    options: &S2cOptions,
-) -> anyhow::Result<S2cTerms> {
-    // CPM looks at the network before it moves.
-    let pseudo = |part: &S2cBatch| {
-        let cpm = options.cpm.as_ref().zip(decoder);
-        cpm.map(|((cpm, _), decoder)| pseudo_map(classifier, decoder, &part.crops, &part.images, cpm)).transpose()
-    };
-    let pseudo = parts.iter().map(pseudo).collect::<anyhow::Result<Vec<_>>>()?;
-    let of_cls = shares(parts, |_, part| part.crops.size()[0]);
-    let of_ssc = shares(parts, |_, part| part.se_map.as_ref().map_or(0, |ids| n_true(&ids.gt(0))));
-    let of_cpm = shares(parts, |i, _| pseudo[i].as_ref().map_or(0, |map| n_true(&map.ne(i64::from(IGNORE)))));
-
-    let mut terms = S2cTerms::default();
-    for (i, part) in parts.iter().enumerate() {
-        let output = classifier.forward(&part.crops);
-        let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
-        let ssc =
-            options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, weight), ids)| {
-                Some((loss::ssc(&output.feat, ids, options)? * of_ssc[i], *weight))
-            });
-        let cpm = options
-            .cpm
-            .as_ref()
-            .zip(pseudo[i].as_ref())
-            .and_then(|((_, weight), map)| Some((loss::cpm(&output.cam, &part.labels, map)? * of_cpm[i], *weight)));
-        let more = [&ssc, &cpm].into_iter().flatten();
-        more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
-        add(&mut terms.cls, &cls);
-        ssc.iter().for_each(|(term, _)| add(&mut terms.ssc, term));
-        cpm.iter().for_each(|(term, _)| add(&mut terms.cpm, term));
-    }
-    Ok(terms)
 }
 
 /// Of a mean over all parts, how much the mean of each one is; counts are not looked at where there is one part.

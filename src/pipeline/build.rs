@@ -10,13 +10,15 @@ use serde::Serialize;
 
 use crate::data::{Dataset, FileMemo, FileRef, Item};
 use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
-use crate::pipeline::spec::{Precision, Refinement, Spec, Threshold};
+use crate::pipeline::spec::{CpmSpec, Precision, Refinement, SamInput, Spec, Threshold};
 use crate::stage::cam_epoch::{CamEpoch, CamEpochParams, CpmParams, SscParams};
 use crate::stage::cam_infer::{CamInfer, CamInferParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
 use crate::stage::params::Compute;
+use crate::stage::prompt::{FirstPeak, MaskPick, PointScale, PromptKind, PromptParams};
 use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
+use crate::stage::sam_refine::{SamRefine, SamRefineParams};
 use crate::stage::se_map::{CropParams, SeMapParams, SeMapStage, SmallRegionParams};
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
@@ -32,6 +34,7 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<CamEpoch>())
         .with(StageEntry::of::<CamInfer>())
         .with(StageEntry::of::<SeedEval>())
+        .with(StageEntry::of::<SamRefine>())
         .with(StageEntry::of::<PseudoLabel>())
         .with(StageEntry::of::<SegEpoch>())
         .with(StageEntry::of::<SegInfer>())
@@ -51,6 +54,8 @@ pub struct CellUnits {
     pub cams: Vec<UnitIdx>,
     /// `None` where no training image has a mask.
     pub seed_eval: Option<UnitIdx>,
+    /// Empty where SAM makes no label maps.
+    pub sam_labels: Vec<UnitIdx>,
     pub pseudo_labels: Vec<UnitIdx>,
     pub pseudo_eval: Option<UnitIdx>,
     /// Empty where the spec stops after the pseudo-labels.
@@ -81,6 +86,7 @@ impl CellUnits {
             &self.se_maps,
             &self.cam_epochs,
             &self.cams,
+            &self.sam_labels,
             &self.pseudo_labels,
             &self.seg_epochs,
             &self.predictions,
@@ -148,6 +154,37 @@ pub fn resolve(precision: Precision, bf16_native: bool) -> Compute {
     }
 }
 
+/// What of the prompts has an effect; the rest stands at its default.
+fn prompt_params(spec: &CpmSpec, sam_input: SamInput) -> PromptParams {
+    let points = spec.prompt == PromptKind::Point;
+    let places = spec.prompt != PromptKind::Mask;
+    let of_three = spec.multimask && spec.mask_choice == MaskPick::Index;
+    PromptParams {
+        tau: spec.tau,
+        prompt: spec.prompt,
+        min_distance: points.then_some(spec.min_distance),
+        exclude_border: points && spec.exclude_border,
+        first_peak: if points { spec.first_peak } else { FirstPeak::default() },
+        peak_exact: !points || spec.peak_exact,
+        point_scale: match sam_input {
+            SamInput::CachedFull if places => spec.point_scale,
+            _ => PointScale::default(),
+        },
+        half_pixel: !places || spec.half_pixel,
+        multimask: spec.multimask,
+        mask_choice: if spec.multimask { spec.mask_choice } else { MaskPick::default() },
+        mask_index: of_three.then_some(spec.mask_index),
+        logit_path: spec.logit_path,
+        alpha_sam: spec.alpha_sam,
+        alpha_cam: spec.alpha_cam,
+    }
+}
+
+/// SAM makes the label maps.
+fn prompts_after(spec: &Spec) -> bool {
+    spec.pseudo_label.refine.first() == Some(&Refinement::SamPrompt)
+}
+
 fn needs_se_maps(spec: &Spec) -> bool {
     let ssc = &spec.classifier.ssc;
     let voted = spec.pseudo_label.refine.contains(&Refinement::SegmentVote);
@@ -169,16 +206,26 @@ impl Builder<'_> {
         let train = &dataset.train;
         let cpm = &spec.classifier.cpm;
         let with_cpm = cpm.enabled && cpm.start_epoch < spec.classifier.epochs;
+        let prompts = with_cpm && cpm.sam_input == SamInput::CachedFull || prompts_after(spec);
 
         let needs_se_maps = needs_se_maps(spec);
-        let embeddings = if needs_se_maps || with_cpm { self.each(train, Self::embedding)? } else { Vec::new() };
+        let embeddings = if needs_se_maps || prompts { self.each(train, Self::embedding)? } else { Vec::new() };
         let se_maps = if needs_se_maps { self.each(train, Self::se_map)? } else { Vec::new() };
         let cam_epochs = self.cam_epochs(&embeddings, &se_maps)?;
         let checkpoint = *cam_epochs.last().context("`classifier.epochs` is 0")?;
         let cams = self.each(train, |builder, item| builder.cam(item, checkpoint))?;
         let seed_eval = self.scored(&cams, "cam", "cams", train, SeedEval::KIND)?;
+        let sam_labels: Vec<UnitIdx> = match prompts_after(spec) {
+            true => {
+                (0..train.len()).map(|i| self.sam_label(&train[i], cams[i], embeddings[i])).collect::<Result<_, _>>()?
+            }
+            false => Vec::new(),
+        };
         let pseudo_labels: Vec<UnitIdx> = (0..train.len())
-            .map(|i| self.pseudo_label(&train[i], cams[i], seed_eval, se_maps.get(i).copied()))
+            .map(|i| match sam_labels.get(i) {
+                Some(&label) => self.refined(&train[i], label, se_maps.get(i).copied()),
+                None => self.pseudo_label(&train[i], cams[i], seed_eval, se_maps.get(i).copied()),
+            })
             .collect::<anyhow::Result<_>>()?;
         let pseudo_eval = match spec.evaluate.pseudo_labels {
             true => self.scored(&pseudo_labels, "label", "predictions", train, Evaluate::KIND)?,
@@ -212,6 +259,7 @@ impl Builder<'_> {
             cam_epochs,
             cams,
             seed_eval,
+            sam_labels,
             pseudo_labels,
             pseudo_eval,
             seg_epochs,
@@ -290,13 +338,11 @@ impl Builder<'_> {
                 }),
                 cpm: with_cpm.then(|| CpmParams {
                     weight: spec.cpm.weight,
-                    tau: spec.cpm.tau,
                     scales: spec.cpm.scales.clone(),
-                    min_distance: spec.cpm.min_distance,
-                    mask_index: spec.cpm.mask_index,
-                    alpha_sam: spec.cpm.alpha_sam,
-                    alpha_cam: spec.cpm.alpha_cam,
+                    prompt: prompt_params(&spec.cpm, spec.cpm.sam_input),
+                    sam_input: spec.cpm.sam_input,
                     pad_label: spec.cpm.pad_label,
+                    absent_class: spec.cpm.absent_class,
                 }),
             };
             let start = self.start(units.last(), &spec.weights)?;
@@ -305,7 +351,9 @@ impl Builder<'_> {
                 inputs.push(("se_maps", self.outputs(&dataset.train, se_maps, "se_map")));
             }
             if with_cpm {
-                inputs.push(("embeddings", self.outputs(&dataset.train, embeddings, "embedding")));
+                if spec.cpm.sam_input == SamInput::CachedFull {
+                    inputs.push(("embeddings", self.outputs(&dataset.train, embeddings, "embedding")));
+                }
                 inputs.push(("sam_weights", self.weights(&self.spec.sam.weights)?));
             }
             units.push(self.add::<CamEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
@@ -378,10 +426,40 @@ impl Builder<'_> {
                 None
             }
         };
-        if spec.refine.contains(&Refinement::SegmentVote) {
+        self.voted(item, PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs, se_map)
+    }
+
+    /// The label map that SAM makes of an item's CAMs.
+    fn sam_label(&mut self, item: &Item, cam: UnitIdx, embedding: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let prompt = prompt_params(&self.spec.classifier.cpm, SamInput::CachedFull);
+        let weights = self.weights(&self.spec.sam.weights)?;
+        let inputs = vec![("cam", of(cam, "cam")), ("embedding", of(embedding, "embedding")), ("weights", weights)];
+        self.add::<SamRefine>(&item.id, &SamRefineParams { precision: self.precision, prompt }, inputs)
+    }
+
+    /// What the refinements after the first make of its label map; itself where there are none.
+    fn refined(&mut self, item: &Item, label: UnitIdx, se_map: Option<UnitIdx>) -> anyhow::Result<UnitIdx> {
+        match self.spec.pseudo_label.refine[1..].to_vec() {
+            refine if refine.is_empty() => Ok(label),
+            refine => {
+                let inputs = vec![("label", of(label, "label"))];
+                self.voted(item, PseudoLabelParams { threshold: None, refine }, inputs, se_map)
+            }
+        }
+    }
+
+    /// A unit of `pseudo_label`, with the SE map if there is a vote.
+    fn voted(
+        &mut self,
+        item: &Item,
+        params: PseudoLabelParams,
+        mut inputs: Vec<(&'static str, Source)>,
+        se_map: Option<UnitIdx>,
+    ) -> anyhow::Result<UnitIdx> {
+        if params.refine.contains(&Refinement::SegmentVote) {
             inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
         }
-        self.add::<PseudoLabel>(&item.id, &PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs)
+        self.add::<PseudoLabel>(&item.id, &params, inputs)
     }
 
     fn seg_epochs(&mut self, pseudo_labels: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
@@ -502,6 +580,8 @@ mod tests {
 
     use super::*;
     use crate::digest::BlobDigest;
+    use crate::stage::params::AlphaSam;
+    use crate::stage::prompt::{AbsentClass, LogitPath};
 
     /// Files are named, never opened: a digest is that of the path.
     struct NoFiles;
@@ -607,6 +687,102 @@ mod tests {
                 assert!(!added.contains_key(stage), "{stage}: {added:?}");
             }
         }
+    }
+
+    #[test]
+    fn sam_after_training_runs_no_training_and_needs_no_threshold() {
+        let plain = |change: fn(&mut Spec)| {
+            let mut spec = Spec::default();
+            change(&mut spec);
+            (spec, 4)
+        };
+        let prompted: fn(&mut Spec) = |spec| spec.pseudo_label.refine = vec![Refinement::SamPrompt];
+        let found = added(plain(|_| ()), plain(prompted));
+        assert_eq!((found["sam_embed"], found["sam_refine"]), (4, 4));
+        for stage in ["pseudo_label", "cam_epoch", "cam_infer", "seed_eval"] {
+            assert!(!found.contains_key(stage), "{stage}: {found:?}");
+        }
+        // How it prompts is in its key, the threshold of the CAM is not.
+        let tau = plain(|spec| {
+            spec.pseudo_label.refine = vec![Refinement::SamPrompt];
+            spec.classifier.cpm.tau = 0.3;
+        });
+        assert_eq!(added(plain(prompted), tau)["sam_refine"], 4);
+        let threshold = plain(|spec| {
+            spec.pseudo_label.refine = vec![Refinement::SamPrompt];
+            spec.pseudo_label.threshold = Threshold::At(0.3);
+            spec.classifier.cpm.sam_input = SamInput::OnlineCrop;
+        });
+        assert_eq!(added(plain(prompted), threshold), BTreeMap::new());
+        // A vote starts from its labels.
+        let voted = plain(|spec| spec.pseudo_label.refine = vec![Refinement::SamPrompt, Refinement::SegmentVote]);
+        let found = added(plain(prompted), voted);
+        assert_eq!((found["pseudo_label"], found["se_map"], found.get("sam_refine")), (4, 4, None));
+    }
+
+    /// Each switch of CPM is another training where it has an effect, and nothing where it has none.
+    #[test]
+    fn switches_of_cpm_are_in_the_key_where_they_have_an_effect() {
+        let of = |changes: &[fn(&mut CpmSpec)]| {
+            (with(|spec| changes.iter().for_each(|change| change(&mut spec.classifier.cpm))), 4)
+        };
+        let with_box: fn(&mut CpmSpec) = |cpm| cpm.prompt = PromptKind::Box;
+        let with_mask: fn(&mut CpmSpec) = |cpm| cpm.prompt = PromptKind::Mask;
+        let best_iou: fn(&mut CpmSpec) = |cpm| cpm.mask_choice = MaskPick::BestIou;
+        let single: fn(&mut CpmSpec) = |cpm| cpm.multimask = false;
+        let online: fn(&mut CpmSpec) = |cpm| cpm.sam_input = SamInput::OnlineCrop;
+        let border: fn(&mut CpmSpec) = |cpm| cpm.exclude_border = true;
+        let first: fn(&mut CpmSpec) = |cpm| cpm.first_peak = FirstPeak::DropFirst;
+        let shifted: fn(&mut CpmSpec) = |cpm| cpm.peak_exact = false;
+        let apart: fn(&mut CpmSpec) = |cpm| cpm.min_distance = 9;
+        let scale: fn(&mut CpmSpec) = |cpm| cpm.point_scale = PointScale::HOnly;
+        let corner: fn(&mut CpmSpec) = |cpm| cpm.half_pixel = false;
+        let index: fn(&mut CpmSpec) = |cpm| cpm.mask_index = 1;
+        let paths: fn(&mut CpmSpec) = |cpm| cpm.logit_path = LogitPath::Two;
+        let absent: fn(&mut CpmSpec) = |cpm| cpm.absent_class = AbsentClass::NegInf;
+        let stability: fn(&mut CpmSpec) = |cpm| cpm.alpha_sam = AlphaSam::AmgStability;
+        let all = [
+            with_box, with_mask, best_iou, single, online, border, first, shifted, apart, scale, corner, index, paths,
+            absent, stability,
+        ];
+        for (i, change) in all.into_iter().enumerate() {
+            assert_eq!(added(of(&[]), of(&[change])).get("cam_epoch"), Some(&3), "switch {i}");
+        }
+        for (without, idle) in [
+            (with_box, &[border, first, shifted, apart][..]),
+            (with_mask, &[border, first, shifted, apart, scale, corner]),
+            (best_iou, &[index]),
+            (single, &[index, best_iou]),
+            (online, &[scale]),
+        ] {
+            for (i, change) in idle.iter().enumerate() {
+                assert_eq!(added(of(&[without]), of(&[without, *change])), BTreeMap::new(), "idle switch {i}");
+            }
+        }
+        // SAM's encoder then runs within the epochs.
+        let inputs = |spec: Spec| {
+            let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(4) }];
+            let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
+            let last = &graph.units()[cells[0].cam_epochs[4]];
+            last.inputs.iter().map(|(slot, _)| *slot).collect::<Vec<_>>()
+        };
+        let without_ssc = |change: fn(&mut CpmSpec)| {
+            let mut spec = of(&[change]).0;
+            spec.classifier.ssc.enabled = false;
+            spec
+        };
+        assert_eq!(inputs(without_ssc(online)), ["checkpoint", "images", "labels", "sam_weights"]);
+        assert_eq!(counts(&[(without_ssc(online), 4)]).get("sam_embed"), None);
+    }
+
+    /// What was cached before CPM had its switches is found again.
+    #[test]
+    fn the_parameters_of_cpm_at_its_defaults() {
+        let (graph, cells) =
+            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
+        let params: serde_json::Value = serde_json::from_str(&graph.units()[cells[0].cam_epochs[2]].params).unwrap();
+        let cpm = r#"{"alpha_cam":"mean","alpha_sam":"logit","mask_index":2,"min_distance":20,"pad_label":"ignore","scales":[0.5,1.0,1.5,2.0],"tau":0.5,"weight":1.0}"#;
+        assert_eq!(params["cpm"].to_string(), cpm);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::spec::{
-    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, PseudoLabelSpec, ReportSpec, SamSpec, SeMapSpec,
-    SeedSpec, SegmentationSpec, Spec, Threshold,
+    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, PseudoLabelSpec, Refinement, ReportSpec,
+    SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
 use crate::vision::{VOC_CLASSES, labels_of};
 
@@ -473,9 +473,15 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.cpm.weight.is_finite(), "classifier.cpm.weight", "is not finite"),
         (fraction(classifier.cpm.tau), "classifier.cpm.tau", "is not in 0..=1"),
         (scales(&classifier.cpm.scales), "classifier.cpm.scales", "is empty or has a scale outside 0..=8"),
+        (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
         (scales(&spec.seed.scales), "seed.scales", "is empty or has a scale outside 0..=8"),
         (threshold, "pseudo_label.threshold", "is not in 0..=1"),
+        (
+            !spec.pseudo_label.refine.iter().skip(1).any(|refinement| *refinement == Refinement::SamPrompt),
+            "pseudo_label.refine",
+            "has `sam_prompt` after another refinement: it starts from the CAMs, so write it first",
+        ),
     ];
     match rules.into_iter().find(|(holds, _, _)| !holds) {
         Some((_, "dataset.root", problem)) => Err(FileError::hinted(
@@ -536,6 +542,13 @@ mod tests {
             (root, &["cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
             (root, &["enabled=true"], "could be any of classifier.cpm.enabled, classifier.ssc.enabled", ""),
             (root, &["cpm.tau=7"], "`classifier.cpm.tau` is not in 0..=1", ""),
+            (root, &["cpm.min_distance=0"], "`classifier.cpm.min_distance` is 0", ""),
+            (
+                root,
+                &["pseudo_label.refine=['segment_vote', 'sam_prompt']"],
+                "`pseudo_label.refine` has `sam_prompt` after another refinement",
+                "",
+            ),
             (root, &["classifier.stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
             (
                 "",

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLabel, Refinement};
+pub use crate::stage::prompt::{AbsentClass, FirstPeak, LogitPath, MaskPick, PointScale, PromptKind, SamInput};
 use crate::vision::se_map::AutomaticOptions;
 
 /// One cell of an experiment: everything a run needs to know.
@@ -180,16 +181,40 @@ pub struct CpmSpec {
     pub tau: f64,
     /// Scales of the CAM that gives the prompts.
     pub scales: Vec<f64>,
+    /// What SAM is prompted with, once for each class.
+    pub prompt: PromptKind,
     /// Two peaks are at least this far apart (Chebyshev), pixels of the crop.
     pub min_distance: u32,
+    /// Peaks nearer to a border than `min_distance` are none, but the highest score of all stays one (authors' code).
+    pub exclude_border: bool,
+    /// How the highest score of all and the list of peaks, which may have it as well, become one list.
+    pub first_peak: FirstPeak,
+    /// `false` (authors' code): peaks other than the highest are found after a 3x3 maximum filter, whose plateaus put
+    /// them one pixel up and left, and only where no score within `min_distance` is higher.
+    pub peak_exact: bool,
+    /// How a peak's pixel becomes a place in SAM's frame of 1024.
+    pub point_scale: PointScale,
+    /// Peaks are centres of pixels; `false` (authors' code): their corners.
+    pub half_pixel: bool,
+    /// What SAM's encoder sees.
+    pub sam_input: SamInput,
+    /// SAM gives three masks, from part to whole; `false`: the one of its token for prompts that leave no doubt.
+    pub multimask: bool,
+    /// How one of the three is chosen.
+    pub mask_choice: MaskPick,
     /// Which of SAM's three masks: 0 the smallest, 2 the largest.
     pub mask_index: u32,
+    /// From SAM's logits to mask and confidence.
+    pub logit_path: LogitPath,
     /// How certain SAM is of a pixel, in the confidence that decides between classes.
     pub alpha_sam: AlphaSam,
     /// How certain the CAM is of a class, in that confidence.
     pub alpha_cam: AlphaCam,
-    /// The padding around a crop is `ignore`d or taught as background (`bg`, authors' code).
+    /// The padding around a crop is `ignore`d or taught as background (`bg`, authors' code). With `bg` and
+    /// `sam_input = "online_crop"` it is a part of the picture, as there: peaks and masks may lie in it.
     pub pad_label: PadLabel,
+    /// Classes that the image does not have, in the softmax of the loss.
+    pub absent_class: AbsentClass,
 }
 
 /// CAM seeds: multi-scale inference and their threshold sweep.
@@ -369,11 +394,22 @@ impl Default for CpmSpec {
             start_epoch: 2,
             tau: 0.5,
             scales: vec![0.5, 1.0, 1.5, 2.0],
+            prompt: PromptKind::Point,
             min_distance: 20,
+            exclude_border: false,
+            first_peak: FirstPeak::Dedup,
+            peak_exact: true,
+            point_scale: PointScale::PerAxis,
+            half_pixel: true,
+            sam_input: SamInput::CachedFull,
+            multimask: true,
+            mask_choice: MaskPick::Index,
             mask_index: 2,
+            logit_path: LogitPath::One,
             alpha_sam: AlphaSam::Logit,
             alpha_cam: AlphaCam::Mean,
             pad_label: PadLabel::Ignore,
+            absent_class: AbsentClass::Zero,
         }
     }
 }

@@ -8,19 +8,20 @@ use tch::Tensor;
 
 use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, mean, train};
 use super::loader::each;
-use super::params::{AlphaCam, AlphaSam, Backbone, Compute, PadLabel, is_one, one};
+use super::params::{Backbone, Compute, PadLabel, is_one, one};
+use super::prompt::{AbsentClass, PromptParams, SamInput, is_default};
 use super::sam_embed::read_embedding;
 use super::{Bytes, Loaded, NotFinite, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_rgb, decode_se_map};
 use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
-use crate::model::cpm::{CpmImage, CpmOptions, SamCertainty};
-use crate::model::loss::SscOptions;
+use crate::model::cpm::CpmOptions;
+use crate::model::loss::{self, SscOptions};
 use crate::model::memory::pinned;
 use crate::model::optim::{Sgd, SgdOptions};
-use crate::model::s2c::{S2cBatch, S2cLosses, S2cOptions, S2cTraining};
-use crate::model::sam::SamDecoder;
+use crate::model::s2c::{S2cBatch, S2cImage, S2cLosses, S2cOptions, S2cTraining};
+use crate::model::sam::{SamDecoder, SamEncoder};
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
 
@@ -61,17 +62,18 @@ pub struct SscParams {
     pub unassigned_negative: bool,
 }
 
+// Unknown fields are not refused: serde cannot do so beside `flatten`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CpmParams {
     pub weight: f64,
-    pub tau: f64,
     pub scales: Vec<f64>,
-    pub min_distance: u32,
-    pub mask_index: u32,
-    pub alpha_sam: AlphaSam,
-    pub alpha_cam: AlphaCam,
+    #[serde(flatten)]
+    pub prompt: PromptParams,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sam_input: SamInput,
     pub pad_label: PadLabel,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub absent_class: AbsentClass,
 }
 
 /// The loss terms of a step; no times, so that equal runs give equal bytes.
@@ -85,11 +87,13 @@ pub struct StepLosses {
 }
 
 /// Reads `weights` (first epoch) or `checkpoint`, the set `images`, `labels` (lines `item<TAB>classes`); with SSC the
-/// set `se_maps`; with CPM the set `embeddings` and `sam_weights`. Gives `checkpoint` and `losses` (JSON, a row a step).
+/// set `se_maps`; with CPM `sam_weights` and, unless it encodes crops, the set `embeddings`. Gives `checkpoint` and
+/// `losses` (JSON, a row a step).
 pub struct CamEpoch {
     params: CamEpochParams,
     context: StageContext,
     decoder: Loaded<SamDecoder>,
+    encoder: Loaded<SamEncoder>,
 }
 
 /// What the loader makes of one image.
@@ -109,22 +113,31 @@ impl Stage for CamEpoch {
     // 3: CPM looks through convolutions in another memory order, which rounds otherwise
     // 4: `losses` has L_CLS where it had the sum of all
     // 5: prompts of a step are decoded some at a time, which rounds otherwise
-    const VERSION: u64 = 5;
+    // 6: the same decoder as se_map 4
+    const VERSION: u64 = 6;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 
     fn load(params: CamEpochParams, context: &StageContext) -> anyhow::Result<Self> {
-        Ok(Self { params, context: context.clone(), decoder: Loaded::default() })
+        Ok(Self { params, context: context.clone(), decoder: Loaded::default(), encoder: Loaded::default() })
     }
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
-        let Self { params, context, decoder } = self;
+        let Self { params, context, decoder, encoder } = self;
         let device = context.device.torch();
         let decoder = match &params.cpm {
             Some(_) => Some(&*decoder.get(input, "sam_weights", |bytes| {
                 SamDecoder::load(&Weights::parse(bytes)?, device, params.precision.into())
             })?),
             None => None,
+        };
+        let encoder = match &params.cpm {
+            Some(cpm) if cpm.sam_input == SamInput::OnlineCrop => {
+                Some(&*encoder.get(input, "sam_weights", |bytes| {
+                    SamEncoder::load(&Weights::parse(bytes)?, device, params.precision.into())
+                })?)
+            }
+            _ => None,
         };
 
         let start = Start::read(input, context)?;
@@ -133,7 +146,7 @@ impl Stage for CamEpoch {
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
-        let training = S2cTraining { classifier, sgd, decoder, options: s2c_options(params) };
+        let training = S2cTraining { classifier, sgd, decoder, encoder, options: s2c_options(params) };
         let mut trainer = CamTrainer { training, device };
         let items = Items::read(input, params)?;
         let CamEpochParams { epoch, epochs, rng_seed, batch_size, accumulate, lr, .. } = *params;
@@ -195,7 +208,7 @@ fn collate(samples: &[Sample], params: &CamEpochParams, device: tch::Device) -> 
     };
     let labels = Tensor::from_slice(&samples.iter().flat_map(label).collect::<Vec<_>>()).view([n, params.n_classes]);
     let ids: Vec<&[i64]> = samples.iter().filter_map(|sample| sample.se_map.as_deref()).collect();
-    let images = samples.iter().filter_map(|sample| cpm_image(sample, device).transpose());
+    let images = samples.iter().filter(|_| params.cpm.is_some()).map(|sample| s2c_image(sample, device));
     Ok(S2cBatch {
         crops: pinned(batch_tensor(samples.iter().map(|sample| &sample.crop[..]), params.crop), device),
         labels: pinned(labels, device),
@@ -204,11 +217,10 @@ fn collate(samples: &[Sample], params: &CamEpochParams, device: tch::Device) -> 
     })
 }
 
-fn cpm_image(sample: &Sample, device: tch::Device) -> anyhow::Result<Option<CpmImage>> {
-    let Some(embedding) = &sample.embedding else { return Ok(None) };
-    let embedding = pinned(read_embedding(embedding.clone())?.0, device);
+fn s2c_image(sample: &Sample, device: tch::Device) -> anyhow::Result<S2cImage> {
+    let embedding = sample.embedding.clone().map(|bytes| anyhow::Ok(pinned(read_embedding(bytes)?.0, device)));
     let channels = sample.labels.iter().map(|&class| i64::from(class) - 1).collect();
-    Ok(Some(CpmImage { channels, transform: sample.transform, embedding }))
+    Ok(S2cImage { channels, transform: sample.transform, embedding: embedding.transpose()? })
 }
 
 fn s2c_options(params: &CamEpochParams) -> S2cOptions {
@@ -220,23 +232,22 @@ fn s2c_options(params: &CamEpochParams) -> S2cOptions {
         };
         (options, of.weight)
     });
-    S2cOptions { ssc, cpm: params.cpm.as_ref().map(|of| (cpm_options(of), of.weight)) }
+    let cpm = params.cpm.as_ref().map(|of| {
+        let absent = match of.absent_class {
+            AbsentClass::Zero => loss::AbsentClass::Zero,
+            AbsentClass::NegInf => loss::AbsentClass::Out,
+        };
+        (cpm_options(of), absent, of.weight)
+    });
+    S2cOptions { ssc, cpm }
 }
 
 fn cpm_options(params: &CpmParams) -> CpmOptions {
     CpmOptions {
-        tau: params.tau,
         scales: params.scales.clone(),
-        min_distance: params.min_distance as usize,
-        mask_index: i64::from(params.mask_index),
-        alpha_sam: match params.alpha_sam {
-            AlphaSam::Logit => SamCertainty::Logit,
-            AlphaSam::Sigmoid => SamCertainty::Sigmoid,
-            AlphaSam::Iou => SamCertainty::Iou,
-            AlphaSam::One => SamCertainty::One,
-        },
-        alpha_cam_mean: params.alpha_cam == AlphaCam::Mean,
+        online: params.sam_input == SamInput::OnlineCrop,
         ignore_padding: params.pad_label == PadLabel::Ignore,
+        sam: params.prompt.options(),
     }
 }
 
@@ -259,7 +270,7 @@ struct Items<'a> {
     labels: HashMap<String, Vec<u8>>,
     /// With SSC.
     se_maps: Option<Members<'a>>,
-    /// With CPM.
+    /// With CPM, unless it makes them.
     embeddings: Option<Members<'a>>,
 }
 
@@ -275,7 +286,12 @@ impl<'a> Items<'a> {
             images: Members::of(input, "images")?,
             labels: labels.context("input `labels` is not a list of labels")?,
             se_maps: params.ssc.as_ref().map(|_| Members::of(input, "se_maps")).transpose()?,
-            embeddings: params.cpm.as_ref().map(|_| Members::of(input, "embeddings")).transpose()?,
+            embeddings: params
+                .cpm
+                .as_ref()
+                .filter(|cpm| cpm.sam_input == SamInput::CachedFull)
+                .map(|_| Members::of(input, "embeddings"))
+                .transpose()?,
         })
     }
 

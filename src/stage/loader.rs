@@ -84,16 +84,15 @@ mod tests {
     fn a_slow_maker_is_waited_for_and_a_fast_one_is_not() {
         let waited = |make_ms, take_ms| {
             let (mut waited, pause) = (Duration::ZERO, |ms| std::thread::sleep(Duration::from_millis(ms)));
-            let result = ahead(
-                3,
-                0..6,
-                |_| Ok(pause(make_ms)),
-                |(), wait| {
-                    waited += wait;
-                    pause(take_ms);
-                    Ok(())
-                },
-            );
+            let make = |item: i32| {
+                pause(make_ms);
+                Ok(item)
+            };
+            let result = ahead(3, 0..6, make, |_, wait| {
+                waited += wait;
+                pause(take_ms);
+                Ok(())
+            });
             result.unwrap();
             waited.as_millis()
         };

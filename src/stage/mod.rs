@@ -14,9 +14,12 @@ pub mod evaluate;
 #[cfg(feature = "torch")]
 pub(crate) mod loader;
 pub mod params;
+pub mod prompt;
 pub mod pseudo_label;
 #[cfg(feature = "torch")]
 pub mod sam_embed;
+#[cfg(feature = "torch")]
+pub mod sam_refine;
 #[cfg(feature = "torch")]
 pub mod se_map;
 pub mod seed_eval;

@@ -53,6 +53,8 @@ pub enum AlphaSam {
     Sigmoid,
     /// The predicted IoU of the whole mask.
     Iou,
+    /// The stability score of the whole mask, with an offset of 1 (SamAutomaticMaskGenerator's).
+    AmgStability,
     One,
 }
 
@@ -78,6 +80,9 @@ pub enum PadLabel {
 pub enum Refinement {
     /// Each SE segment takes the label that most of its pixels have.
     SegmentVote,
+    /// The CAMs prompt SAM as `classifier.cpm` says, and its masks are the label map: SAM after training, not in it.
+    /// It starts from the CAMs, so it is the first refinement.
+    SamPrompt,
 }
 
 #[cfg(feature = "torch")]

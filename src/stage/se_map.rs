@@ -63,7 +63,8 @@ impl Stage for SeMapStage {
     // 1: first version
     // 2: the decoder's sums in another order, masks drawn by one matrix an axis: both round otherwise
     // 3: what prompts share of the decoder's first layer is made once an image, which rounds otherwise
-    const VERSION: u64 = 3;
+    // 4: the decoder's arithmetic on a CPU is our own, its sums in another order
+    const VERSION: u64 = 4;
     const PARALLEL: bool = false;
     type Params = SeMapParams;
 

@@ -55,6 +55,21 @@ impl BitMask {
         Self { height, width, words }
     }
 
+    /// From bytes of eight pixels, the first in the lowest bit, rows of whole words; bits past the width are 0. Panics
+    /// unless there are as many as that.
+    pub fn of_packed(height: usize, width: usize, bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<8>();
+        assert_eq!((words.len(), rest.len()), (height * width.div_ceil(64), 0));
+        Self { height, width, words: words.iter().map(|word| u64::from_le_bytes(*word)).collect() }
+    }
+
+    /// The pixels of a row, as many as it has.
+    pub fn set_row(&mut self, y: usize, pixels: &[bool]) {
+        let start = y * self.stride();
+        let pack = |bits: &[bool]| bits.iter().rev().fold(0u64, |word, &bit| word << 1 | u64::from(bit));
+        self.words[start..].iter_mut().zip(pixels.chunks(64)).for_each(|(word, bits)| *word = pack(bits));
+    }
+
     /// Words a row.
     fn stride(&self) -> usize {
         self.width.div_ceil(64)

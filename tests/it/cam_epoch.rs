@@ -18,10 +18,10 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 #[derive(Default)]
-struct Store(HashMap<BlobDigest, Bytes>);
+pub(crate) struct Store(HashMap<BlobDigest, Bytes>);
 
 impl Store {
-    fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
+    pub(crate) fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
         let digest = BlobDigest::of(&bytes);
         self.0.insert(digest, bytes.into());
         digest
@@ -34,7 +34,7 @@ impl BlobReader for Store {
 }
 
 /// A bright disc on stripes, `(60, 80)`; the disc's place differs from picture to picture.
-fn picture(i: usize) -> (Rgb, Grid<u16>) {
+pub(crate) fn picture(i: usize) -> (Rgb, Grid<u16>) {
     let (height, width) = (60, 80);
     let inside = |p: usize| (p / width).abs_diff(20 + 5 * i).pow(2) + (p % width).abs_diff(25 + 9 * i).pow(2) < 200;
     let colour =
@@ -85,6 +85,11 @@ impl Case {
         Self { store, inputs }
     }
 
+    fn without(mut self, slot: &str) -> Self {
+        self.inputs.retain(|input| input.slot != slot);
+        self
+    }
+
     fn with_labels(mut self, text: &str) -> Self {
         let digest = self.store.put(text.as_bytes().to_vec());
         self.inputs.iter_mut().filter(|input| input.slot == "labels").for_each(|input| input.digest = digest);
@@ -111,7 +116,12 @@ impl Case {
             "cpm": {"weight": 1.0, "tau": 0.5, "scales": [0.5, 1.0], "min_distance": 10, "mask_index": 2,
                     "alpha_sam": "logit", "alpha_cam": "mean", "pad_label": "ignore"},
         });
-        params.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        for (name, value) in changes.as_object().unwrap() {
+            match (&mut params[name], value) {
+                (serde_json::Value::Object(cpm), serde_json::Value::Object(more)) => cpm.extend(more.clone()),
+                (param, value) => *param = value.clone(),
+            }
+        }
         params.as_object_mut().unwrap().remove("none");
         let fingerprint = Fingerprint {
             stage: CamEpoch::KIND.into(),
@@ -267,4 +277,31 @@ fn numbers_that_are_none_stop_the_epoch_there_and_again() {
     let rows = Vec::<u8>::try_from(saved.raw("resume.losses").unwrap()).unwrap();
     assert_eq!(serde_json::from_slice::<Vec<StepLosses>>(&rows).unwrap().len(), 1);
     assert!(f64::try_from(saved.raw("head.cam.weight").unwrap().abs().max()).unwrap().is_finite());
+}
+
+/// L_CPM of the first step, as bits.
+fn first_cpm(case: &Case, cpm: &serde_json::Value) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let losses: Vec<StepLosses> = serde_json::from_slice(
+        &case.run_with(json!({ "batch_size": 4, "cpm": cpm }), folder.path(), None).unwrap().0[1].bytes,
+    )
+    .unwrap();
+    losses[0].cpm.unwrap().to_bits()
+}
+
+/// What only the epoch can pass on reaches the loss. (Each switch: `tests/it/cpm.rs` and `stage::prompt`.)
+#[test]
+fn switches_of_cpm_reach_its_loss() {
+    let case = Case::new();
+    let same = first_cpm(&case, &json!({}));
+    for switch in [json!({"prompt": "mask"}), json!({"pad_label": "bg"}), json!({"absent_class": "neg_inf"})] {
+        assert_ne!(first_cpm(&case, &switch), same, "{switch}");
+    }
+    // The encoder runs on the crops, and no embedding is read.
+    let online = json!({"sam_input": "online_crop"});
+    let case = case.without("embeddings");
+    let ignored = first_cpm(&case, &online);
+    assert_ne!(ignored, same);
+    let bg = first_cpm(&case, &json!({"sam_input": "online_crop", "pad_label": "bg"}));
+    assert_ne!(bg, ignored);
 }

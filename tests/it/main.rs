@@ -2,6 +2,8 @@
 
 #[cfg(feature = "torch")]
 mod cam_epoch;
+#[cfg(feature = "torch")]
+mod cpm;
 mod engine;
 mod layers;
 #[cfg(feature = "torch")]
@@ -12,6 +14,8 @@ mod program;
 mod sam;
 #[cfg(feature = "torch")]
 mod sam_everything;
+#[cfg(feature = "torch")]
+mod sam_refine;
 #[cfg(feature = "torch")]
 mod sam_vit;
 #[cfg(feature = "torch")]

@@ -8,13 +8,13 @@ use s2c_pipe::cache::Cache;
 
 use crate::program::{finished_copy, succeeds};
 
-/// Bit by bit over the message and its check: the remainder of a polynomial division.
+/// By a table of the remainders of all bytes.
 fn crc_32c(bytes: &[u8]) -> u32 {
     let mut table = [0u32; 256];
     for (i, entry) in table.iter_mut().enumerate() {
         let mut n = i as u32;
         for _ in 0..8 {
-            n = if n % 2 == 1 { n / 2 ^ 0x82f6_3b78 } else { n / 2 };
+            n = if n % 2 == 1 { (n / 2) ^ 0x82f6_3b78 } else { n / 2 };
         }
         *entry = n;
     }
@@ -23,7 +23,7 @@ fn crc_32c(bytes: &[u8]) -> u32 {
 
 fn assert_checked(bytes: &[u8], check: &[u8]) {
     let crc = crc_32c(bytes);
-    let masked = (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8);
+    let masked = crc.rotate_right(15).wrapping_add(0xa282_ead8);
     assert_eq!(check, masked.to_le_bytes());
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use s2c_pipe::data::rng::stream;
 use s2c_pipe::model::Compute;
 use s2c_pipe::model::deeplab::{DeepLab, DeepLabConfig, segmentation};
-use s2c_pipe::model::loss::{SscOptions, classification, cpm, ssc};
+use s2c_pipe::model::loss::{AbsentClass, SscOptions, classification, cpm, ssc};
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
 use s2c_pipe::model::resnet::{Resnet50, ResnetConfig, StrideIn, channels_last};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
@@ -130,8 +130,11 @@ fn losses_and_their_gradients_agree_with_their_equations() {
 
     let pseudo = divided(40, 3);
     let pseudo = pseudo.masked_fill(&pseudo.eq(4), 255);
-    check("cpm", value_and_grad(&(wave(&[2, 3, 6, 5], 0.9) * 3.0), |cam| cpm(cam, &labels, &pseudo).unwrap()));
-    assert!(cpm(&wave(&[2, 3, 6, 5], 0.9), &labels, &pseudo.full_like(255)).is_none());
+    check(
+        "cpm",
+        value_and_grad(&(wave(&[2, 3, 6, 5], 0.9) * 3.0), |cam| cpm(cam, &labels, &pseudo, AbsentClass::Zero).unwrap()),
+    );
+    assert!(cpm(&wave(&[2, 3, 6, 5], 0.9), &labels, &pseudo.full_like(255), AbsentClass::Zero).is_none());
     let logits = wave(&[2, 4, 6, 5], 0.4) * 2.0;
     check("seg", value_and_grad(&logits, |logits| segmentation(logits, &pseudo).unwrap()));
     assert!(segmentation(&logits, &pseudo.full_like(255)).is_none());

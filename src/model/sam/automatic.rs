@@ -3,17 +3,22 @@
 //! Masks below the IoU threshold are dropped before they are drawn, and those left are scored at the image's own
 //! resolution, as the reference does.
 
-use tch::{Device, Kind, Tensor};
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
 
-use super::mask_decoder::MaskChoice;
+use super::draw::{Drawn, MaskUpsampler};
+use super::mask_decoder::{Decoded, MaskChoice};
 use super::prompt_encoder::Prompts;
-use super::{MaskUpsampler, SamDecoder, resized_size};
+use super::{SamDecoder, resized_size};
+use crate::model::memory::{floats, upload};
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
 pub use crate::vision::se_map::AutomaticOptions;
 use crate::vision::se_map::{Segment, nms};
 
-/// Pixels of masks drawn at full size together: sixteen masks of a photograph, one of a poster.
-const DRAW_PIXELS: i64 = 4_000_000;
+/// Pixels of masks drawn at full size together on a GPU.
+const DRAW_PIXELS: usize = 32_000_000;
+/// Prompts decoded before a GPU is waited for: all of the usual grid. The image after one of them takes 2 MB in bf16.
+const GPU_PROMPTS: usize = 1024;
 /// A box this near to an edge of its crop, in pixels, is cut off there.
 const EDGE: f32 = 20.0;
 
@@ -83,23 +88,31 @@ fn segment_crop(
 ) -> anyhow::Result<Vec<Segment>> {
     let source = decoder.source(embedding, None);
     let upsampler = MaskUpsampler::new((crop.height, crop.width), decoder.device);
-    let mut found = Vec::new();
     let per_side = options.points_per_side / options.crop_n_points_downscale_factor.pow(crop.layer).max(1);
-    for points in grid(crop.height, crop.width, per_side).chunks(decoder.batch() as usize) {
+    let mut found = Vec::new();
+    // On a GPU all prompts are decoded before the first look at what came out: that look waits for the device.
+    let together = if decoder.device.is_cuda() { GPU_PROMPTS } else { decoder.batch() as usize };
+    for points in grid(crop.height, crop.width, per_side).chunks(together) {
         let n = points.len() as i64;
-        let labels = Tensor::ones([n, 1], (Kind::Int64, Device::Cpu));
-        let prompts = Prompts::of_points(Tensor::from_slice2(points).view([n, 1, 2]), labels);
-        let decoded = decoder.tokens(&source, &prompts, MaskChoice::Multimask);
-        let good = decoded.iou.gt(options.pred_iou_thresh); // (N, 3)
-        let rows = good.any_dim(1, false).nonzero().view([-1]);
-        if rows.numel() == 0 {
-            continue;
+        let points = upload(&Tensor::from_slice2(points).view([n, 1, 2]), decoder.device);
+        let prompts = Prompts::of_points(points, Tensor::ones([n, 1], (Kind::Int64, decoder.device)));
+        let decode = |prompts: Prompts| decoder.tokens(&source, &prompts, MaskChoice::Multimask);
+        let parts: Vec<Decoded> = prompts.batches(decoder.batch()).map(decode).collect();
+        let ious: Vec<&Tensor> = parts.iter().map(|part| &part.iou).collect();
+        let ious = Vec::<f32>::try_from(Tensor::cat(&ious, 0).view([-1]))?;
+        let is_good = |iou: &f32| *iou > options.pred_iou_thresh as f32;
+        let (mut drawn, mut rest) = (Vec::new(), &ious[..]);
+        for part in &parts {
+            let (ious, more) = rest.split_at(part.iou.numel());
+            rest = more;
+            let good: Vec<usize> = (0..ious.len()).filter(|&mask| is_good(&ious[mask])).collect();
+            draw(decoder, part, &good, (&upsampler, options.stability_score_offset), &mut drawn);
         }
-        let decoded = decoded.select(&rows);
-        let good = good.index_select(0, &rows).view([-1]).nonzero().view([-1]);
-        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions()).flatten(0, 1).index_select(0, &good);
-        let iou = decoded.iou.view([-1]).index_select(0, &good);
-        draw(&low_res, &iou, &upsampler, options, &mut found)?;
+        // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
+        let is_stable = |(_, drawn): &(f32, Drawn)| drawn.stability >= options.stability_score_thresh as f32;
+        let segment = |(iou, Drawn { mask, stability })| Segment::new(mask, iou, stability);
+        let drawn = read(drawn, upsampler.size())?;
+        found.extend(ious.into_iter().filter(is_good).zip(drawn).filter(is_stable).map(segment));
     }
     let to_image = |segment: Segment| match crop.layer {
         0 => segment,
@@ -109,6 +122,68 @@ fn segment_crop(
         found.into_iter().map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
     let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
     Ok(suppress(found, &scores, options.box_nms_thresh))
+}
+
+/// Some masks drawn.
+enum Masks {
+    Here(Vec<Drawn>),
+    /// See [`MaskUpsampler::draw_on_device`].
+    OnDevice {
+        bits: Tensor,
+        stability: Tensor,
+    },
+}
+
+/// Draws some of the masks of `decoded` at the size of the image. On a GPU nothing waits for them.
+fn draw(
+    decoder: &SamDecoder,
+    decoded: &Decoded,
+    masks: &[usize],
+    (upsampler, offset): (&MaskUpsampler, f64),
+    drawn: &mut Vec<Masks>,
+) {
+    let per_prompt = decoded.iou.size()[1] as usize;
+    let (height, width) = upsampler.size();
+    // On a CPU masks are drawn one by one.
+    let together = if decoder.device.is_cuda() { (DRAW_PIXELS / (height * width)).max(1) } else { usize::MAX };
+    for masks in masks.chunks(together) {
+        let mut prompts: Vec<i64> = masks.iter().map(|mask| (mask / per_prompt) as i64).collect();
+        prompts.dedup();
+        // Where they are among the masks of these prompts.
+        let prompt = |mask: &usize| prompts.partition_point(|prompt| (*prompt as usize) < mask / per_prompt);
+        let places: Vec<i64> =
+            masks.iter().map(|mask| (prompt(mask) * per_prompt + mask % per_prompt) as i64).collect();
+        let rows = upload(&Tensor::from_slice(&prompts), decoder.device);
+        let low_res = decoder.mask_decoder.masks(&decoded.select(&rows), upsampler.positions()).flatten(0, 1);
+        if decoder.device.is_cuda() {
+            let low_res = low_res.index_select(0, &upload(&Tensor::from_slice(&places), decoder.device));
+            let (bits, stability) = upsampler.draw_on_device(&low_res, offset);
+            drawn.push(Masks::OnDevice { bits, stability });
+        } else {
+            let size = low_res.numel() / low_res.size()[0] as usize;
+            let (low_res, taps) = (floats(&low_res), &upsampler.taps);
+            let draw = |place: &i64| taps.draw(&low_res[*place as usize * size..][..size], offset as f32);
+            drawn.push(Masks::Here(places.par_iter().map(draw).collect()));
+        }
+    }
+}
+
+/// The masks themselves, in order.
+fn read(masks: Vec<Masks>, (height, width): (usize, usize)) -> anyhow::Result<Vec<Drawn>> {
+    let mut all = Vec::new();
+    for masks in masks {
+        match masks {
+            Masks::Here(drawn) => all.extend(drawn),
+            Masks::OnDevice { bits, stability } => {
+                let stability = Vec::<f32>::try_from(stability)?;
+                let bits = Vec::<u8>::try_from(bits.view([-1]))?;
+                let mask = |bits: &[u8]| BitMask::of_packed(height, width, bits);
+                let masks = bits.chunks_exact(bits.len() / stability.len()).map(mask);
+                all.extend(masks.zip(stability).map(|(mask, stability)| Drawn { mask, stability }));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// A box ends at an edge of its crop that is no edge of the image.
@@ -142,39 +217,6 @@ fn without_small_regions(found: Vec<Segment>, options: &AutomaticOptions) -> Vec
         cleaned.push(if holes || islands { segment.with_mask(mask) } else { segment });
     }
     suppress(cleaned, &scores, options.box_nms_thresh.max(options.crop_nms_thresh))
-}
-
-/// Draws masks at the size of the image and keeps the stable ones.
-///
-/// - `low_res`: `(M, R, C)`, `iou`: `(M)`
-fn draw(
-    low_res: &Tensor,
-    iou: &Tensor,
-    upsampler: &MaskUpsampler,
-    options: &AutomaticOptions,
-    found: &mut Vec<Segment>,
-) -> anyhow::Result<()> {
-    let mut start = 0;
-    let together = (DRAW_PIXELS / upsampler.pixels().max(1)).clamp(1, 64);
-    for part in low_res.split(together, 0) {
-        let n = part.size()[0];
-        let ious = Vec::<f32>::try_from(iou.narrow(0, start, n))?;
-        start += n;
-        let logits = upsampler.forward(&part); // (n, h, w)
-        let (height, width) = (logits.size()[1] as usize, logits.size()[2] as usize);
-        let count = |above: f64| logits.gt(above).sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float);
-        let offset = options.stability_score_offset;
-        let stability = Vec::<f32>::try_from(count(offset) / count(-offset))?;
-        for (i, (&predicted_iou, &stability)) in ious.iter().zip(&stability).enumerate() {
-            // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
-            if stability >= options.stability_score_thresh as f32 {
-                let mask = logits.get(i as i64).gt(0.0).to_kind(Kind::Uint8).view([-1]);
-                let mask = BitMask::of_bytes(height, width, &Vec::<u8>::try_from(mask)?);
-                found.push(Segment::new(mask, predicted_iou, stability));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The prompts, x and y in the 1024 frame: the centres of a square grid over the image, row by row.

@@ -1,21 +1,14 @@
-//! The mask decoder (reference: `segment_anything/modeling/{mask_decoder,transformer}.py`), written for many
-//! prompts of one image.
-//!
-//! Between a few tokens and 4,096 positions it is cheaper to bring the tokens into the space of the positions than
-//! to project every position: with 8 heads and 7 tokens, `q . (W k)` is `(W^T q) . k` at half the work, and
-//! `sum a (W v)` is `W (sum a v)`. The results are equal but for rounding. In layer 0 all prompts on an image share
-//! its positions, whose projections are computed once an image.
+//! Prompts to masks (reference: `segment_anything/modeling/mask_decoder.py`).
 
+use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::GRID;
-use crate::model::layer::{LayerNorm, Linear, Loader, softmax};
-
-const DIM: i64 = 256;
-const HEADS: i64 = 8;
-/// Width of a head in attention between tokens and image.
-const HEAD: i64 = 16;
-const EPS: f64 = 1e-5;
+use super::transformer::{DIM, Source, TwoWayTransformer};
+use super::upscale::{Upscaling, upscale};
+use crate::model::layer::{LayerNorm, Linear, Loader};
+use crate::model::memory::floats;
+use crate::model::simd::Numbers;
 
 /// Which of its masks the decoder gives for a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,26 +41,6 @@ pub struct Decoded {
     pub iou: Tensor,
 }
 
-/// An embedding as prompts see it, with what all prompts on it share.
-#[derive(Debug)]
-pub struct Source {
-    /// `(1 or N, 4096, 256)`: the embedding with the dense prompt added.
-    image: Tensor,
-    /// With the encoding of positions added.
-    image_at: Tensor,
-    /// Where all prompts share the image: its projections in the first layer.
-    shared: Option<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    /// Keys and values of `token_to_image`: `(heads, 16, 4096)` and `(heads, 4096, 16)`.
-    keys: Tensor,
-    values: Tensor,
-    /// Queries of `image_to_token`: `(heads, 16, 4096)`.
-    queries: Tensor,
-}
-
 impl Decoded {
     /// Only some prompts. `rows`: int64.
     pub fn select(&self, rows: &Tensor) -> Self {
@@ -81,85 +54,92 @@ impl Decoded {
 pub struct MaskDecoder {
     iou_token: Tensor,
     mask_tokens: Tensor,
-    layers: [Layer; 2],
-    final_attn: CrossAttention,
-    norm_final: LayerNorm,
+    transformer: TwoWayTransformer,
     upscale1: Linear,
     upscale_norm: LayerNorm,
     upscale2: Linear,
     hyper: Vec<Mlp>,
     iou_head: Mlp,
+    /// Of our own arithmetic; `None`: libtorch's.
+    numbers: Option<Numbers>,
 }
 
 impl MaskDecoder {
-    pub fn load(from: &Loader<'_>) -> anyhow::Result<Self> {
+    /// - `position`: encoding of the positions, `(4096, 256)`
+    /// - `numbers`: of our own arithmetic, on a CPU; `None`: libtorch's
+    pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Option<Numbers>) -> anyhow::Result<Self> {
         let name = "mask_decoder";
-        let transformer = format!("{name}.transformer");
-        let layer = |i| Layer::load(from, &format!("{transformer}.layers.{i}"));
         let hyper = |i| Mlp::load(from, &format!("{name}.output_hypernetworks_mlps.{i}"), 32);
         Ok(Self {
             iou_token: from.get(&format!("{name}.iou_token.weight"), &[1, DIM])?,
             mask_tokens: from.get(&format!("{name}.mask_tokens.weight"), &[4, DIM])?,
-            layers: [layer(0)?, layer(1)?],
-            final_attn: CrossAttention::load(from, &format!("{transformer}.final_attn_token_to_image"))?,
-            norm_final: from.norm(&format!("{transformer}.norm_final_attn"), DIM, EPS)?,
+            transformer: TwoWayTransformer::load(from, position, numbers)?,
             upscale1: upscaling(from, &format!("{name}.output_upscaling.0"), DIM, 64)?,
             upscale_norm: from.norm(&format!("{name}.output_upscaling.1"), 64, 1e-6)?,
             upscale2: upscaling(from, &format!("{name}.output_upscaling.3"), 64, 32)?,
             hyper: (0..4).map(hyper).collect::<anyhow::Result<_>>()?,
             iou_head: Mlp::load(from, &format!("{name}.iou_prediction_head"), 4)?,
+            numbers,
         })
     }
 
     /// Once for all prompts on an image, or for prompts with an image each.
     ///
     /// - `image`: `(1 or N, 4096, 256)` embedding with the dense prompt added
-    /// - `position`: `(4096, 256)`
-    pub fn source(&self, image: Tensor, position: &Tensor) -> Source {
-        let image_at = &image + position;
-        let [first, _] = &self.layers;
-        let shared = (image.size()[0] == 1).then(|| {
-            let heads = |x: Tensor| x.view([-1, HEADS, HEAD]); // (4096, heads, 16)
-            let keys = heads(first.token_to_image.k_proj.forward(&image_at.squeeze_dim(0))).permute([1, 2, 0]);
-            let values = heads(first.token_to_image.v_proj.forward(&image.squeeze_dim(0))).transpose(0, 1);
-            let queries = heads(first.image_to_token.q_proj.forward(&image_at.squeeze_dim(0))).permute([1, 2, 0]);
-            Shared { keys: keys.contiguous(), values: values.contiguous(), queries: queries.contiguous() }
-        });
-        Source { image, image_at, shared }
+    pub fn source(&self, image: Tensor) -> Source {
+        self.transformer.source(image)
     }
 
-    /// - `position`: `(4096, 256)`
     /// - `prompts`: `(N, P, 256)` tokens
-    pub fn forward(&self, source: &Source, position: &Tensor, prompts: &Tensor, choice: MaskChoice) -> Decoded {
+    pub fn forward(&self, source: &Source, prompts: &Tensor, choice: MaskChoice) -> Decoded {
         let n = prompts.size()[0];
         let own = Tensor::cat(&[&self.iou_token, &self.mask_tokens], 0).unsqueeze(0).expand([n, -1, -1], false);
-        let point = Tensor::cat(&[&own, prompts], 1); // (N, 5 + P, 256)
-        let [first, second] = &self.layers;
-        let (tokens, image) = first.forward(&point, &point, source, true);
-        let image_at = &image + position;
-        let (tokens, image) = second.forward(&tokens, &point, &Source { image, image_at, shared: None }, false);
-        let attn = self.final_attn.to_image(&(&tokens + &point), &(&image + position), &image, None);
-        let tokens = self.norm_final.forward(&(tokens + attn));
         let (at, masks) = choice.places();
-        let iou = self.iou_head.forward(&tokens.select(1, 0)).narrow(1, at, masks).to_kind(Kind::Float);
-        Decoded { choice, mask_tokens: tokens.narrow(1, 1 + at, masks), image, iou }
+        let of_masks = Tensor::arange(masks, (Kind::Int64, prompts.device())) + (1 + at);
+        let wanted = Tensor::cat(&[of_masks.zeros_like().narrow(0, 0, 1), of_masks], 0); // the IoU token, then these
+        let (tokens, image) = self.transformer.forward(source, &Tensor::cat(&[&own, prompts], 1), &wanted);
+        let iou = self.iou_head.forward(&tokens.select(1, 0)).narrow(1, at, masks).to_kind(Kind::Float).contiguous();
+        Decoded { choice, mask_tokens: tokens.narrow(1, 1, masks), image, iou }
     }
 
     /// The masks: logits of the first `rows` and `columns` of positions, `(N, M, 4 rows, 4 columns)` f32.
     pub fn masks(&self, decoded: &Decoded, (rows, columns): (i64, i64)) -> Tensor {
         let n = decoded.image.size()[0];
+        let (at, n_masks) = decoded.choice.places();
+        let weight = |i: i64| self.hyper[(at + i) as usize].forward(&decoded.mask_tokens.select(1, i));
+        let hyper: Vec<Tensor> = (0..n_masks).map(weight).collect();
+        let hyper = Tensor::stack(&hyper, 1); // (N, M, 32)
+        let size = [n, n_masks, 4 * rows, 4 * columns];
+        if let Some(numbers) = self.numbers {
+            return Tensor::from_slice(&self.upscaled(numbers, &decoded.image, &hyper, (rows, columns))).view(size);
+        }
         let image = decoded.image.view([n, GRID, GRID, DIM]).narrow(1, 0, rows).narrow(2, 0, columns);
         // A transposed 2x2 convolution at stride 2 is a linear map to four pixels, here kept last until the end.
         let x = self.upscale1.forward(&image.reshape([n, -1, DIM])).view([n, -1, 4, 64]);
         let x = self.upscale_norm.forward(&x).gelu("none");
         let x = self.upscale2.forward(&x).view([n, -1, 32]).gelu("none"); // (N, positions * 4 * 4, 32)
-        let (at, n_masks) = decoded.choice.places();
-        let weight = |i: i64| self.hyper[(at + i) as usize].forward(&decoded.mask_tokens.select(1, i));
-        let hyper: Vec<Tensor> = (0..n_masks).map(weight).collect();
-        let masks = Tensor::stack(&hyper, 1).matmul(&x.transpose(1, 2)); // (N, M, positions * 16)
+        let masks = hyper.matmul(&x.transpose(1, 2)); // (N, M, positions * 16)
         // (y, x, then y and x within 2x2, twice) to rows and columns.
         let masks = masks.view(&[n, n_masks, rows, columns, 2, 2, 2, 2][..]).permute([0, 1, 2, 4, 6, 3, 5, 7]);
-        masks.reshape([n, n_masks, 4 * rows, 4 * columns]).to_kind(Kind::Float)
+        masks.reshape(size).to_kind(Kind::Float)
+    }
+
+    /// The same values by our own arithmetic, one prompt beside the other.
+    fn upscaled(&self, numbers: Numbers, image: &Tensor, hyper: &Tensor, (rows, columns): (i64, i64)) -> Vec<f32> {
+        let [first, second] = [&self.upscale1, &self.upscale2].map(|linear| linear.weight.transpose(0, 1).contiguous());
+        let right = |weight: &'_ Tensor| numbers.right(floats(weight).to_vec().into(), weight.size()[1] as usize);
+        let upscaling = Upscaling {
+            first: (right(&first), floats(&self.upscale1.bias)),
+            norm: self.upscale_norm.host(),
+            second: (right(&second), floats(&self.upscale2.bias)),
+        };
+        let (side, n) = (GRID as usize, image.size()[0] as usize);
+        let of_rows = (rows * GRID * DIM) as usize;
+        let (image, hyper) = (floats(image), floats(hyper));
+        let prompts = image.par_chunks_exact(image.len() / n).zip(hyper.par_chunks_exact(hyper.len() / n));
+        let of =
+            |(image, hyper): (&[f32], &[f32])| upscale(&upscaling, &image[..of_rows], side, columns as usize, hyper);
+        prompts.flat_map_iter(of).collect()
     }
 }
 
@@ -169,154 +149,6 @@ fn upscaling(loader: &Loader<'_>, name: &str, from: i64, to: i64) -> anyhow::Res
     let bias = loader.get(&format!("{name}.bias"), &[to])?;
     let weight = weight.permute([2, 3, 1, 0]).reshape([4 * to, from]);
     Ok(Linear { weight, bias: bias.repeat([4]) })
-}
-
-#[derive(Debug)]
-struct Layer {
-    self_attn: SelfAttention,
-    norm1: LayerNorm,
-    token_to_image: CrossAttention,
-    norm2: LayerNorm,
-    lin1: Linear,
-    lin2: Linear,
-    norm3: LayerNorm,
-    image_to_token: CrossAttention,
-    norm4: LayerNorm,
-}
-
-impl Layer {
-    fn load(from: &Loader<'_>, name: &str) -> anyhow::Result<Self> {
-        let norm = |i| from.norm(&format!("{name}.norm{i}"), DIM, EPS);
-        Ok(Self {
-            self_attn: SelfAttention::load(from, &format!("{name}.self_attn"))?,
-            norm1: norm(1)?,
-            token_to_image: CrossAttention::load(from, &format!("{name}.cross_attn_token_to_image"))?,
-            norm2: norm(2)?,
-            lin1: from.linear(&format!("{name}.mlp.lin1"), DIM, 2048)?,
-            lin2: from.linear(&format!("{name}.mlp.lin2"), 2048, DIM)?,
-            norm3: norm(3)?,
-            image_to_token: CrossAttention::load(from, &format!("{name}.cross_attn_image_to_token"))?,
-            norm4: norm(4)?,
-        })
-    }
-
-    /// Layer 0 attends among tokens without position and without residual.
-    fn forward(&self, tokens: &Tensor, point: &Tensor, source: &Source, is_first: bool) -> (Tensor, Tensor) {
-        let Source { image, image_at, shared } = source;
-        let tokens = match is_first {
-            true => self.self_attn.forward(tokens, tokens),
-            false => tokens + self.self_attn.forward(&(tokens + point), tokens),
-        };
-        let tokens = self.norm1.forward(&tokens);
-        let shared = shared.as_ref();
-        let tokens = &tokens + self.token_to_image.to_image(&(&tokens + point), image_at, image, shared);
-        let tokens = self.norm2.forward(&tokens);
-        let tokens = &tokens + self.lin2.forward(&self.lin1.forward(&tokens).relu());
-        let tokens = self.norm3.forward(&tokens);
-        let image = self.image_to_token.to_tokens(image, image_at, &(&tokens + point), &tokens, shared);
-        (tokens, self.norm4.forward(&image))
-    }
-}
-
-#[derive(Debug)]
-struct SelfAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-}
-
-impl SelfAttention {
-    fn load(from: &Loader<'_>, name: &str) -> anyhow::Result<Self> {
-        let linear = |part: &str| from.linear(&format!("{name}.{part}"), DIM, DIM);
-        Ok(Self {
-            q_proj: linear("q_proj")?,
-            k_proj: linear("k_proj")?,
-            v_proj: linear("v_proj")?,
-            out_proj: linear("out_proj")?,
-        })
-    }
-
-    /// `(N, T, 256)` each.
-    fn forward(&self, at: &Tensor, values: &Tensor) -> Tensor {
-        let heads = |x: Tensor| x.unflatten(-1, [HEADS, DIM / HEADS]).transpose(1, 2);
-        let (q, k, v) =
-            (heads(self.q_proj.forward(at)), heads(self.k_proj.forward(at)), heads(self.v_proj.forward(values)));
-        let attn = softmax(&(q.matmul(&k.transpose(2, 3)) * ((DIM / HEADS) as f64).powf(-0.5)));
-        self.out_proj.forward(&attn.matmul(&v).transpose(1, 2).flatten(2, 3))
-    }
-}
-
-/// Attention of inner width 128 between tokens and image, in either direction.
-#[derive(Debug)]
-struct CrossAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-}
-
-impl CrossAttention {
-    fn load(from: &Loader<'_>, name: &str) -> anyhow::Result<Self> {
-        let inner = HEADS * HEAD;
-        let into = |part: &str| from.linear(&format!("{name}.{part}"), DIM, inner);
-        Ok(Self {
-            q_proj: into("q_proj")?,
-            k_proj: into("k_proj")?,
-            v_proj: into("v_proj")?,
-            out_proj: from.linear(&format!("{name}.out_proj"), inner, DIM)?,
-        })
-    }
-
-    /// Tokens look at the image. `tokens` `(N, T, 256)`, `at` and `image` `(1 or N, 4096, 256)`.
-    fn to_image(&self, tokens: &Tensor, at: &Tensor, image: &Tensor, shared: Option<&Shared>) -> Tensor {
-        let (n, t, _) = tokens.size3().unwrap_or_default();
-        let q = self.q_proj.forward(tokens).view([n, t, HEADS, HEAD]).transpose(1, 2) * (HEAD as f64).powf(-0.5);
-        let looked = if let Some(Shared { keys, values, .. }) = shared {
-            // One product a head serves all prompts.
-            let q = q.transpose(0, 1).reshape([HEADS, n * t, HEAD]);
-            softmax(&q.bmm(keys)).bmm(values).view([HEADS, n, t, HEAD]).permute([1, 2, 0, 3])
-        } else {
-            // The bias of the keys shifts all positions alike, which the softmax does not see.
-            let key = self.k_proj.weight.view([HEADS, HEAD, DIM]);
-            let q = q.matmul(&key).view([n, HEADS * t, DIM]);
-            let attn = softmax(&q.matmul(&at.transpose(1, 2)));
-            let seen = attn.matmul(image).view([n, HEADS, t, DIM]);
-            let value = self.v_proj.weight.view([HEADS, HEAD, DIM]).transpose(1, 2);
-            seen.matmul(&value).transpose(1, 2) + self.v_proj.bias.view([HEADS, HEAD])
-        };
-        self.out_proj.forward(&looked.reshape([n, t, HEADS * HEAD]))
-    }
-
-    /// `image` with what it sees in the tokens added: `(N, 4096, 256)`.
-    fn to_tokens(
-        &self,
-        image: &Tensor,
-        at: &Tensor,
-        tokens_at: &Tensor,
-        tokens: &Tensor,
-        shared: Option<&Shared>,
-    ) -> Tensor {
-        let (n, t, _) = tokens.size3().unwrap_or_default();
-        let heads = |x: Tensor| x.view([n, t, HEADS, HEAD]).transpose(1, 2);
-        let k = heads(self.k_proj.forward(tokens_at)) * (HEAD as f64).powf(-0.5); // (N, heads, T, 16)
-        // Positions come last: a softmax over a handful of tokens is fast only beside a long axis.
-        let logits = if let Some(Shared { queries, .. }) = shared {
-            let k = k.transpose(0, 1).reshape([HEADS, n * t, HEAD]);
-            k.bmm(queries).view([HEADS, n, t, -1]).transpose(0, 1)
-        } else {
-            let query = self.q_proj.weight.view([HEADS, HEAD, DIM]);
-            let shift = k.matmul(&self.q_proj.bias.view([HEADS, HEAD, 1])).view([n, HEADS * t, 1]);
-            let k = k.matmul(&query).view([n, HEADS * t, DIM]);
-            shift.baddbmm(&k, &at.transpose(1, 2), 1, 1).unflatten(1, [HEADS, t])
-        }; // (N, heads, T, 4096)
-        let attn = logits.softmax(2, Kind::Float).to_kind(image.kind()).reshape([n, HEADS * t, -1]).transpose(1, 2);
-        let out = self.out_proj.weight.view([DIM, HEADS, HEAD]).permute([1, 2, 0]);
-        let v = heads(self.v_proj.forward(tokens)).matmul(&out).view([n, HEADS * t, DIM]);
-        // The weights of a head sum to one, so each head brings its share of the bias.
-        let v = v + &self.out_proj.bias / HEADS as f64;
-        image.expand([n, -1, -1], false).baddbmm(&attn, &v, 1, 1)
-    }
 }
 
 /// Three linear maps with ReLU between.
@@ -334,5 +166,44 @@ impl Mlp {
     fn forward(&self, x: &Tensor) -> Tensor {
         let [a, b, c] = &self.layers;
         c.forward(&b.forward(&a.forward(x).relu()).relu())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Compute;
+    use crate::model::bf16::Bf16;
+    use crate::model::weights::Weights;
+    use tch::Device;
+
+    /// The two paths, of which a CPU takes one and a GPU the other: one image for all prompts, and one for each.
+    #[test]
+    fn our_arithmetic_agrees_with_that_of_libtorch() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/weights/mobile_sam.f16.safetensors");
+        let weights = Weights::parse(std::fs::read(path).unwrap()).unwrap();
+        let from = Loader { weights: &weights, device: Device::Cpu, compute: Compute::F32 };
+        let wave = |shape: &[i64], step: f64| {
+            (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+        };
+        let position = wave(&[4096, DIM], 0.3);
+        let decoder = |numbers| MaskDecoder::load(&from, position.shallow_clone(), numbers).unwrap();
+        let libtorch = decoder(None);
+        let bf16 = Bf16::detect().map(|bf16| (Numbers::Bf16(bf16), 0.05));
+        for (numbers, tolerance) in [(Numbers::F32, 1e-4)].into_iter().chain(bf16) {
+            let ours = decoder(Some(numbers));
+            for (images, n_tokens, choice) in [(1, 2, MaskChoice::Multimask), (3, 7, MaskChoice::Single)] {
+                let (image, prompts) = (wave(&[images, 4096, DIM], 0.7), wave(&[3, n_tokens, DIM], 0.11));
+                let decode = |decoder: &MaskDecoder| {
+                    let decoded = decoder.forward(&decoder.source(image.shallow_clone()), &prompts, choice);
+                    (decoder.masks(&decoded, (48, 61)), decoded.iou)
+                };
+                let ((masks, iou), (expected, expected_iou)) = (decode(&ours), decode(&libtorch));
+                assert_eq!(masks.size(), [3, choice.places().1, 192, 244]);
+                let worst = |a: Tensor, b: &Tensor| f64::try_from((a - b).abs().max() / b.abs().max()).unwrap();
+                let (masks, iou) = (worst(masks, &expected), worst(iou, &expected_iou));
+                assert!(masks < tolerance && iou < tolerance, "{numbers:?}: masks {masks}, IoUs {iou}");
+            }
+        }
     }
 }

@@ -2,19 +2,27 @@
 //! the reference.
 
 pub mod automatic;
+pub mod draw;
+mod exchange;
 pub mod image_encoder;
 pub mod mask_decoder;
 pub mod prompt_encoder;
 pub mod tiny_vit;
+mod transformer;
+mod upscale;
 
 use tch::{Device, Kind, Tensor};
 
 use self::image_encoder::{ImageEncoderViT, VitShape};
-use self::mask_decoder::{Decoded, MaskChoice, MaskDecoder, Source};
+use self::mask_decoder::{Decoded, MaskChoice, MaskDecoder};
 use self::prompt_encoder::{PromptEncoder, Prompts};
 use self::tiny_vit::TinyViT;
+use self::transformer::Source;
 use crate::data::image::{Filter, resize_rgb};
+use crate::model::bf16::Bf16;
 use crate::model::layer::{LayerNorm, Loader};
+use crate::model::memory::upload;
+use crate::model::simd::Numbers;
 use crate::model::weights::Weights;
 use crate::model::{Compute, rgb_tensor};
 use crate::vision::Rgb;
@@ -37,6 +45,9 @@ pub fn resized_size(height: usize, width: usize) -> (usize, usize) {
 #[derive(Debug)]
 pub struct SamEncoder {
     encoder: Encoder,
+    /// `(3, 1, 1)`
+    pixel_mean: Tensor,
+    pixel_std: Tensor,
     device: Device,
     compute: Compute,
 }
@@ -56,17 +67,26 @@ impl SamEncoder {
             Some(shape) => Encoder::Vit(ImageEncoderViT::load(&from, shape)?),
             None => Encoder::Tiny(TinyViT::load(&from)?),
         };
-        Ok(Self { encoder, device, compute })
+        let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]).to_device(device);
+        let (pixel_mean, pixel_std) = (per_channel(&PIXEL_MEAN), per_channel(&PIXEL_STD));
+        Ok(Self { encoder, pixel_mean, pixel_std, device, compute })
     }
 
     /// `(1, 256, 64, 64)` f32.
     pub fn embed(&self, image: &Rgb) -> Tensor {
+        let (height, width) = resized_size(image.height, image.width);
+        self.embed_frame(&rgb_tensor(&resize_rgb(image, height, width, Filter::Bilinear)))
+    }
+
+    /// `(1, 256, 64, 64)` f32.
+    ///
+    /// - `frame`: `(3, h, w)` u8, a side of 1024 and the other at most that
+    pub fn embed_frame(&self, frame: &Tensor) -> Tensor {
         tch::no_grad(|| {
-            let (height, width) = resized_size(image.height, image.width);
-            let image = rgb_tensor(&resize_rgb(image, height, width, Filter::Bilinear)).to_device(self.device);
-            let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]).to_device(self.device);
-            let image = (image.to_kind(Kind::Float) - per_channel(&PIXEL_MEAN)) / per_channel(&PIXEL_STD);
-            let (right, bottom) = ((IMAGE_SIZE - width) as i64, (IMAGE_SIZE - height) as i64);
+            let (_, height, width) = frame.size3().expect("three dimensions");
+            let image = upload(frame, self.device).to_kind(Kind::Float);
+            let image = (image - &self.pixel_mean) / &self.pixel_std;
+            let (right, bottom) = (IMAGE_SIZE as i64 - width, IMAGE_SIZE as i64 - height);
             let image = image.constant_pad_nd([0, right, 0, bottom]).unsqueeze(0);
             let image = image.to_kind(self.compute.kind());
             match &self.encoder {
@@ -79,16 +99,14 @@ impl SamEncoder {
 
 /// Prompts decoded together on a GPU.
 const GPU_BATCH: i64 = 64;
-/// On a CPU: what a batch makes stays near its caches.
-const CPU_BATCH: i64 = 8;
+/// On a CPU: the weights of the tokens are read once for all of them, and each prompt has 4 MB of its own.
+const CPU_BATCH: i64 = 16;
 
 /// Prompt encoder and mask decoder.
 #[derive(Debug)]
 pub struct SamDecoder {
     prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
-    /// `(4096, 256)` encoding of the positions of an embedding.
-    position: Tensor,
     device: Device,
     compute: Compute,
 }
@@ -103,13 +121,21 @@ pub struct Masks {
 }
 
 impl SamDecoder {
+    /// On a CPU bf16 is that of products alone, and only where the processor has AVX-512 BF16.
+    ///
     /// # Errors
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, device: Device, compute: Compute) -> anyhow::Result<Self> {
+        let numbers = match (compute, Bf16::detect()) {
+            _ if device.is_cuda() => None,
+            (Compute::Bf16, Some(bf16)) => Some(Numbers::Bf16(bf16)),
+            _ => Some(Numbers::F32),
+        };
+        let compute = if device.is_cuda() { compute } else { Compute::F32 };
         let from = Loader { weights, device, compute };
         let prompt_encoder = PromptEncoder::load(&from)?;
         let position = prompt_encoder.positions().to_kind(compute.kind());
-        Ok(Self { prompt_encoder, mask_decoder: MaskDecoder::load(&from)?, position, device, compute })
+        Ok(Self { prompt_encoder, mask_decoder: MaskDecoder::load(&from, position, numbers)?, device, compute })
     }
 
     /// Three masks for each of some point prompts; see [`Self::decode`].
@@ -158,14 +184,14 @@ impl SamDecoder {
     /// What prompts look at. `masks`: their dense part, see [`Prompts`].
     fn source(&self, embedding: &Tensor, masks: Option<&Tensor>) -> Source {
         let dense = self.prompt_encoder.dense(masks);
-        let image = embedding.to_device(self.device).flatten(2, 3).transpose(1, 2) + dense;
-        self.mask_decoder.source(image.to_kind(self.compute.kind()).contiguous(), &self.position)
+        let image = upload(embedding, self.device).flatten(2, 3).transpose(1, 2) + dense;
+        self.mask_decoder.source(image.to_kind(self.compute.kind()).contiguous())
     }
 
     /// The transformer alone: predicted IoUs without the masks.
     fn tokens(&self, source: &Source, prompts: &Prompts, choice: MaskChoice) -> Decoded {
         let sparse = self.prompt_encoder.sparse(prompts).to_kind(self.compute.kind());
-        self.mask_decoder.forward(source, &self.position, &sparse, choice)
+        self.mask_decoder.forward(source, &sparse, choice)
     }
 }
 
@@ -194,87 +220,5 @@ impl Neck {
         let none: Option<&Tensor> = None;
         let x = self.norm1.forward_2d(&x.conv2d(&self.conv1, none, [1, 1], [0, 0], [1, 1], 1));
         self.norm2.forward_2d(&x.conv2d(&self.conv2, none, [1, 1], [1, 1], [1, 1], 1)).to_kind(Kind::Float)
-    }
-}
-
-/// Draws low-resolution logits at the size of an image, as the reference does in two bilinear steps: to the 1024
-/// frame, then its inner part to the image.
-///
-/// Both steps are separable and linear, so each axis is one matrix, and the frame is never drawn.
-#[derive(Debug)]
-pub struct MaskUpsampler {
-    /// `(h, R)`
-    rows: Tensor,
-    /// `(C, w)`
-    columns: Tensor,
-}
-
-impl MaskUpsampler {
-    pub fn new((height, width): (usize, usize), device: Device) -> Self {
-        let (inner_h, inner_w) = resized_size(height, width);
-        let axis = |inner: usize, side: usize| {
-            let to_frame = bilinear(LOW_RES, IMAGE_SIZE).narrow(0, 0, inner as i64);
-            let matrix = bilinear(inner, side).matmul(&to_frame).narrow(1, 0, 4 * positions(inner));
-            matrix.to_kind(Kind::Float).to_device(device)
-        };
-        Self { rows: axis(inner_h, height), columns: axis(inner_w, width).transpose(0, 1).contiguous() }
-    }
-
-    /// Rows and columns of positions of an embedding that the image's pixels are drawn from: no need of the others.
-    pub fn positions(&self) -> (i64, i64) {
-        (self.rows.size()[1] / 4, self.columns.size()[0] / 4)
-    }
-
-    /// Of one mask.
-    pub fn pixels(&self) -> i64 {
-        self.rows.size()[0] * self.columns.size()[1]
-    }
-
-    /// `(N, h, w)` from the first rows and columns of low-resolution logits, `(N, R, C)`.
-    pub fn forward(&self, low_res: &Tensor) -> Tensor {
-        self.rows.matmul(&low_res.matmul(&self.columns))
-    }
-}
-
-/// Positions along an axis of the frame that has `inner` pixels of image.
-fn positions(inner: usize) -> i64 {
-    // The last pixel lies between two places of the low resolution.
-    let last = ((inner as f64 - 0.5) / 4.0 - 0.5).max(0.0) as usize + 1;
-    (last.min(LOW_RES - 1) / 4 + 1) as i64
-}
-
-/// Side of low-resolution logits.
-const LOW_RES: usize = 256;
-
-/// Bilinear interpolation along one axis (`align_corners = false`): `(to, from)` f64.
-fn bilinear(from: usize, to: usize) -> Tensor {
-    let mut weights = vec![0.0; to * from];
-    for (i, row) in weights.chunks_exact_mut(from).enumerate() {
-        let place = ((i as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
-        let low = (place as usize).min(from - 1);
-        row[low] += 1.0 - place.fract();
-        row[(low + 1).min(from - 1)] += place.fract();
-    }
-    Tensor::from_slice(&weights).view([to as i64, from as i64])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks_are_drawn_as_in_two_bilinear_steps() {
-        let low_res = (Tensor::arange(2 * 256 * 256, (Kind::Float, Device::Cpu)) * 0.37).sin().view([2, 256, 256]);
-        for (height, width) in [(375, 500), (500, 333), (1, 1), (1024, 1024), (60, 1500)] {
-            let (inner_h, inner_w) = resized_size(height, width);
-            let frame = low_res.unsqueeze(1).upsample_bilinear2d([1024, 1024], false, None, None);
-            let inner = frame.narrow(2, 0, inner_h as i64).narrow(3, 0, inner_w as i64);
-            let expected = inner.upsample_bilinear2d([height as i64, width as i64], false, None, None).squeeze_dim(1);
-            let upsampler = MaskUpsampler::new((height, width), Device::Cpu);
-            let (rows, columns) = upsampler.positions();
-            let drawn = upsampler.forward(&low_res.narrow(1, 0, 4 * rows).narrow(2, 0, 4 * columns));
-            let worst = f64::try_from((drawn - expected).abs().max()).unwrap();
-            assert!(worst < 1e-4, "{height}x{width}: {worst}");
-        }
     }
 }

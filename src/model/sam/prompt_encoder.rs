@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 use super::{GRID, IMAGE_SIZE};
 use crate::model::Compute;
 use crate::model::layer::{LayerNorm, Loader};
+use crate::model::memory::upload;
 
 #[derive(Debug)]
 pub struct PromptEncoder {
@@ -49,8 +50,8 @@ impl PromptEncoder {
         let mut places = Vec::new();
         let mut labels = Vec::new();
         if let Some((points, kinds)) = &prompts.points {
-            places.push(points.to_device(device).to_kind(Kind::Float));
-            labels.push(kinds.to_device(device).to_kind(Kind::Int64));
+            places.push(upload(points, device).to_kind(Kind::Float));
+            labels.push(upload(kinds, device).to_kind(Kind::Int64));
             if prompts.boxes.is_none() {
                 let n = points.size()[0];
                 places.push(Tensor::zeros([n, 1, 2], (Kind::Float, device)));
@@ -58,8 +59,9 @@ impl PromptEncoder {
             }
         }
         if let Some(boxes) = &prompts.boxes {
-            places.push(boxes.to_device(device).to_kind(Kind::Float).view([-1, 2, 2]));
-            labels.push(Tensor::from_slice(&[2i64, 3]).to_device(device).expand([boxes.size()[0], 2], false));
+            places.push(upload(boxes, device).to_kind(Kind::Float).view([-1, 2, 2]));
+            let corners = Tensor::arange(2, (Kind::Int64, device)) + 2;
+            labels.push(corners.expand([boxes.size()[0], 2], false));
         }
         if places.is_empty() {
             return Tensor::zeros([prompts.len(), 0, 256], (Kind::Float, device));
@@ -76,7 +78,7 @@ impl PromptEncoder {
     pub fn dense(&self, masks: Option<&Tensor>) -> Tensor {
         match masks {
             Some(masks) => {
-                let masks = masks.to_device(self.gaussian.device()).to_kind(Kind::Float);
+                let masks = upload(masks, self.gaussian.device()).to_kind(Kind::Float);
                 self.mask_downscaling.forward(&masks).flatten(2, 3).transpose(1, 2)
             }
             None => self.no_mask_embed.view([1, 1, 256]),
@@ -119,6 +121,11 @@ impl Prompts {
     pub fn len(&self) -> i64 {
         let parts = [self.points.as_ref().map(|(points, _)| points), self.boxes.as_ref(), self.masks.as_ref()];
         parts.into_iter().flatten().next().map_or(0, |part| part.size()[0])
+    }
+
+    /// So many at a time.
+    pub(super) fn batches(&self, size: i64) -> impl Iterator<Item = Self> {
+        (0..self.len()).step_by(size as usize).map(move |start| self.narrow(start, size.min(self.len() - start)))
     }
 
     /// `n` of the prompts, from `start` on.

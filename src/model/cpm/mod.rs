@@ -1,0 +1,173 @@
+//! CAM-based Prompting Module: peaks of the CAM prompt SAM, and its masks become the map that teaches the CAM
+//! (paper, section 3.3). With the encoder run once an image, prompts go from the window to the full image and masks
+//! back; the authors' code runs it on each window instead.
+
+mod map;
+mod prompt;
+mod view;
+
+use tch::{Kind, Tensor};
+
+use super::classifier::Classifier;
+use super::sam::{IMAGE_SIZE, SamDecoder};
+use crate::data::augment::{MEAN, STD, Transform};
+use crate::vision::IGNORE;
+
+pub use self::map::{MapOptions, MaskPick, SamCertainty, label_map};
+pub use self::prompt::{Answer, PromptKind, PromptOptions};
+pub use self::view::{Pointing, View};
+
+use self::prompt::{Prompt, decode, shape};
+
+#[derive(Clone, Debug)]
+pub struct CpmOptions {
+    /// Scales of the CAM that gives the prompts.
+    pub scales: Vec<f64>,
+    /// Embeddings are of the windows, see [`window_frame`]; else of the full images.
+    pub online: bool,
+    /// Padding is ignored; else it is background, and online it is a part of the picture.
+    pub ignore_padding: bool,
+    pub sam: SamOptions,
+}
+
+/// How CAMs prompt SAM and what becomes of its masks.
+#[derive(Clone, Copy, Debug)]
+pub struct SamOptions {
+    pub prompt: PromptOptions,
+    pub map: MapOptions,
+}
+
+/// One image of a batch, as CPM sees it.
+#[derive(Debug)]
+pub struct CpmImage {
+    /// Channels of its classes, from 0.
+    pub channels: Vec<i64>,
+    pub transform: Transform,
+    /// `(1, 256, 64, 64)`
+    pub embedding: Tensor,
+}
+
+/// The pseudo map of a batch: `(B, H, W)` int64: 0 background, channel + 1, 255 ignored.
+///
+/// - `crops`: `(B, 3, H, W)` normalised
+pub fn pseudo_map(
+    classifier: &Classifier,
+    decoder: &SamDecoder,
+    crops: &Tensor,
+    images: &[CpmImage],
+    options: &CpmOptions,
+) -> anyhow::Result<Tensor> {
+    tch::no_grad(|| {
+        let cams = multi_scale_cam(classifier, crops, &options.scales); // (B, C, H, W)
+        let mut windows = Vec::new();
+        for (i, CpmImage { channels, transform, embedding }) in images.iter().enumerate() {
+            let view = if options.online { View::Alone { side: transform.crop } } else { View::Cut(*transform) };
+            let in_picture = options.online && !options.ignore_padding;
+            let padding = if in_picture { vec![false; transform.crop.pow(2)] } else { padding_of(transform) };
+            windows.push(Window { cam: cams.get(i as i64), channels: channels.clone(), view, padding, embedding });
+        }
+        let mut maps = maps(decoder, &windows, &options.sam)?;
+        if options.ignore_padding {
+            for (map, window) in maps.iter_mut().zip(&windows) {
+                *map = map.masked_fill(&window.padding(), i64::from(IGNORE));
+            }
+        }
+        Ok(Tensor::stack(&maps, 0))
+    })
+}
+
+/// SAM after training: the map of a whole image from its CAMs, `(H, W)` int64: 0 background, channel + 1.
+///
+/// - `embedding`: `(1, 256, 64, 64)`
+/// - `cam`: `(C, H, W)` in 0..1, all of classes that the image has
+pub fn image_map(
+    decoder: &SamDecoder,
+    embedding: &Tensor,
+    cam: &Tensor,
+    options: &SamOptions,
+) -> anyhow::Result<Tensor> {
+    tch::no_grad(|| {
+        let (channels, height, width) = cam.size3()?;
+        let view = View::Whole { height: height as usize, width: width as usize };
+        let padding = vec![false; (height * width) as usize];
+        let channels = (0..channels).collect();
+        let window = Window { cam: cam.shallow_clone(), channels, view, padding, embedding };
+        Ok(maps(decoder, &[window], options)?.remove(0))
+    })
+}
+
+/// What the encoder sees of a window in the authors' code: `(3, 1024, 1024)` u8.
+///
+/// - `crop`: `(3, H, W)` normalised
+pub fn window_frame(crop: &Tensor) -> Tensor {
+    let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]).to_device(crop.device());
+    let pixels = (crop * per_channel(&STD) + per_channel(&MEAN)) * 255.0;
+    let frame = pixels.unsqueeze(0).upsample_bilinear2d([IMAGE_SIZE as i64; 2], true, None, None);
+    // Towards 0, as there; rounding errors of the way here must not wrap.
+    frame.squeeze_dim(0).clamp(0.0, 255.0).to_kind(Kind::Uint8)
+}
+
+/// A CAM with all that prompts from it need.
+struct Window<'a> {
+    /// `(C, H, W)`
+    cam: Tensor,
+    /// Those of the classes that the image has.
+    channels: Vec<i64>,
+    view: View,
+    /// Pixels in which nothing is.
+    padding: Vec<bool>,
+    embedding: &'a Tensor,
+}
+
+impl Window<'_> {
+    /// `(H, W)` bool
+    fn padding(&self) -> Tensor {
+        Tensor::from_slice(&self.padding).view(self.view.size()).to_device(self.cam.device())
+    }
+}
+
+/// The map of each window: 0, or channel + 1.
+fn maps(decoder: &SamDecoder, windows: &[Window<'_>], options: &SamOptions) -> anyhow::Result<Vec<Tensor>> {
+    let mut prompts = Vec::new();
+    for (image, Window { cam, channels, view, padding, .. }) in windows.iter().enumerate() {
+        for &channel in channels {
+            if let Some(shape) = shape(&cam.get(channel), view, padding, &options.prompt)? {
+                prompts.push(Prompt { image, channel, shape });
+            }
+        }
+    }
+    let embeddings: Vec<&Tensor> = windows.iter().map(|window| window.embedding).collect();
+    let answers = decode(decoder, &embeddings, &prompts, options.prompt.masks)?;
+    let mut answers_of: Vec<Vec<Answer>> = windows.iter().map(|_| Vec::new()).collect();
+    prompts.iter().zip(answers).for_each(|(prompt, answer)| answers_of[prompt.image].push(answer));
+    let map = |(window, answers): (&Window<'_>, Vec<Answer>)| {
+        label_map(&window.cam, &answers, &window.view, &window.padding(), &options.map)
+    };
+    Ok(windows.iter().zip(answers_of).map(map).collect())
+}
+
+/// `(B, C, H, W)` in 0..1: the sum over scales, each class by its own maximum. Upsampled before the ReLU, as the
+/// reference does here (and not in the loss).
+fn multi_scale_cam(classifier: &Classifier, crops: &Tensor, scales: &[f64]) -> Tensor {
+    let size = crops.size();
+    let (height, width) = (size[2], size[3]);
+    let mut sum: Option<Tensor> = None;
+    for &scale in scales {
+        let side = |n: i64| ((n as f64 * scale).round() as i64).max(1);
+        let scaled = match side(height) == height {
+            true => crops.shallow_clone(),
+            false => crops.upsample_bilinear2d([side(height), side(width)], true, None, None),
+        };
+        let cam = classifier.infer(&scaled).upsample_bilinear2d([height, width], false, None, None).relu();
+        sum = Some(sum.map_or_else(|| cam.shallow_clone(), |sum| sum + &cam));
+    }
+    let sum = sum.unwrap_or_else(|| crops.zeros_like());
+    let max = sum.amax([2i64, 3].as_slice(), true);
+    sum / (max + 1e-5)
+}
+
+/// Which pixels of the window lie outside the image, row-major.
+fn padding_of(transform: &Transform) -> Vec<bool> {
+    let side = transform.crop;
+    (0..side * side).map(|i| transform.is_padding(i / side, i % side)).collect()
+}

@@ -1,0 +1,251 @@
+//! From the CAM of a class to a prompt, and from prompts to SAM's masks.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Kind, Tensor};
+
+use super::view::{Pointing, View};
+use crate::model::sam::SamDecoder;
+use crate::model::sam::mask_decoder::MaskChoice;
+use crate::model::sam::prompt_encoder::Prompts;
+use crate::vision::peaks::{PeakRules, find_peaks};
+
+/// What SAM is prompted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptKind {
+    /// All peaks of a class, in one prompt.
+    Points(PeakRules),
+    /// The box around the pixels of at least `tau`.
+    Box,
+    /// The CAM itself as a mask.
+    Mask,
+}
+
+/// Logits of a mask prompt for a CAM that differs from `tau` by 1: SAM's own logits reach some 20.
+const LOGIT_SCALE: f64 = 20.0;
+
+#[derive(Clone, Copy, Debug)]
+pub struct PromptOptions {
+    pub kind: PromptKind,
+    /// Pixels with a CAM below it prompt nothing.
+    pub tau: f64,
+    pub pointing: Pointing,
+    /// Three masks a prompt, or one.
+    pub masks: MaskChoice,
+}
+
+/// One class in one image.
+pub(super) struct Prompt {
+    /// Place in the batch.
+    pub(super) image: usize,
+    pub(super) channel: i64,
+    pub(super) shape: Shape,
+}
+
+/// In the frame.
+pub(super) enum Shape {
+    /// x, y
+    Points(Vec<[f32; 2]>),
+    /// x0, y0, x1, y1
+    Box([f32; 4]),
+    /// `(256, 256)` logits
+    Mask(Tensor),
+}
+
+/// What SAM answers to a prompt.
+#[derive(Debug)]
+pub struct Answer {
+    pub channel: i64,
+    /// `(M, 256, 256)` logits over the frame.
+    pub low_res: Tensor,
+    /// Predicted IoU of each mask.
+    pub iou: Vec<f32>,
+}
+
+/// The prompt that a CAM gives; `None` where it gives none.
+///
+/// - `cam`: `(H, W)` in 0..1
+/// - `padding`: pixels of the window in which nothing is
+pub(super) fn shape(
+    cam: &Tensor,
+    view: &View,
+    padding: &[bool],
+    options: &PromptOptions,
+) -> anyhow::Result<Option<Shape>> {
+    let mut plane = Vec::<f32>::try_from(cam.contiguous().view([-1]))?;
+    // Emptied before the search, so that no peak of the padding hides one of the image.
+    plane.iter_mut().zip(padding).filter(|(_, padding)| **padding).for_each(|(score, _)| *score = 0.0);
+    let width = view.size()[1] as usize;
+    let (tau, point) = (options.tau as f32, |y, x| view.point(y, x, options.pointing));
+    let above = || (0..plane.len()).filter(|&at| plane[at] > 0.0 && plane[at] >= tau);
+    Ok(match options.kind {
+        PromptKind::Points(rules) => {
+            let peaks = find_peaks(&plane, width, tau, &rules);
+            let points: Vec<_> = peaks.iter().map(|peak| point(peak.y, peak.x)).collect();
+            (!points.is_empty()).then_some(Shape::Points(points))
+        }
+        PromptKind::Box => {
+            let corners = above().map(|at| (at / width, at % width)).map(|(y, x)| [y, x, y, x]);
+            let around = corners.reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]);
+            around.map(|[y0, x0, y1, x1]| {
+                // Mirrored, the right comes before the left.
+                let ([ax, ay], [bx, by]) = (point(y0, x0), point(y1, x1));
+                Shape::Box([ax.min(bx), ay.min(by), ax.max(bx), ay.max(by)])
+            })
+        }
+        PromptKind::Mask => above().next().map(|_| {
+            let cam = Tensor::from_slice(&plane).view(view.size());
+            Shape::Mask((view.in_frame(&cam) - options.tau) * LOGIT_SCALE)
+        }),
+    })
+}
+
+/// SAM's answers, in the order of the prompts.
+///
+/// Only prompts of equally many points share a call: the decoder attends to padding points as well, and four of them
+/// turn a mask into another one, so a mask would depend on what else is in the batch.
+///
+/// - `embeddings`: of each image, `(1, 256, 64, 64)`
+pub(super) fn decode(
+    decoder: &SamDecoder,
+    embeddings: &[&Tensor],
+    prompts: &[Prompt],
+    choice: MaskChoice,
+) -> anyhow::Result<Vec<Answer>> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, prompt) in prompts.iter().enumerate() {
+        let n_points = if let Shape::Points(points) = &prompt.shape { points.len() } else { 0 };
+        groups.entry(n_points).or_default().push(at);
+    }
+    let mut answers: BTreeMap<usize, Answer> = BTreeMap::new();
+    for members in groups.into_values() {
+        let embeddings: Vec<&Tensor> = members.iter().map(|&at| embeddings[prompts[at].image]).collect();
+        let group = together(members.iter().map(|&at| &prompts[at].shape));
+        let masks = decoder.decode(&Tensor::cat(&embeddings, 0), &group, choice);
+        for (row, &at) in members.iter().enumerate() {
+            let (low_res, iou) = (masks.low_res.get(row as i64), Vec::try_from(masks.iou.get(row as i64))?);
+            answers.insert(at, Answer { channel: prompts[at].channel, low_res, iou });
+        }
+    }
+    Ok(answers.into_values().collect())
+}
+
+/// Shapes of one kind, points of one number.
+fn together<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Prompts {
+    let (mut points, mut boxes, mut masks) = (Vec::new(), Vec::new(), Vec::new());
+    for shape in shapes {
+        match shape {
+            Shape::Points(of_one) => points.push(Tensor::from_slice2(of_one)),
+            Shape::Box(of_one) => boxes.push(Tensor::from_slice(of_one)),
+            Shape::Mask(of_one) => masks.push(of_one.unsqueeze(0)),
+        }
+    }
+    let stack = |parts: Vec<Tensor>| (!parts.is_empty()).then(|| Tensor::stack(&parts, 0));
+    let points = stack(points).map(|points| {
+        let labels = Tensor::ones(&points.size()[..2], (Kind::Int64, Device::Cpu));
+        (points, labels)
+    });
+    Prompts { points, boxes: stack(boxes), masks: stack(masks) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Compute;
+    use crate::model::weights::Weights;
+
+    fn decoder() -> SamDecoder {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/weights/mobile_sam.f16.safetensors");
+        let weights = Weights::parse(std::fs::read(path).unwrap()).unwrap();
+        SamDecoder::load(&weights, Device::Cpu, Compute::F32).unwrap()
+    }
+
+    fn wave(n: usize) -> Tensor {
+        let wave = (Tensor::arange(256 * 64 * 64, (Kind::Float, Device::Cpu)) * 1e-3 * n as f64).sin();
+        wave.view([1, 256, 64, 64])
+    }
+
+    fn worst(a: &Tensor, b: &Tensor) -> f64 {
+        f64::try_from((a - b).abs().max()).unwrap()
+    }
+
+    /// What else is in the batch changes nothing of a mask but rounding.
+    #[test]
+    fn a_mask_does_not_depend_on_its_batch() {
+        let (decoder, images) = (decoder(), [wave(1), wave(2)]);
+        let embeddings: Vec<&Tensor> = images.iter().collect();
+        let prompt = |image, n: usize| Prompt {
+            image,
+            channel: 0,
+            shape: Shape::Points((0..n).map(|i| [300.0 + 90.0 * i as f32, 400.0]).collect()),
+        };
+        let choice = MaskChoice::Multimask;
+        let alone = decode(&decoder, &embeddings, &[prompt(0, 1)], choice).unwrap();
+        let among = [prompt(1, 3), prompt(0, 1), prompt(1, 1), prompt(0, 6)];
+        let among = decode(&decoder, &embeddings, &among, choice).unwrap();
+        assert_eq!(among.len(), 4);
+        let far = worst(&alone[0].low_res, &among[1].low_res);
+        assert!(far < 1e-3 && (alone[0].iou[2] - among[1].iou[2]).abs() < 1e-4, "{far}");
+
+        // Why prompts are grouped: padded to the longest, the same prompt gives another mask.
+        let mut points = vec![[0.0f32; 2]; 6];
+        points[0] = [300.0, 400.0];
+        let points = Tensor::from_slice2(&points).view([1, 6, 2]);
+        let labels = Tensor::from_slice(&[1i64, -1, -1, -1, -1, -1]).view([1, 6]);
+        let padded = decoder.decode_points(&images[0], &points, &labels).low_res.get(0);
+        assert!(worst(&alone[0].low_res, &padded) > 0.1);
+    }
+
+    /// A CAM of two squares; `tau` keeps one of them or both.
+    #[test]
+    fn shapes_of_a_cam() {
+        let mut cam = vec![0.0f32; 64 * 64];
+        (10..20).for_each(|y| (8..16).for_each(|x| cam[y * 64 + x] = 0.9));
+        (40..50).for_each(|y| (50..60).for_each(|x| cam[y * 64 + x] = 0.6));
+        let cam = Tensor::from_slice(&cam).view([64, 64]);
+        let view = View::Alone { side: 64 };
+        let mut padding = vec![false; 64 * 64];
+        let pointing = Pointing { by_height: false, centre: false };
+        let of = |kind, tau, padding: &[bool]| {
+            let options = PromptOptions { kind, tau, pointing, masks: MaskChoice::Multimask };
+            shape(&cam, &view, padding, &options).unwrap()
+        };
+        let corners = |tau, padding: &[bool]| match of(PromptKind::Box, tau, padding) {
+            Some(Shape::Box(corners)) => Some(corners),
+            _ => None,
+        };
+        assert_eq!(corners(0.8, &padding), Some([128.0, 160.0, 240.0, 304.0]));
+        assert_eq!(corners(0.5, &padding), Some([128.0, 160.0, 944.0, 784.0]));
+        assert_eq!(corners(0.95, &padding), None);
+
+        let Some(Shape::Mask(logits)) = of(PromptKind::Mask, 0.5, &padding) else { panic!("no mask") };
+        let at = |y: i64, x: i64| logits.double_value(&[y, x]);
+        assert!((at(60, 48) - 8.0).abs() < 1e-3 && (at(180, 220) - 2.0).abs() < 1e-3 && (at(0, 0) + 10.0).abs() < 1e-3);
+        assert!(of(PromptKind::Mask, 0.95, &padding).is_none());
+
+        // What lies in the padding prompts nothing.
+        padding[..30 * 64].fill(true);
+        assert_eq!(corners(0.5, &padding), Some([800.0, 640.0, 944.0, 784.0]));
+    }
+
+    /// Each kind of prompt, and each number of masks, gives masks of its own.
+    #[test]
+    fn kinds_of_prompts_give_other_masks() {
+        let (decoder, image) = (decoder(), wave(1));
+        let answer = |shape, choice| {
+            let prompt = Prompt { image: 0, channel: 4, shape };
+            decode(&decoder, &[&image], &[prompt], choice).unwrap().remove(0)
+        };
+        let logits = Tensor::full([256, 256], -10.0, (Kind::Float, Device::Cpu));
+        let _ = logits.narrow(0, 60, 60).narrow(1, 60, 60).fill_(10.0);
+        let three =
+            [Shape::Points(vec![[360.0, 360.0]]), Shape::Box([240.0, 240.0, 480.0, 480.0]), Shape::Mask(logits)]
+                .map(|shape| answer(shape, MaskChoice::Multimask));
+        for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+            assert!(worst(&three[a].low_res, &three[b].low_res) > 0.1);
+        }
+        let one = answer(Shape::Points(vec![[360.0, 360.0]]), MaskChoice::Single);
+        assert_eq!((one.low_res.size(), one.iou.len(), one.channel), (vec![1, 256, 256], 1, 4));
+        assert_eq!((three[0].low_res.size(), three[0].iou.len()), (vec![3, 256, 256], 3));
+    }
+}
