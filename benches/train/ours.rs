@@ -15,12 +15,13 @@ use s2c_pipe::model::classifier::{Classifier, ClassifierConfig};
 use s2c_pipe::model::cpm::{
     CpmOptions, MapOptions, MaskPick, Pointing, PromptKind, PromptOptions, SamCertainty, SamOptions,
 };
-use s2c_pipe::model::loss::{AbsentClass, SscOptions, ssc};
+use s2c_pipe::model::loss::AbsentClass;
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
 use s2c_pipe::model::resnet::{ResnetConfig, StrideIn};
-use s2c_pipe::model::s2c::{S2cBatch, S2cImage, S2cOptions, S2cTraining};
+use s2c_pipe::model::s2c::{S2cBatch, S2cImage, S2cOptions, S2cTraining, SscOn};
 use s2c_pipe::model::sam::mask_decoder::MaskChoice;
 use s2c_pipe::model::sam::{SamDecoder, SamEncoder};
+use s2c_pipe::model::ssc::{SscOptions, ssc};
 use s2c_pipe::model::weights::Weights;
 use s2c_pipe::vision::Rgb;
 use s2c_pipe::vision::peaks::{FirstPeak, PeakRules};
@@ -31,7 +32,6 @@ use self::worker::{memory, number, read, serve, timed};
 
 const CLASSES: usize = 20;
 const FEAT: i64 = 256;
-const SSC: SscOptions = SscOptions { temperature: 0.5, proto_stopgrad: true, unassigned_negative: true };
 const LR: f64 = 1e-4;
 
 struct Loaded {
@@ -94,7 +94,8 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
             },
         },
     };
-    let options = S2cOptions { ssc: Some((SSC, 1.0)), cpm: Some((cpm, AbsentClass::Zero, 1.0)) };
+    let options =
+        S2cOptions { ssc: Some((SscOptions::default(), SscOn::Feat, 1.0)), cpm: Some((cpm, AbsentClass::Zero, 1.0)) };
 
     let size = (side, side);
     let transform = Transform { image: size, resized: size, flip: false, crop: side, offset: (0, 0) };
@@ -128,7 +129,7 @@ fn ssc_alone(asked: &Value) -> anyhow::Result<Value> {
     fs::write("/proc/self/clear_refs", "5")?; // VmHWM starts again
     let before = memory("VmRSS")?;
     let (seconds, value) = timed(|| {
-        let loss = ssc(&feat, &ids, &SSC).context("no segment")?;
+        let loss = ssc(&feat, &ids, &SscOptions::default()).context("no segment")?;
         loss.backward();
         Ok(f64::try_from(loss)?)
     })?;

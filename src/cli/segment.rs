@@ -34,7 +34,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         PrecisionArg::F32 => Precision::F32,
         PrecisionArg::Bf16 => Precision::Bf16,
     };
-    let compute = resolve(precision, has_bf16()).into();
+    let compute = resolve(precision, device.is_cuda() || has_bf16()).into();
     let on_top = match args.overlap {
         Overlap::AreaAsc => OnTop::Smallest,
         Overlap::PredIouDesc => OnTop::HighestIou,

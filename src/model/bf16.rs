@@ -53,6 +53,9 @@ const LANES: usize = 16;
 #[inline(always)]
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();
+    if x.is_nan() {
+        return bits | 0x0040_0000; // stays one
+    }
     bits.wrapping_add(0x7fff + (bits >> 16 & 1))
 }
 
@@ -81,7 +84,9 @@ fn below(values: &[f32], n: usize) -> Vec<u32> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn product(_: &[u32], _: (usize, usize), _: &Pairs, _: &mut [f32]) {}
+fn product(_: &[u32], _: (usize, usize), _: &Pairs, _: &mut [f32]) {
+    unreachable!("no processor without the instructions has a `Bf16`")
+}
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the instructions have no other door")]

@@ -101,5 +101,11 @@ impl ConvBn {
 
 /// `softmax` over the last dimension, summed in f32.
 pub fn softmax(x: &Tensor) -> Tensor {
-    x.softmax(-1, Kind::Float).to_kind(x.kind())
+    softmax_over(x, -1)
+}
+
+/// The same over any dimension. (On a GPU it is summed in f32 whatever it comes in.)
+pub fn softmax_over(x: &Tensor, dim: i64) -> Tensor {
+    let kind = if x.device().is_cuda() { x.kind() } else { Kind::Float };
+    x.softmax(dim, kind).to_kind(x.kind())
 }

@@ -7,11 +7,12 @@ use tch::{Device, Kind, Tensor};
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "glibc has no other door")]
 pub fn keep_freed() {
-    for (option, bytes) in
-        [(libc::M_MMAP_THRESHOLD, 1 << 30), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 64 << 20)]
+    // 32 MB is the most that glibc takes for the first.
+    for (option, value) in
+        [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 64 << 20)]
     {
         // SAFETY: sets one number inside glibc, which checks it; there is no other thread yet.
-        unsafe { libc::mallopt(option, bytes) };
+        unsafe { libc::mallopt(option, value) };
     }
 }
 
@@ -32,7 +33,7 @@ pub fn read_all(scalars: &[Tensor]) -> Vec<f64> {
 /// From the CPU to where a model computes. To a GPU through pinned memory, which the copy reads later: nobody waits.
 pub fn upload(x: &Tensor, to: Device) -> Tensor {
     match to.is_cuda() && !x.device().is_cuda() {
-        true => x.pin_memory(to).to_device_(to, x.kind(), true, false),
+        true => x.internal_pin_memory(to).to_device_(to, x.kind(), true, false),
         false => x.to_device(to),
     }
 }
@@ -45,11 +46,27 @@ pub(super) fn floats(x: &Tensor) -> &[f32] {
     unsafe { std::slice::from_raw_parts(pointer(x), x.numel()) }
 }
 
-/// The same to write to: only to a tensor that no other handle shares.
-#[expect(unsafe_code, reason = "libtorch hands out a pointer")]
-pub(super) fn floats_mut(x: &mut Tensor) -> &mut [f32] {
-    // SAFETY: as above, and the tensor is borrowed mutably.
-    unsafe { std::slice::from_raw_parts_mut(pointer(x), x.numel()) }
+/// Copies of a tensor, one after the other, that nothing else holds: they can be written to.
+#[derive(Debug)]
+pub(super) struct Fresh(Tensor);
+
+impl Fresh {
+    /// `(1 or N, ..)` to `(n, ..)`
+    pub(super) fn copies(x: &Tensor, n: i64) -> Self {
+        let mut repeats = vec![1; x.dim()];
+        repeats[0] = n / x.size()[0];
+        Self(x.repeat(repeats)) // a copy even where there is one repeat
+    }
+
+    #[expect(unsafe_code, reason = "libtorch hands out a pointer")]
+    pub(super) fn floats(&mut self) -> &mut [f32] {
+        // SAFETY: as above; no other handle exists, and this one is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(pointer(&self.0), self.0.numel()) }
+    }
+
+    pub(super) fn into_tensor(self) -> Tensor {
+        self.0
+    }
 }
 
 fn pointer(x: &Tensor) -> *mut f32 {

@@ -14,6 +14,7 @@ pub mod resnet;
 pub mod s2c;
 pub mod sam;
 mod simd;
+pub mod ssc;
 pub mod weights;
 
 use tch::Kind;

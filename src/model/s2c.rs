@@ -5,18 +5,28 @@ use tch::{Kind, Tensor};
 
 use super::classifier::Classifier;
 use super::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
-use super::loss::{self, AbsentClass, SscOptions};
+use super::loss::{self, AbsentClass};
 use super::memory::{read_all, upload};
 use super::optim::Sgd;
 use super::sam::{SamDecoder, SamEncoder};
+use super::ssc::{SscOptions, ssc};
 use crate::data::augment::Transform;
 use crate::vision::IGNORE;
 
 /// The losses beside L_CLS, each with its weight; `None`: off.
 #[derive(Clone, Debug, Default)]
 pub struct S2cOptions {
-    pub ssc: Option<(SscOptions, f64)>,
+    pub ssc: Option<(SscOptions, SscOn, f64)>,
     pub cpm: Option<(CpmOptions, AbsentClass, f64)>,
+}
+
+/// What SSC draws together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SscOn {
+    /// Features (paper).
+    Feat,
+    /// CAM logits.
+    Cam,
 }
 
 /// Images that go through the network together.
@@ -101,7 +111,7 @@ impl S2cTraining<'_> {
     /// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
     ///
     /// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
-    /// of k parts is, but for rounding, that of one batch.
+    /// of k parts is, but for rounding, that of one batch; unless SSC has prototypes of other images in it.
     fn gradient(&self, parts: &[S2cBatch]) -> anyhow::Result<S2cTerms> {
         let Self { classifier, options, .. } = self;
         // CPM looks at the network before it moves.
@@ -114,8 +124,9 @@ impl S2cTraining<'_> {
         for (i, part) in parts.iter().enumerate() {
             let output = classifier.forward(&part.crops);
             let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
-            let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, weight), ids)| {
-                Some((loss::ssc(&output.feat, ids, options)? * of_ssc[i], *weight))
+            let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, on, weight), ids)| {
+                let drawn = if *on == SscOn::Feat { &output.feat } else { &output.cam };
+                Some((ssc(drawn, ids, options)? * of_ssc[i], *weight))
             });
             let cpm = options.cpm.as_ref().zip(pseudo[i].as_ref()).and_then(|((_, absent, weight), map)| {
                 Some((loss::cpm(&output.cam, &part.labels, map, *absent)? * of_cpm[i], *weight))

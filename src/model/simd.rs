@@ -184,7 +184,8 @@ impl Norm<'_> {
 /// `e^x` of what is not above 0, to 1e-7 of it (Cephes' polynomial); below -87 that of -87.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let x = simd.max_f32s(x, simd.splat_f32s(-87.0));
+    // In this order NaN stays NaN on x86.
+    let x = simd.max_f32s(simd.splat_f32s(-87.0), x);
     // Added, this leaves a whole number in the low bits.
     let round = simd.splat_f32s(12_582_912.0);
     let whole = simd.mul_add_f32s(x, simd.splat_f32s(std::f32::consts::LOG2_E), round);

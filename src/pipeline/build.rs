@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::data::{Dataset, FileMemo, FileRef, Item};
 use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
-use crate::pipeline::spec::{CpmSpec, Precision, Refinement, SamInput, Spec, Threshold};
+use crate::pipeline::spec::{CpmSpec, Precision, Refinement, SamInput, Select, Spec, Threshold};
 use crate::stage::cam_epoch::{CamEpoch, CamEpochParams, CpmParams, SscParams};
 use crate::stage::cam_infer::{CamInfer, CamInferParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
@@ -23,6 +23,7 @@ use crate::stage::se_map::{CropParams, SeMapParams, SeMapStage, SmallRegionParam
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
 use crate::stage::seg_infer::{SegInfer, SegInferParams};
+use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
 use crate::stage::{Registry, Stage, StageEntry};
 use crate::vision::labels_of;
 
@@ -34,6 +35,7 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<CamEpoch>())
         .with(StageEntry::of::<CamInfer>())
         .with(StageEntry::of::<SeedEval>())
+        .with(StageEntry::of::<SelectEpoch>())
         .with(StageEntry::of::<SamRefine>())
         .with(StageEntry::of::<PseudoLabel>())
         .with(StageEntry::of::<SegEpoch>())
@@ -212,7 +214,10 @@ impl Builder<'_> {
         let embeddings = if needs_se_maps || prompts { self.each(train, Self::embedding)? } else { Vec::new() };
         let se_maps = if needs_se_maps { self.each(train, Self::se_map)? } else { Vec::new() };
         let cam_epochs = self.cam_epochs(&embeddings, &se_maps)?;
-        let checkpoint = *cam_epochs.last().context("`classifier.epochs` is 0")?;
+        let checkpoint = match spec.seed.select {
+            Select::Last => *cam_epochs.last().context("`classifier.epochs` is 0")?,
+            Select::BestGt => self.best_epoch(&cam_epochs)?,
+        };
         let cams = self.each(train, |builder, item| builder.cam(item, checkpoint))?;
         let seed_eval = self.scored(&cams, "cam", "cams", train, SeedEval::KIND)?;
         let sam_labels: Vec<UnitIdx> = match prompts_after(spec) {
@@ -335,6 +340,11 @@ impl Builder<'_> {
                     temperature: spec.ssc.temperature,
                     proto_stopgrad: spec.ssc.proto_stopgrad,
                     unassigned_negative: spec.ssc.unassigned_negative,
+                    mask_absent_ids: spec.ssc.mask_absent_ids,
+                    id_compaction: spec.ssc.id_compaction,
+                    id_width: spec.ssc.id_width,
+                    level: spec.ssc.level,
+                    prototypes: spec.ssc.prototypes,
                 }),
                 cpm: with_cpm.then(|| CpmParams {
                     weight: spec.cpm.weight,
@@ -359,6 +369,23 @@ impl Builder<'_> {
             units.push(self.add::<CamEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
         }
         Ok(units)
+    }
+
+    /// The unit that gives the checkpoint of the epoch whose seeds score best.
+    fn best_epoch(&mut self, cam_epochs: &[UnitIdx]) -> anyhow::Result<UnitIdx> {
+        let dataset = self.dataset.clone();
+        let (mut metrics, mut checkpoints) = (Vec::new(), Vec::new());
+        for (epoch, &unit) in cam_epochs.iter().enumerate() {
+            let cams = self.each(&dataset.train, |builder, item| builder.cam(item, unit))?;
+            let seed_eval = self
+                .scored(&cams, "cam", "cams", &dataset.train, SeedEval::KIND)?
+                .context("`seed.select = \"best_gt\"` needs training images with masks; write \"last\"")?;
+            metrics.push((epoch.to_string(), of(seed_eval, "metrics")));
+            checkpoints.push((epoch.to_string(), of(unit, "checkpoint")));
+        }
+        let [metrics, checkpoints] = [metrics, checkpoints].map(|members| self.graph.add_set(InputSet { members }));
+        let inputs = vec![("metrics", metrics), ("checkpoints", checkpoints)];
+        self.add::<SelectEpoch>("train", &SelectEpochParams {}, inputs)
     }
 
     fn cam(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
@@ -399,7 +426,7 @@ impl Builder<'_> {
         let classes = labels_of(&self.spec.evaluate.classes)?;
         let classes = BTreeSet::from_iter(classes).into_iter().collect();
         let unit = if kind == SeedEval::KIND {
-            self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes }, inputs)?
+            self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes, sweep: self.spec.seed.sweep }, inputs)?
         } else {
             let name = if output == "label" { "pseudo-labels" } else { "predictions" };
             self.add::<Evaluate>(name, &EvaluateParams { n_classes, classes }, inputs)?
@@ -580,6 +607,7 @@ mod tests {
 
     use super::*;
     use crate::digest::BlobDigest;
+    use crate::pipeline::spec::{IdCompaction, IdWidth, SscLevel, SscPrototypes, SscSpec};
     use crate::stage::params::AlphaSam;
     use crate::stage::prompt::{AbsentClass, LogitPath};
 
@@ -773,6 +801,35 @@ mod tests {
         };
         assert_eq!(inputs(without_ssc(online)), ["checkpoint", "images", "labels", "sam_weights"]);
         assert_eq!(counts(&[(without_ssc(online), 4)]).get("sam_embed"), None);
+    }
+
+    #[test]
+    fn switches_of_ssc_are_in_the_key_and_the_defaults_are_not() {
+        for change in [
+            |ssc: &mut SscSpec| ssc.mask_absent_ids = false,
+            |ssc: &mut SscSpec| ssc.id_compaction = IdCompaction::Buggy,
+            |ssc: &mut SscSpec| ssc.id_width = IdWidth::U8Wrap,
+            |ssc: &mut SscSpec| ssc.level = SscLevel::Logit,
+            |ssc: &mut SscSpec| ssc.prototypes = SscPrototypes::Global,
+        ] {
+            assert_eq!(added((s2c(), 4), (with(|spec| change(&mut spec.classifier.ssc)), 4))["cam_epoch"], 5);
+        }
+        // What was cached before there were switches is found again.
+        let (graph, cells) =
+            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
+        let params = |unit: UnitIdx| serde_json::from_str::<serde_json::Value>(&graph.units()[unit].params).unwrap();
+        let ssc = r#"{"proto_stopgrad":true,"temperature":0.5,"unassigned_negative":true,"weight":1.0}"#;
+        assert_eq!(params(cells[0].cam_epochs[0])["ssc"].to_string(), ssc);
+        assert_eq!(params(cells[0].seed_eval.unwrap()).to_string(), r#"{"classes":[],"n_classes":20}"#);
+    }
+
+    #[test]
+    fn selection_with_ground_truth_scores_every_epoch_and_trains_none() {
+        let best = with(|spec| spec.seed.select = Select::BestGt);
+        let added = added((s2c(), 4), (best, 4));
+        // Seeds of the four epochs before the last, and of the one that is chosen, which are found when it is known.
+        assert_eq!((added["select_epoch"], added["cam_infer"], added["seed_eval"]), (1, 4 * 4 + 4, 4 + 1));
+        assert!(!added.contains_key("cam_epoch") && !added.contains_key("se_map"), "{added:?}");
     }
 
     /// What was cached before CPM had its switches is found again.

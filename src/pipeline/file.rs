@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::spec::{
-    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, PseudoLabelSpec, Refinement, ReportSpec,
-    SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
+    ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, Preset, PseudoLabelSpec, Refinement, ReportSpec,
+    S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
 use crate::vision::{VOC_CLASSES, labels_of};
 
@@ -66,6 +66,7 @@ struct Shape {
     sweep: Table,
     rng_seed: Option<u64>,
     precision: Option<Precision>,
+    s2c: Option<S2cSpec>,
     dataset: Option<DatasetSpec>,
     sam: Option<SamSpec>,
     se_map: Option<SeMapSpec>,
@@ -134,7 +135,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             }
             resolve_paths(&mut table, folder);
             let mut spec: Spec =
-                table.try_into().map_err(|error: toml::de::Error| at(FileError::new(error.message())))?;
+                with_preset(table).try_into().map_err(|error: toml::de::Error| at(FileError::new(error.message())))?;
             for weights in [&mut spec.sam.weights, &mut spec.classifier.weights, &mut spec.segmentation.weights] {
                 if weights.is_relative() {
                     *weights = folder.join(&*weights);
@@ -248,6 +249,16 @@ fn merge(into: &mut Table, from: Table) {
             (_, value) => drop(into.insert(name, value)),
         }
     }
+}
+
+/// The preset's values below what is written.
+fn with_preset(written: Table) -> Table {
+    let preset = written.get("s2c").and_then(|section| section.get("preset")).cloned();
+    let preset: Preset = preset.and_then(|preset| preset.try_into().ok()).unwrap_or_default();
+    let mut table = Table::new();
+    preset.defaults().for_each(|(field, value)| assign(&mut table, field, value));
+    merge(&mut table, written);
+    table
 }
 
 /// An override that is a path, or an axis of them, taken from the folder of its file.

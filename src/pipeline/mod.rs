@@ -8,6 +8,7 @@ pub mod executor;
 pub mod file;
 pub mod graph;
 pub mod plan;
+pub mod preset;
 #[cfg(feature = "torch")]
 pub mod repeats;
 mod resolve;

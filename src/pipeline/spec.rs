@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::stage::params::{AlphaCam, AlphaSam, Backbone, OverlapRule, PadLabel, Refinement};
+pub use crate::stage::params::{
+    AlphaCam, AlphaSam, Backbone, IdCompaction, IdWidth, OverlapRule, PadLabel, Refinement, SscLevel, SscPrototypes,
+    Sweep,
+};
 pub use crate::stage::prompt::{AbsentClass, FirstPeak, LogitPath, MaskPick, PointScale, PromptKind, SamInput};
 use crate::vision::se_map::AutomaticOptions;
 
@@ -19,6 +22,7 @@ pub struct Spec {
     /// `auto`: bf16 where the processor computes in it (AMX, AVX-512 BF16), else f32; on a GPU say which. The choice
     /// made is in the key.
     pub precision: Precision,
+    pub s2c: S2cSpec,
     pub dataset: DatasetSpec,
     pub sam: SamSpec,
     pub se_map: SeMapSpec,
@@ -38,6 +42,27 @@ pub enum Precision {
     Auto,
     F32,
     Bf16,
+}
+
+/// Whose S2C it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct S2cSpec {
+    /// Where fields that nothing sets take their defaults from, as far as paper and authors' code differ
+    /// (docs/presets.md).
+    pub preset: Preset,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// What the paper says.
+    Paper,
+    /// What the released code does, with its errors.
+    AuthorsCode,
+    /// The defaults of the fields themselves.
+    #[default]
+    Recommended,
 }
 
 /// Images, masks and image-level labels.
@@ -145,6 +170,7 @@ pub struct ClassifierSpec {
     pub lr: f64,
     /// The head learns this many times faster.
     pub head_lr_mult: f64,
+    /// Of SGD.
     pub momentum: f64,
     pub weight_decay: f64,
     /// Channels of the feature map SSC works on, between backbone and class scores; 0 = the backbone's own.
@@ -165,6 +191,18 @@ pub struct SscSpec {
     pub proto_stopgrad: bool,
     /// Pixels in no segment form one more prototype, a negative for all others.
     pub unassigned_negative: bool,
+    /// `false` (authors' code): an id up to the highest of the batch that an image lacks is a prototype of zeros in its
+    /// denominator.
+    pub mask_absent_ids: bool,
+    /// `buggy` (authors' code): ids become ranks before the crop, so that an image without uncovered pixels loses its
+    /// first segment and crops have gaps.
+    pub id_compaction: IdCompaction,
+    /// `u8_wrap` (authors' code): segments beyond the 255th share the ids of the first.
+    pub id_width: IdWidth,
+    /// What is drawn together: `feature`s or CAM `logit`s.
+    pub level: SscLevel,
+    /// Negatives are the `local` prototypes of the image or those of all images of the batch, `global`.
+    pub prototypes: SscPrototypes,
     /// First epoch, from 0, with this loss.
     pub start_epoch: u32,
 }
@@ -224,6 +262,19 @@ pub struct SeedSpec {
     pub scales: Vec<f64>,
     /// Add the mirrored image at every scale.
     pub flip: bool,
+    /// How the background threshold is found with the masks: the best of all (`full`), or up to the first that is no
+    /// better (`early_stop`, authors' code).
+    pub sweep: Sweep,
+    /// The CAMs of the `last` epoch, or of the one whose seeds score best with the masks (`best_gt`, authors' code).
+    pub select: Select,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    #[default]
+    Last,
+    BestGt,
 }
 
 /// From CAM to label map.
@@ -382,6 +433,11 @@ impl Default for SscSpec {
             temperature: 0.5,
             proto_stopgrad: true,
             unassigned_negative: true,
+            mask_absent_ids: true,
+            id_compaction: IdCompaction::Fixed,
+            id_width: IdWidth::U16,
+            level: SscLevel::Feature,
+            prototypes: SscPrototypes::Local,
             start_epoch: 0,
         }
     }
@@ -415,7 +471,7 @@ impl Default for CpmSpec {
 }
 impl Default for SeedSpec {
     fn default() -> Self {
-        Self { scales: vec![0.5, 1.0, 1.5, 2.0], flip: true }
+        Self { scales: vec![0.5, 1.0, 1.5, 2.0], flip: true, sweep: Sweep::Full, select: Select::Last }
     }
 }
 impl Default for PseudoLabelSpec {

@@ -8,8 +8,10 @@ use tch::Tensor;
 
 use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, mean, train};
 use super::loader::each;
-use super::params::{Backbone, Compute, PadLabel, is_one, one};
-use super::prompt::{AbsentClass, PromptParams, SamInput, is_default};
+use super::params::{
+    Backbone, Compute, IdCompaction, IdWidth, PadLabel, SscLevel, SscPrototypes, is_default, is_one, is_yes, one, yes,
+};
+use super::prompt::{AbsentClass, PromptParams, SamInput};
 use super::sam_embed::read_embedding;
 use super::{Bytes, Loaded, NotFinite, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
@@ -17,13 +19,15 @@ use crate::data::image::{decode_rgb, decode_se_map};
 use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
 use crate::model::cpm::CpmOptions;
-use crate::model::loss::{self, SscOptions};
+use crate::model::loss;
 use crate::model::memory::pinned;
 use crate::model::optim::{Sgd, SgdOptions};
-use crate::model::s2c::{S2cBatch, S2cImage, S2cLosses, S2cOptions, S2cTraining};
+use crate::model::s2c::{S2cBatch, S2cImage, S2cLosses, S2cOptions, S2cTraining, SscOn};
 use crate::model::sam::{SamDecoder, SamEncoder};
+use crate::model::ssc::SscOptions;
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
+use crate::vision::se_map::{compact, ranks, reversed};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,6 +64,16 @@ pub struct SscParams {
     pub temperature: f64,
     pub proto_stopgrad: bool,
     pub unassigned_negative: bool,
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub mask_absent_ids: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub id_compaction: IdCompaction,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub id_width: IdWidth,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub level: SscLevel,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prototypes: SscPrototypes,
 }
 
 // Unknown fields are not refused: serde cannot do so beside `flatten`.
@@ -101,8 +115,7 @@ struct Sample {
     labels: Vec<u8>,
     transform: Transform,
     crop: Vec<f32>,
-    /// Ids without gaps.
-    se_map: Option<Vec<i64>>,
+    se_map: Option<SeMap>,
     embedding: Option<Bytes>,
 }
 
@@ -113,7 +126,7 @@ impl Stage for CamEpoch {
     // 3: CPM looks through convolutions in another memory order, which rounds otherwise
     // 4: `losses` has L_CLS where it had the sum of all
     // 5: prompts of a step are decoded some at a time, which rounds otherwise
-    // 6: the same decoder as se_map 4
+    // 6: the same decoder as se_map 4; L_SSC without features at the size of the SE map: both round otherwise
     const VERSION: u64 = 6;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
@@ -207,12 +220,13 @@ fn collate(samples: &[Sample], params: &CamEpochParams, device: tch::Device) -> 
         (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
     };
     let labels = Tensor::from_slice(&samples.iter().flat_map(label).collect::<Vec<_>>()).view([n, params.n_classes]);
-    let ids: Vec<&[i64]> = samples.iter().filter_map(|sample| sample.se_map.as_deref()).collect();
+    let maps = samples.iter().filter_map(|sample| sample.se_map.as_ref());
+    let ids: Vec<i64> = maps.flat_map(|map| &map.data).map(|&id| i64::from(id)).collect();
     let images = samples.iter().filter(|_| params.cpm.is_some()).map(|sample| s2c_image(sample, device));
     Ok(S2cBatch {
         crops: pinned(batch_tensor(samples.iter().map(|sample| &sample.crop[..]), params.crop), device),
         labels: pinned(labels, device),
-        se_map: params.ssc.as_ref().map(|_| pinned(Tensor::from_slice(&ids.concat()).view([n, side, side]), device)),
+        se_map: params.ssc.as_ref().map(|_| pinned(Tensor::from_slice(&ids).view([n, side, side]), device)),
         images: images.collect::<anyhow::Result<_>>()?,
     })
 }
@@ -225,12 +239,11 @@ fn s2c_image(sample: &Sample, device: tch::Device) -> anyhow::Result<S2cImage> {
 
 fn s2c_options(params: &CamEpochParams) -> S2cOptions {
     let ssc = params.ssc.as_ref().map(|of| {
-        let options = SscOptions {
-            temperature: of.temperature,
-            proto_stopgrad: of.proto_stopgrad,
-            unassigned_negative: of.unassigned_negative,
+        let on = match of.level {
+            SscLevel::Feature => SscOn::Feat,
+            SscLevel::Logit => SscOn::Cam,
         };
-        (options, of.weight)
+        (ssc_options(of), on, of.weight)
     });
     let cpm = params.cpm.as_ref().map(|of| {
         let absent = match of.absent_class {
@@ -251,17 +264,29 @@ fn cpm_options(params: &CpmParams) -> CpmOptions {
     }
 }
 
-/// Ids of a window without gaps, in order of their first appearance; 0 stays 0.
-fn compact(map: &SeMap) -> Vec<i64> {
-    let mut ids = HashMap::from([(0u16, 0i64)]);
-    let mut next = 0;
-    let mut id = |old: &u16| {
-        *ids.entry(*old).or_insert_with(|| {
-            next += 1;
-            next
-        })
+fn ssc_options(params: &SscParams) -> SscOptions {
+    SscOptions {
+        temperature: params.temperature,
+        proto_stopgrad: params.proto_stopgrad,
+        unassigned_negative: params.unassigned_negative,
+        mask_absent_ids: params.mask_absent_ids,
+        global_prototypes: params.prototypes == SscPrototypes::Global,
+    }
+}
+
+/// The window of an SE map, with the ids SSC sees. The authors' ids grow with the predicted IoU.
+pub fn segment_window(map: &SeMap, transform: &Transform, (compaction, width): (IdCompaction, IdWidth)) -> SeMap {
+    let ids = match (compaction, width) {
+        (IdCompaction::Fixed, IdWidth::U16) => map.clone(),
+        (IdCompaction::Buggy, IdWidth::U16) => reversed(map),
+        (_, IdWidth::U8Wrap) => reversed(map).map(|id| id % 256),
     };
-    map.data.iter().map(&mut id).collect()
+    match compaction {
+        IdCompaction::Fixed => compact(&transform.apply_grid(&ids, 0)),
+        IdCompaction::Buggy => {
+            transform.apply_grid(&ranks(&ids.resize_nearest(transform.resized.0, transform.resized.1)), 0)
+        }
+    }
 }
 
 /// What an epoch reads, by item.
@@ -301,11 +326,11 @@ impl<'a> Items<'a> {
         let size = (image.height, image.width);
         let transform = Transform::sample_long(&mut rng, size, params.resize_long, params.crop as usize);
         let jitter = Jitter::sample(&mut rng, params.jitter);
-        let se_map = match &self.se_maps {
-            Some(maps) => {
+        let se_map = match self.se_maps.as_ref().zip(params.ssc.as_ref()) {
+            Some((maps, ssc)) => {
                 let map = decode_se_map(&maps.bytes(item)?).with_context(|| format!("SE map of `{item}`"))?;
                 ensure!((map.height, map.width) == size, "`{item}`: SE map and image differ in size");
-                Some(compact(&transform.apply_grid(&map, 0)))
+                Some(segment_window(&map, &transform, (ssc.id_compaction, ssc.id_width)))
             }
             None => None,
         };

@@ -27,6 +27,7 @@ pub mod seed_eval;
 pub mod seg_epoch;
 #[cfg(feature = "torch")]
 pub mod seg_infer;
+pub mod select_epoch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

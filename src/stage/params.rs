@@ -34,6 +34,71 @@ pub enum OverlapRule {
     PredIouDesc,
 }
 
+/// What SSC draws together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SscLevel {
+    /// The feature map (paper).
+    #[default]
+    Feature,
+    /// The CAM logits.
+    Logit,
+}
+
+/// Which prototypes a pixel is pushed away from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SscPrototypes {
+    /// Those of its image (paper).
+    #[default]
+    Local,
+    /// Those of all images of the batch.
+    Global,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IdCompaction {
+    /// 0 stays "no segment", ids are made gapless after the crop.
+    #[default]
+    Fixed,
+    /// Ids become ranks before the crop (authors' code): where every pixel has a segment, the first is lost.
+    Buggy,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdWidth {
+    #[default]
+    U16,
+    /// Ids above 255 start again from 0 (authors' code).
+    U8Wrap,
+}
+
+/// How the background threshold of the seeds is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sweep {
+    /// The best of 0.00, 0.01, .. 1.00.
+    #[default]
+    Full,
+    /// Up from 0.00 to at most 0.49, until the first that is not better (authors' code).
+    EarlyStop,
+}
+
+/// Whether a parameter stands at its default: it is then left out, so that a new one leaves old keys as they are.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+pub(super) fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+pub(super) fn yes() -> bool {
+    true
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Backbone {

@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::params::{AlphaCam, AlphaSam};
+use super::params::{AlphaCam, AlphaSam, is_default, is_yes, yes};
 #[cfg(feature = "torch")]
 use crate::model::cpm::{self, MapOptions, Pointing, PromptOptions, SamCertainty, SamOptions};
 #[cfg(feature = "torch")]
@@ -84,18 +84,6 @@ impl PromptParams {
         };
         SamOptions { prompt, map }
     }
-}
-
-pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn is_yes(value: &bool) -> bool {
-    *value
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

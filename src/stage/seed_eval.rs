@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::cam_file::read_cam;
+use super::params::{Sweep, is_default};
 use super::{Output, Stage, StageContext, UnitInput};
 use crate::data::image::decode_label_map;
 use crate::vision::metric::ThresholdSweep;
@@ -16,6 +17,8 @@ pub struct SeedEvalParams {
     pub n_classes: i64,
     /// Labels whose mean, with background, is the mIoU; none: all that the truth has.
     pub classes: Vec<u8>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sweep: Sweep,
 }
 
 /// Reads the sets `cams` and `masks`; gives `metrics` (JSON) and `threshold` (the best one, as text: what
@@ -60,7 +63,11 @@ impl Stage for SeedEval {
         let merge = |a: ThresholdSweep, b: ThresholdSweep| Ok(a.merge(&b));
         let sweep = pairs.par_iter().map(one).try_reduce(|| ThresholdSweep::new(n_classes), merge)?;
         let scores = sweep.scores().into_iter();
-        let scores: Vec<_> = scores.map(|(threshold, scores)| (threshold, scores.over(&self.params.classes))).collect();
+        let scores = scores.map(|(threshold, scores)| (threshold, scores.over(&self.params.classes)));
+        let scores: Vec<_> = match self.params.sweep {
+            Sweep::Full => scores.collect(),
+            Sweep::EarlyStop => until_no_better(scores.take(50), |(_, scores)| scores.miou),
+        };
         let curve = scores.iter().map(|(threshold, scores)| (*threshold, scores.miou)).collect();
         // Of equals the lowest threshold.
         let best = scores.into_iter().rev().max_by(|a, b| a.1.miou.total_cmp(&b.1.miou));
@@ -68,5 +75,35 @@ impl Stage for SeedEval {
         let metrics = SeedMetrics { miou: best.miou, threshold, per_class: best.per_class, curve };
         let text = format!("{threshold:.2}").into_bytes();
         Ok(vec![Output::new("metrics", serde_json::to_vec(&metrics)?), Output::new("threshold", text)])
+    }
+}
+
+/// The first values, as long as each is above the one before and 0, and the one that ends this.
+fn until_no_better<T>(values: impl Iterator<Item = T>, score: impl Fn(&T) -> f64) -> Vec<T> {
+    let mut found: Vec<T> = Vec::new();
+    for value in values {
+        let is_better = score(&value) > found.last().map_or(0.0, &score);
+        found.push(value);
+        if !is_better {
+            break;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_early_stop_misses_a_later_rise() {
+        for (scores, found) in [
+            (&[0.1, 0.3, 0.2, 0.9][..], &[0.1, 0.3, 0.2][..]),
+            (&[0.1, 0.1, 0.9], &[0.1, 0.1]),
+            (&[0.0, 0.9], &[0.0]),
+            (&[0.1, 0.2], &[0.1, 0.2]),
+        ] {
+            assert_eq!(until_no_better(scores.iter().copied(), |score| *score), found);
+        }
     }
 }

@@ -76,6 +76,11 @@ impl<T: Copy> Grid<T> {
         Self { height, width, data: vec![value; height * width] }
     }
 
+    /// Each value by itself.
+    pub fn map(&self, f: impl FnMut(T) -> T) -> Self {
+        Self { height: self.height, width: self.width, data: self.data.iter().copied().map(f).collect() }
+    }
+
     pub fn at(&self, y: usize, x: usize) -> T {
         self.data[y * self.width + x]
     }

@@ -1,5 +1,7 @@
 //! From overlapping segments to a segment-everything map.
 
+use std::collections::{BTreeSet, HashMap};
+
 use super::mask::{BitMask, BoxXyxy};
 use super::{Grid, SeMap};
 
@@ -102,6 +104,27 @@ pub fn paint(segments: &[Segment], height: usize, width: usize, on_top: OnTop) -
     map
 }
 
+/// Ids without gaps, in order of their first appearance; 0 stays 0.
+pub fn compact(map: &SeMap) -> SeMap {
+    let mut ids = HashMap::from([(0, 0)]);
+    map.map(|id| {
+        let next = ids.len() as u16;
+        *ids.entry(id).or_insert(next)
+    })
+}
+
+/// The last id first: from the order of [`paint`] to one that grows with the predicted IoU; 0 stays 0.
+pub fn reversed(map: &SeMap) -> SeMap {
+    let last = map.data.iter().copied().max().unwrap_or(0);
+    map.map(|id| if id == 0 { 0 } else { last - id + 1 })
+}
+
+/// Each id as its rank among all of the map, from 0: where no pixel is 0, the lowest id becomes 0.
+pub fn ranks(map: &SeMap) -> SeMap {
+    let ids: Vec<u16> = BTreeSet::from_iter(map.data.iter().copied()).into_iter().collect();
+    map.map(|id| ids.partition_point(|known| *known < id) as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +142,15 @@ mod tests {
         assert_eq!(paint(&segments, 2, 3, OnTop::Smallest).data, [1, 3, 2, 1, 1, 2]);
         assert_eq!(paint(&segments, 2, 3, OnTop::HighestIou).data, [1, 1, 1, 1, 1, 2]);
         assert_eq!(paint(&[], 2, 3, OnTop::Smallest).data, [0; 6]);
+    }
+
+    #[test]
+    fn ids_in_another_order() {
+        let map = Grid::new(1, 5, vec![7, 3, 7, 0, 4]);
+        assert_eq!(compact(&map).data, [1, 2, 1, 0, 3]);
+        assert_eq!(reversed(&map).data, [1, 5, 1, 0, 4]);
+        assert_eq!(ranks(&map).data, [3, 1, 3, 0, 2]);
+        assert_eq!(ranks(&map.map(|id| id.max(3))).data, [2, 0, 2, 0, 1], "no pixel is 0: the lowest id is lost");
     }
 
     #[test]

@@ -39,8 +39,13 @@ pub(crate) fn picture(i: usize) -> (Rgb, Grid<u16>) {
     let inside = |p: usize| (p / width).abs_diff(20 + 5 * i).pow(2) + (p % width).abs_diff(25 + 9 * i).pow(2) < 200;
     let colour =
         |p: usize| if inside(p) { [230, 60 * i as u8, 40] } else { [(p % 7 * 20) as u8, 90, (p / 80 * 3) as u8] };
-    // Two segments, and a strip of pixels in none.
-    let id = |p: usize| if p % width < 6 { 0 } else { 300 + u16::from(inside(p)) };
+    // Two segments, and a strip of pixels in none; more than 8 bits can number; one in all.
+    let id = |p: usize| match i {
+        2 => 1 + (p / width / 2 * 16 + p % width / 5) as u16,
+        3 => 300,
+        _ if p % width < 6 => 0,
+        _ => 300 + u16::from(inside(p)),
+    };
     let rgb = Rgb { height, width, data: (0..height * width).flat_map(colour).collect() };
     (rgb, Grid::new(height, width, (0..height * width).map(id).collect()))
 }
@@ -279,14 +284,41 @@ fn numbers_that_are_none_stop_the_epoch_there_and_again() {
     assert!(f64::try_from(saved.raw("head.cam.weight").unwrap().abs().max()).unwrap().is_finite());
 }
 
+/// The first step with other parameters of a loss.
+fn first_step(case: &Case, more: &serde_json::Value) -> StepLosses {
+    let folder = tempfile::tempdir().unwrap();
+    let mut changes = more.clone();
+    changes["batch_size"] = json!(4);
+    let outputs = case.run_with(changes, folder.path(), None).unwrap().0;
+    serde_json::from_slice::<Vec<StepLosses>>(&outputs[1].bytes).unwrap().remove(0)
+}
+
 /// L_CPM of the first step, as bits.
 fn first_cpm(case: &Case, cpm: &serde_json::Value) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
-    let losses: Vec<StepLosses> = serde_json::from_slice(
-        &case.run_with(json!({ "batch_size": 4, "cpm": cpm }), folder.path(), None).unwrap().0[1].bytes,
-    )
-    .unwrap();
-    losses[0].cpm.unwrap().to_bits()
+    first_step(case, &json!({ "cpm": cpm })).cpm.unwrap().to_bits()
+}
+
+/// What the epoch passes on reaches the loss. (Each switch: `tests/it/ssc.rs`.)
+#[test]
+fn switches_of_ssc_reach_its_loss() {
+    let case = Case::new();
+    let first = |ssc: serde_json::Value| first_step(&case, &json!({ "ssc": ssc }));
+    let same = first(json!({}));
+    for switch in [
+        json!({"temperature": 1.0}),
+        json!({"unassigned_negative": false}),
+        json!({"mask_absent_ids": false}),
+        json!({"id_compaction": "buggy"}),
+        json!({"id_width": "u8_wrap"}),
+        json!({"level": "logit"}),
+        json!({"prototypes": "global"}),
+    ] {
+        let other = first(switch.clone()).ssc.unwrap();
+        assert!((other - same.ssc.unwrap()).abs() > 1e-3, "{switch}: {other} is {same:?}");
+    }
+    let through = first(json!({"proto_stopgrad": false}));
+    assert_eq!(through.ssc, same.ssc);
+    assert_ne!(through.grad_norm, same.grad_norm);
 }
 
 /// What only the epoch can pass on reaches the loss. (Each switch: `tests/it/cpm.rs` and `stage::prompt`.)

@@ -9,6 +9,8 @@ mod layers;
 #[cfg(feature = "torch")]
 mod pins;
 #[cfg(feature = "torch")]
+mod presets;
+#[cfg(feature = "torch")]
 mod program;
 #[cfg(feature = "torch")]
 mod sam;
@@ -18,6 +20,10 @@ mod sam_everything;
 mod sam_refine;
 #[cfg(feature = "torch")]
 mod sam_vit;
+#[cfg(feature = "torch")]
+mod ssc;
+#[cfg(feature = "torch")]
+mod sweep;
 #[cfg(feature = "torch")]
 mod tensorboard;
 #[cfg(feature = "torch")]

@@ -81,7 +81,8 @@ fn outputs_change_only_with_versions() {
         let numbers = sums[entry.kind].iter().map(|(name, (sum, n))| (name.clone(), sum / n)).collect();
         (entry.kind.to_owned(), Pin { version: entry.version, numbers })
     };
-    let found: BTreeMap<String, Pin> = registry().entries().iter().map(pin).collect();
+    let ran = |entry: &&s2c_pipe::stage::StageEntry| sums.contains_key(entry.kind);
+    let found: BTreeMap<String, Pin> = registry().entries().iter().filter(ran).map(pin).collect();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/stages.json");
     if std::env::var_os("S2C_PIN").is_some() {
         std::fs::write(&path, serde_json::to_string_pretty(&found).unwrap() + "\n").unwrap();

@@ -65,7 +65,7 @@ fn weights() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights")
 }
 
-fn write_pipeline(folder: &Path, text: &str) {
+pub(crate) fn write_pipeline(folder: &Path, text: &str) {
     fs::write(folder.join("tiny.toml"), text.replace("WEIGHTS", &weights().to_string_lossy())).unwrap();
 }
 
@@ -76,11 +76,11 @@ fn program(folder: &Path) -> Command {
     command
 }
 
-fn call(folder: &Path, args: &[&str]) -> Output {
+pub(crate) fn call(folder: &Path, args: &[&str]) -> Output {
     program(folder).args(args).output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     let part = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     part(&output.stdout) + &part(&output.stderr)
 }
@@ -124,20 +124,25 @@ pub(crate) fn finished_copy() -> TempDir {
     dir
 }
 
-/// Units that would run, by stage.
-fn to_run(folder: &Path, sets: &[&str]) -> BTreeMap<String, u64> {
-    let mut args = vec!["--json", "plan", "tiny.toml"];
+/// What `plan` says of a pipeline.
+pub(crate) fn plan(folder: &Path, file: &str, sets: &[&str]) -> serde_json::Value {
+    let mut args = vec!["--json", "plan", file];
     sets.iter().for_each(|set| args.extend(["--set", *set]));
     let output = call(folder, &args);
-    assert!(output.status.success(), "{}", text(&output));
-    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{file}: {}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Units that would run, by stage.
+fn to_run(folder: &Path, sets: &[&str]) -> BTreeMap<String, u64> {
+    let plan = plan(folder, "tiny.toml", sets);
     let stages = plan["stages"].as_object().unwrap().iter();
     let stages = stages.map(|(stage, counts)| (stage.clone(), counts["to_run"].as_u64().unwrap()));
     stages.filter(|(_, n)| *n > 0).collect()
 }
 
 /// What every unit gave, by label and output: digests.
-fn digests(folder: &Path) -> BTreeMap<String, String> {
+pub(crate) fn digests(folder: &Path) -> BTreeMap<String, String> {
     let cache = Cache::open(&folder.join("cache"), "test", &|_| true).unwrap();
     let manifests = cache.manifests().unwrap();
     let outputs = manifests.iter().flat_map(|manifest| {
@@ -422,7 +427,7 @@ fn bad_input_is_one_clear_line_and_a_hint() {
 }
 
 /// A tree in VOC layout of one training and one validation picture.
-fn voc_tree(root: &Path, image: &Rgb, mask: &LabelMap) {
+pub(crate) fn voc_tree(root: &Path, image: &Rgb, mask: &LabelMap) {
     for folder in ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }

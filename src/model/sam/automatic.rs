@@ -3,12 +3,14 @@
 //! Masks below the IoU threshold are dropped before they are drawn, and those left are scored at the image's own
 //! resolution, as the reference does.
 
+use anyhow::Context;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::draw::{Drawn, MaskUpsampler};
-use super::mask_decoder::{Decoded, MaskChoice};
+use super::mask_decoder::MaskChoice;
 use super::prompt_encoder::Prompts;
+use super::transformer::Source;
 use super::{SamDecoder, resized_size};
 use crate::model::memory::{floats, upload};
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
@@ -17,8 +19,8 @@ use crate::vision::se_map::{Segment, nms};
 
 /// Pixels of masks drawn at full size together on a GPU.
 const DRAW_PIXELS: usize = 32_000_000;
-/// Prompts decoded before a GPU is waited for: all of the usual grid. The image after one of them takes 2 MB in bf16.
-const GPU_PROMPTS: usize = 1024;
+/// Bytes of masks that a GPU answers with at most: those of 3,000 of a photograph.
+const ANSWER_BYTES: usize = 64 << 20;
 /// A box this near to an edge of its crop, in pixels, is cut off there.
 const EDGE: f32 = 20.0;
 
@@ -86,104 +88,115 @@ fn segment_crop(
     image: (usize, usize),
     options: &AutomaticOptions,
 ) -> anyhow::Result<Vec<Segment>> {
-    let source = decoder.source(embedding, None);
     let upsampler = MaskUpsampler::new((crop.height, crop.width), decoder.device);
     let per_side = options.points_per_side / options.crop_n_points_downscale_factor.pow(crop.layer).max(1);
-    let mut found = Vec::new();
-    // On a GPU all prompts are decoded before the first look at what came out: that look waits for the device.
-    let together = if decoder.device.is_cuda() { GPU_PROMPTS } else { decoder.batch() as usize };
-    for points in grid(crop.height, crop.width, per_side).chunks(together) {
-        let n = points.len() as i64;
-        let points = upload(&Tensor::from_slice2(points).view([n, 1, 2]), decoder.device);
-        let prompts = Prompts::of_points(points, Tensor::ones([n, 1], (Kind::Int64, decoder.device)));
-        let decode = |prompts: Prompts| decoder.tokens(&source, &prompts, MaskChoice::Multimask);
-        let parts: Vec<Decoded> = prompts.batches(decoder.batch()).map(decode).collect();
-        let ious: Vec<&Tensor> = parts.iter().map(|part| &part.iou).collect();
-        let ious = Vec::<f32>::try_from(Tensor::cat(&ious, 0).view([-1]))?;
-        let is_good = |iou: &f32| *iou > options.pred_iou_thresh as f32;
-        let (mut drawn, mut rest) = (Vec::new(), &ious[..]);
-        for part in &parts {
-            let (ious, more) = rest.split_at(part.iou.numel());
-            rest = more;
-            let good: Vec<usize> = (0..ious.len()).filter(|&mask| is_good(&ious[mask])).collect();
-            draw(decoder, part, &good, (&upsampler, options.stability_score_offset), &mut drawn);
-        }
-        // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
-        let is_stable = |(_, drawn): &(f32, Drawn)| drawn.stability >= options.stability_score_thresh as f32;
-        let segment = |(iou, Drawn { mask, stability })| Segment::new(mask, iou, stability);
-        let drawn = read(drawn, upsampler.size())?;
-        found.extend(ious.into_iter().filter(is_good).zip(drawn).filter(is_stable).map(segment));
-    }
+    let points = Tensor::from_slice(grid(crop.height, crop.width, per_side).as_flattened()).view([-1, 1, 2]);
+    let points = upload(&points, decoder.device);
+    let labels = Tensor::ones([points.size()[0], 1], (Kind::Int64, decoder.device));
+    let prompts = Prompts::of_points(points, labels);
+    let source = decoder.source(embedding, None);
+    let masks = match decoder.device.is_cuda() {
+        true => masks_on_device(decoder, &source, &prompts, &upsampler, options)?,
+        false => masks(decoder, &source, &prompts, &upsampler, options)?,
+    };
+    // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
+    let is_stable = |(_, drawn): &(f32, Drawn)| drawn.stability >= options.stability_score_thresh as f32;
+    let found = masks.into_iter().filter(is_stable);
+    let found = found.map(|(iou, Drawn { mask, stability })| Segment::new(mask, iou, stability));
     let to_image = |segment: Segment| match crop.layer {
         0 => segment,
         _ => segment.with_mask(segment.mask.placed((crop.y, crop.x), image.0, image.1)),
     };
-    let found: Vec<Segment> =
-        found.into_iter().map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
+    let found: Vec<Segment> = found.map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
     let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
     Ok(suppress(found, &scores, options.box_nms_thresh))
 }
 
-/// Some masks drawn.
-enum Masks {
-    Here(Vec<Drawn>),
-    /// See [`MaskUpsampler::draw_on_device`].
-    OnDevice {
-        bits: Tensor,
-        stability: Tensor,
-    },
-}
-
-/// Draws some of the masks of `decoded` at the size of the image. On a GPU nothing waits for them.
-fn draw(
+/// The masks above the threshold of predicted IoU, with it, in the order of the prompts. Only these are drawn.
+fn masks(
     decoder: &SamDecoder,
-    decoded: &Decoded,
-    masks: &[usize],
-    (upsampler, offset): (&MaskUpsampler, f64),
-    drawn: &mut Vec<Masks>,
-) {
-    let per_prompt = decoded.iou.size()[1] as usize;
-    let (height, width) = upsampler.size();
-    // On a CPU masks are drawn one by one.
-    let together = if decoder.device.is_cuda() { (DRAW_PIXELS / (height * width)).max(1) } else { usize::MAX };
-    for masks in masks.chunks(together) {
-        let mut prompts: Vec<i64> = masks.iter().map(|mask| (mask / per_prompt) as i64).collect();
-        prompts.dedup();
-        // Where they are among the masks of these prompts.
-        let prompt = |mask: &usize| prompts.partition_point(|prompt| (*prompt as usize) < mask / per_prompt);
-        let places: Vec<i64> =
-            masks.iter().map(|mask| (prompt(mask) * per_prompt + mask % per_prompt) as i64).collect();
-        let rows = upload(&Tensor::from_slice(&prompts), decoder.device);
-        let low_res = decoder.mask_decoder.masks(&decoded.select(&rows), upsampler.positions()).flatten(0, 1);
-        if decoder.device.is_cuda() {
-            let low_res = low_res.index_select(0, &upload(&Tensor::from_slice(&places), decoder.device));
-            let (bits, stability) = upsampler.draw_on_device(&low_res, offset);
-            drawn.push(Masks::OnDevice { bits, stability });
-        } else {
-            let size = low_res.numel() / low_res.size()[0] as usize;
-            let (low_res, taps) = (floats(&low_res), &upsampler.taps);
-            let draw = |place: &i64| taps.draw(&low_res[*place as usize * size..][..size], offset as f32);
-            drawn.push(Masks::Here(places.par_iter().map(draw).collect()));
+    source: &Source,
+    prompts: &Prompts,
+    upsampler: &MaskUpsampler,
+    options: &AutomaticOptions,
+) -> anyhow::Result<Vec<(f32, Drawn)>> {
+    let (taps, offset) = (&upsampler.taps, options.stability_score_offset as f32);
+    let mut found = Vec::new();
+    for prompts in prompts.batches(decoder.batch()) {
+        let decoded = decoder.tokens(source, &prompts, MaskChoice::Multimask);
+        let ious = Vec::<f32>::try_from(decoded.iou.view([-1]))?;
+        let per_prompt = decoded.iou.size()[1] as usize;
+        let is_good = |iou: &f32| *iou > options.pred_iou_thresh as f32;
+        let of_prompts = ious.chunks_exact(per_prompt).enumerate();
+        let good: Vec<(usize, &[f32])> = of_prompts.filter(|(_, ious)| ious.iter().any(is_good)).collect();
+        if good.is_empty() {
+            continue;
         }
+        let rows: Vec<i64> = good.iter().map(|(row, _)| *row as i64).collect();
+        let decoded = decoded.select(&Tensor::from_slice(&rows));
+        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions());
+        let ious = good.iter().flat_map(|(_, ious)| ious.iter().copied());
+        let size = low_res.numel() / (good.len() * per_prompt);
+        let chosen: Vec<_> = ious.zip(floats(&low_res).chunks_exact(size)).filter(|(iou, _)| is_good(iou)).collect();
+        found.par_extend(chosen.into_par_iter().map(|(iou, low_res)| (iou, taps.draw(low_res, offset))));
     }
+    Ok(found)
 }
 
-/// The masks themselves, in order.
-fn read(masks: Vec<Masks>, (height, width): (usize, usize)) -> anyhow::Result<Vec<Drawn>> {
-    let mut all = Vec::new();
-    for masks in masks {
-        match masks {
-            Masks::Here(drawn) => all.extend(drawn),
-            Masks::OnDevice { bits, stability } => {
-                let stability = Vec::<f32>::try_from(stability)?;
-                let bits = Vec::<u8>::try_from(bits.view([-1]))?;
-                let mask = |bits: &[u8]| BitMask::of_packed(height, width, bits);
-                let masks = bits.chunks_exact(bits.len() / stability.len()).map(mask);
-                all.extend(masks.zip(stability).map(|(mask, stability)| Drawn { mask, stability }));
+/// The same on a GPU, which is waited for once: what comes back are the masks with the highest predicted IoUs, as many
+/// as one copy may hold, and only if all of these are above the threshold the next ones. To tell the GPU which to draw
+/// would take a wait of its own, longer than drawing too many.
+fn masks_on_device(
+    decoder: &SamDecoder,
+    source: &Source,
+    prompts: &Prompts,
+    upsampler: &MaskUpsampler,
+    options: &AutomaticOptions,
+) -> anyhow::Result<Vec<(f32, Drawn)>> {
+    let decode = |prompts: Prompts| {
+        let decoded = decoder.tokens(source, &prompts, MaskChoice::Multimask);
+        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions());
+        (low_res.flatten(0, 1), decoded.iou.view([-1]))
+    };
+    let (low_res, ious): (Vec<_>, Vec<_>) = prompts.batches(decoder.batch()).map(decode).unzip();
+    let (ious, order) = Tensor::cat(&ious, 0).sort(0, true);
+    let low_res = Tensor::cat(&low_res, 0);
+    let n = ious.numel();
+    let (height, width) = upsampler.size();
+    let together = (DRAW_PIXELS / (height * width)).max(1);
+    let a_round = (ANSWER_BYTES / (height * width.next_multiple_of(64) / 8)).max(1);
+    let mut found: Vec<(i64, f32, Drawn)> = Vec::new();
+    for round in (0..n).step_by(a_round) {
+        let bytes = |x: &Tensor| x.view_dtype(Kind::Uint8);
+        let answer = |start: usize| {
+            let part = |x: &Tensor| x.narrow(0, start as i64, together.min(n.min(round + a_round) - start) as i64);
+            let places = part(&order);
+            let (bits, stability) =
+                upsampler.draw_on_device(&low_res.index_select(0, &places), options.stability_score_offset);
+            let numbers = [places.unsqueeze(1), part(&ious).unsqueeze(1), stability.unsqueeze(1)];
+            let columns: Vec<Tensor> = numbers.iter().map(bytes).chain([bits.flatten(1, 2)]).collect();
+            Tensor::cat(&columns, 1)
+        };
+        let answers: Vec<Tensor> = (round..n.min(round + a_round)).step_by(together).map(answer).collect();
+        let answers = Tensor::cat(&answers, 0);
+        let row = answers.size()[1] as usize;
+        let answers = Vec::<u8>::try_from(answers.view([-1]))?; // the wait
+        for answer in answers.chunks_exact(row) {
+            let ([place @ .., i0, i1, i2, i3, s0, s1, s2, s3], bits) =
+                answer.split_first_chunk::<16>().context("cut")?;
+            let (iou, stability) = (f32::from_le_bytes([*i0, *i1, *i2, *i3]), f32::from_le_bytes([*s0, *s1, *s2, *s3]));
+            if iou <= options.pred_iou_thresh as f32 {
+                break;
             }
+            let mask = BitMask::of_packed(height, width, bits);
+            found.push((i64::from_le_bytes(*place), iou, Drawn { mask, stability }));
+        }
+        if found.len() < round + a_round {
+            break;
         }
     }
-    Ok(all)
+    found.sort_by_key(|(place, _, _)| *place);
+    Ok(found.into_iter().map(|(_, iou, drawn)| (iou, drawn)).collect())
 }
 
 /// A box ends at an edge of its crop that is no edge of the image.
@@ -230,7 +243,11 @@ fn grid(height: usize, width: usize, points_per_side: u32) -> Vec<[f32; 2]> {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
+    use crate::model::Compute;
+    use crate::model::weights::Weights;
 
     #[test]
     fn crops_overlap_and_cover_the_image() {
@@ -252,5 +269,31 @@ mod tests {
         let bounds = |x1: f32| BoxXyxy { x0: 0.0, y0: 0.0, x1, y1: 100.0 };
         assert!(is_cut(bounds(310.0), crop, (375, 500)) && !is_cut(bounds(290.0), crop, (375, 500)));
         assert!(!is_cut(bounds(499.0), Crop { width: 500, height: 375, ..crop }, (375, 500)));
+    }
+
+    /// What a GPU does, done by the processor, and what the processor does.
+    #[test]
+    fn masks_by_either_way() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/weights/mobile_sam.f16.safetensors");
+        let weights = Weights::parse(std::fs::read(path).unwrap()).unwrap();
+        let decoder = SamDecoder::load(&weights, Device::Cpu, Compute::F32).unwrap();
+        let source = decoder.source(
+            &(Tensor::arange(256 * 64 * 64, (Kind::Float, Device::Cpu)) * 1e-3).sin().view([1, 256, 64, 64]),
+            None,
+        );
+        let points = Tensor::from_slice(grid(60, 90, 5).as_flattened()).view([-1, 1, 2]);
+        let prompts = Prompts::of_points(points, Tensor::ones([25, 1], (Kind::Int64, Device::Cpu)));
+        let upsampler = MaskUpsampler::new((60, 90), Device::Cpu);
+        for pred_iou_thresh in [0.0, 0.3, 0.6, 2.0] {
+            let options = AutomaticOptions { pred_iou_thresh, ..AutomaticOptions::default() };
+            let here = masks(&decoder, &source, &prompts, &upsampler, &options).unwrap();
+            let there = masks_on_device(&decoder, &source, &prompts, &upsampler, &options).unwrap();
+            assert_eq!((here.len(), here.is_empty()), (there.len(), pred_iou_thresh > 1.0));
+            for ((iou, drawn), (other_iou, other)) in here.iter().zip(&there) {
+                let differ = (0..60 * 90).filter(|p| drawn.mask.at(p / 90, p % 90) != other.mask.at(p / 90, p % 90));
+                assert!((iou - other_iou).abs() < 1e-4 && differ.count() < 5);
+                assert!((drawn.stability - other.stability).abs() < 0.01 || drawn.stability.is_nan());
+            }
+        }
     }
 }

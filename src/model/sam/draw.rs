@@ -75,7 +75,9 @@ impl MaskUpsampler {
     /// `(N, h, bytes of whole words)`, and stabilities `(N)`.
     pub(super) fn draw_on_device(&self, low_res: &Tensor, offset: f64) -> (Tensor, Tensor) {
         let logits = self.forward(low_res);
-        let count = |above: f64| logits.gt(above).sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Float);
+        let sum =
+            |inside: Tensor| inside.sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Int64).to_kind(Kind::Float);
+        let count = |above: f64| sum(logits.gt(above));
         let stability = count(offset) / count(-offset);
         let width = self.size().1;
         let pad = (width.next_multiple_of(64) - width) as i64;

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use super::GRID;
 use super::transformer::{DIM, Source, TwoWayTransformer};
 use super::upscale::{Upscaling, upscale};
+use crate::model::Compute;
 use crate::model::layer::{LayerNorm, Linear, Loader};
 use crate::model::memory::floats;
 use crate::model::simd::Numbers;
@@ -70,6 +71,8 @@ impl MaskDecoder {
     pub(super) fn load(from: &Loader<'_>, position: Tensor, numbers: Option<Numbers>) -> anyhow::Result<Self> {
         let name = "mask_decoder";
         let hyper = |i| Mlp::load(from, &format!("{name}.output_hypernetworks_mlps.{i}"), 32);
+        // Thresholds and order hang on the predicted IoU.
+        let exact = Loader { compute: Compute::F32, ..*from };
         Ok(Self {
             iou_token: from.get(&format!("{name}.iou_token.weight"), &[1, DIM])?,
             mask_tokens: from.get(&format!("{name}.mask_tokens.weight"), &[4, DIM])?,
@@ -78,7 +81,7 @@ impl MaskDecoder {
             upscale_norm: from.norm(&format!("{name}.output_upscaling.1"), 64, 1e-6)?,
             upscale2: upscaling(from, &format!("{name}.output_upscaling.3"), 64, 32)?,
             hyper: (0..4).map(hyper).collect::<anyhow::Result<_>>()?,
-            iou_head: Mlp::load(from, &format!("{name}.iou_prediction_head"), 4)?,
+            iou_head: Mlp::load(&exact, &format!("{name}.iou_prediction_head"), 4)?,
             numbers,
         })
     }
@@ -98,7 +101,7 @@ impl MaskDecoder {
         let of_masks = Tensor::arange(masks, (Kind::Int64, prompts.device())) + (1 + at);
         let wanted = Tensor::cat(&[of_masks.zeros_like().narrow(0, 0, 1), of_masks], 0); // the IoU token, then these
         let (tokens, image) = self.transformer.forward(source, &Tensor::cat(&[&own, prompts], 1), &wanted);
-        let iou = self.iou_head.forward(&tokens.select(1, 0)).narrow(1, at, masks).to_kind(Kind::Float).contiguous();
+        let iou = self.iou_head.forward(&tokens.select(1, 0).to_kind(Kind::Float)).narrow(1, at, masks).contiguous();
         Decoded { choice, mask_tokens: tokens.narrow(1, 1, masks), image, iou }
     }
 
@@ -172,7 +175,6 @@ impl Mlp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Compute;
     use crate::model::bf16::Bf16;
     use crate::model::weights::Weights;
     use tch::Device;
@@ -182,20 +184,25 @@ mod tests {
     fn our_arithmetic_agrees_with_that_of_libtorch() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/weights/mobile_sam.f16.safetensors");
         let weights = Weights::parse(std::fs::read(path).unwrap()).unwrap();
-        let from = Loader { weights: &weights, device: Device::Cpu, compute: Compute::F32 };
+        let of = |compute| Loader { weights: &weights, device: Device::Cpu, compute };
         let wave = |shape: &[i64], step: f64| {
             (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
         };
         let position = wave(&[4096, DIM], 0.3);
-        let decoder = |numbers| MaskDecoder::load(&from, position.shallow_clone(), numbers).unwrap();
-        let libtorch = decoder(None);
-        let bf16 = Bf16::detect().map(|bf16| (Numbers::Bf16(bf16), 0.05));
-        for (numbers, tolerance) in [(Numbers::F32, 1e-4)].into_iter().chain(bf16) {
-            let ours = decoder(Some(numbers));
+        let decoder = |compute: Compute, numbers| {
+            MaskDecoder::load(&of(compute), position.to_kind(compute.kind()), numbers).unwrap()
+        };
+        let libtorch = decoder(Compute::F32, None);
+        let bf16 = Bf16::detect().map(|bf16| (Some(Numbers::Bf16(bf16)), Compute::F32, 0.05));
+        let cases = [(Some(Numbers::F32), Compute::F32, 1e-4), (None, Compute::Bf16, 0.1)];
+        for (numbers, compute, tolerance) in cases.into_iter().chain(bf16) {
+            let ours = decoder(compute, numbers);
             for (images, n_tokens, choice) in [(1, 2, MaskChoice::Multimask), (3, 7, MaskChoice::Single)] {
                 let (image, prompts) = (wave(&[images, 4096, DIM], 0.7), wave(&[3, n_tokens, DIM], 0.11));
                 let decode = |decoder: &MaskDecoder| {
-                    let decoded = decoder.forward(&decoder.source(image.shallow_clone()), &prompts, choice);
+                    let kind = decoder.mask_tokens.kind();
+                    let source = decoder.source(image.to_kind(kind));
+                    let decoded = decoder.forward(&source, &prompts.to_kind(kind), choice);
                     (decoder.masks(&decoded, (48, 61)), decoded.iou)
                 };
                 let ((masks, iou), (expected, expected_iou)) = (decode(&ours), decode(&libtorch));

@@ -9,11 +9,11 @@
 //! A *column* is a head of a token: token by token, in each its heads.
 
 use rayon::prelude::*;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::exchange::{Columns, exchange};
-use crate::model::layer::{LayerNorm, Linear, Loader, softmax};
-use crate::model::memory::{floats, floats_mut};
+use crate::model::layer::{LayerNorm, Linear, Loader, softmax, softmax_over};
+use crate::model::memory::{Fresh, floats};
 use crate::model::simd::Numbers;
 
 pub(super) const DIM: i64 = 256;
@@ -102,8 +102,11 @@ impl TwoWayTransformer {
         // What layer 1 asks of the image does not depend on the image.
         let tokens = second.norm1.forward(&(&tokens + second.self_attn.forward(&(&tokens + point), &tokens)));
         let look = second.token_to_image.look(&(&tokens + point));
-        // A copy, which the exchange writes to.
-        let image = image.repeat([point.size()[0] / image.size()[0], 1, 1]);
+        let n = point.size()[0];
+        let image = match self.numbers {
+            Some(_) => Image::Ours(Fresh::copies(image, n)),
+            None => Image::Libtorch(image.expand([n, -1, -1], false)),
+        };
         let (image, seen) = self.exchange(image, queries, &to_tokens, &first.norm4, &look);
         let tokens = second.mlp(&(tokens + second.token_to_image.seen(&seen)));
 
@@ -111,6 +114,10 @@ impl TwoWayTransformer {
         let to_tokens = second.image_to_token.columns(&at, &tokens);
         let (tokens, at) = (tokens.index_select(1, wanted), at.index_select(1, wanted));
         let (image, seen) = self.exchange(image, None, &to_tokens, &second.norm4, &self.final_attn.look(&at));
+        let image = match image {
+            Image::Ours(image) => image.into_tensor(),
+            Image::Libtorch(image) => image,
+        };
         (self.norm_final.forward(&(tokens + self.final_attn.seen(&seen))), image)
     }
 
@@ -122,24 +129,28 @@ impl TwoWayTransformer {
     /// - returns the image and what was seen, `(N, columns, 256)`
     fn exchange(
         &self,
-        mut image: Tensor,
+        image: Image,
         queries: Option<&Tensor>,
         tokens: &TokenColumns,
         norm: &LayerNorm,
         look: &Tensor,
-    ) -> (Tensor, Tensor) {
+    ) -> (Image, Tensor) {
         let TokenColumns { keys, shift, values } = tokens;
-        let Some(numbers) = self.numbers else {
-            let at = queries.map_or_else(|| &image + &self.position, Tensor::shallow_clone);
-            let logits = keys.matmul(&at.transpose(-1, -2)) + shift.unsqueeze(-1); // (N, columns, 4096)
-            let attn = logits.unflatten(1, [-1, HEADS]).softmax(1, Kind::Float).to_kind(image.kind()).flatten(1, 2);
-            let image = norm.forward(&image.baddbmm(&attn.transpose(1, 2), values, 1, 1));
-            let seen = softmax(&look.matmul(&(&image + &self.position).transpose(1, 2))).matmul(&image);
-            return (image, seen);
+        let (mut image, numbers) = match (image, self.numbers) {
+            (Image::Ours(image), numbers) => (image, numbers.unwrap_or(Numbers::F32)),
+            (Image::Libtorch(image), _) => {
+                let at = queries.map_or_else(|| &image + &self.position, Tensor::shallow_clone);
+                let logits = keys.matmul(&at.transpose(-1, -2)) + shift.unsqueeze(-1); // (N, columns, 4096)
+                drop(at);
+                let attn = softmax_over(&logits.unflatten(1, [-1, HEADS]), 1).flatten(1, 2);
+                let image = norm.forward(&image.baddbmm(&attn.transpose(1, 2), values, 1, 1));
+                let seen = softmax(&look.matmul(&(&image + &self.position).transpose(1, 2))).matmul(&image);
+                return (Image::Libtorch(image), seen);
+            }
         };
         let norm = norm.host();
         let (queries, encoding) = (queries.map(floats), floats(&self.position));
-        let (n, shape) = (image.size()[0] as usize, look.size());
+        let (n, shape) = (keys.size()[0] as usize, look.size());
         let [keys, shift, values, look] = [keys, shift, values, look].map(Tensor::contiguous);
         let [keys, shift, values, look] = [&keys, &shift, &values, &look].map(floats);
         let of = |(i, image): (usize, &mut [f32])| {
@@ -152,10 +163,17 @@ impl TwoWayTransformer {
             };
             exchange(image, queries, encoding, &columns, (&norm, numbers))
         };
-        let images = floats_mut(&mut image);
+        let images = image.floats();
         let seen: Vec<Vec<f32>> = images.par_chunks_exact_mut(images.len() / n).enumerate().map(of).collect();
-        (image, Tensor::from_slice(&seen.concat()).view(&shape[..]))
+        (Image::Ours(image), Tensor::from_slice(&seen.concat()).view(&shape[..]))
     }
+}
+
+/// `(N, 4096, 256)`: as it is after each prompt's tokens.
+enum Image {
+    /// Where our own arithmetic writes.
+    Ours(Fresh),
+    Libtorch(Tensor),
 }
 
 /// What the tokens of N prompts give to an image that looks at them.
