@@ -1,5 +1,5 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test setup build lint bench-sam
+.PHONY: quickstart test setup build lint bench-sam bench-train
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
@@ -10,6 +10,10 @@ test: setup lint ## formatting, lints, advisories and all tests
 bench-sam: setup ## SAM against the public PyTorch code, which it installs (5 GB); PRECISION=bf16 for ours in bf16
 	cargo bench --no-run --bench sam
 	python3 benches/sam/bench.py "cargo bench -q --bench sam -- $(PRECISION)"
+
+bench-train: setup ## a training step of S2C against the same in PyTorch f32, which it installs (5 GB)
+	cargo bench --no-run --bench train
+	python3 benches/train/bench.py "cargo bench -q --bench train --"
 
 setup: ## libtorch, once; see .ci/setup
 	@.ci/setup

@@ -18,48 +18,11 @@ import os
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
-import venv
 
-PINNED = ["torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "numpy==2.4.6", "pillow==13.0.0",
-          "safetensors==0.8.0", "segment-anything==1.0", "mobilesam-mirror==1.0.0"]
-HERE, ROOT = pathlib.Path(__file__).resolve().parent, pathlib.Path("target/bench-sam")
-
-
-def enter_venv():
-    """Goes on in the venv's Python, made if it is not there."""
-    home, done = ROOT / "venv", ROOT / "venv/complete"
-    if not done.exists() or done.read_text().split() != PINNED:
-        print("installing the reference from PyPI", flush=True)
-        venv.create(home, clear=True, with_pip=True)
-        if subprocess.run([home / "bin/python", "-m", "pip", "install", "-q", *PINNED]).returncode:
-            sys.exit("error: the reference could not be installed\nhint: needs PyPI and Python 3.11 or newer")
-        done.write_text("\n".join(PINNED))
-    if pathlib.Path(sys.prefix).resolve() != home.resolve():
-        python = str(home.absolute() / "bin/python")
-        os.execv(python, [python, __file__, *sys.argv[1:]])
-
-
-class Worker:
-    def __init__(self, command, threads):
-        env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        self.command, pipe = command, subprocess.PIPE
-        self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
-
-    def __call__(self, do, **what):
-        try:
-            print(json.dumps({"do": do, **what}), file=self.process.stdin, flush=True)
-            answer = json.loads(self.process.stdout.readline() or '{"error": "ended"}')
-        except BrokenPipeError:
-            answer = {"error": "ended"}
-        if "error" in answer:
-            sys.exit(f"error: {shlex.join(self.command)}: {do}: {answer['error']}")
-        return answer
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "common"))
+from common import ROOT, Worker, enter_venv, reference  # noqa: E402
 
 
 def draw_pictures():
@@ -104,7 +67,7 @@ def main():
     images = [str(path) for path in found if path.suffix in (".jpg", ".jpeg", ".png")]
     if not images:
         sys.exit(f"error: no .jpg or .png in {args.images}")
-    sides = {"ours": shlex.split(args.ours), "reference": [sys.executable, "-W", "ignore", str(HERE / "reference.py")]}
+    sides = {"ours": shlex.split(args.ours), "reference": reference(HERE / "reference.py")}
     start = lambda: {side: Worker(command, args.threads) for side, command in sides.items()}  # noqa: E731
     names = ["encoder_vit_b", "encoder_vit_t", "decoder_64", "everything"]
     seconds = {name: {side: [] for side in sides} for name in names}

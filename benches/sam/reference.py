@@ -8,19 +8,18 @@ usage: reference.py, then one JSON object a line on stdin; each is answered by o
       a grid of points on the last encoded picture in one batch, three low-resolution masks each
   {"do": "everything", "image": PATH, "points_per_side": 32}           -> {"seconds", "masks"}
       SamAutomaticMaskGenerator.generate of the decoded picture at its defaults, the encoder included
-  {"do": "peak"}                                                       -> {"peak_mib"}    VmHWM, Linux alone
-What fails is answered by {"error": MESSAGE}.
+and what common.py knows of the protocol.
 """
-import json
+import pathlib
 import sys
-import time
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-answers, sys.stdout = sys.stdout, sys.stderr  # whatever the libraries print is no answer
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "common"))
+import common  # noqa: E402
 
 
 class Worker:
@@ -65,28 +64,14 @@ class Worker:
         seconds, masks = timed(lambda: generator.generate(image))
         return seconds | {"masks": len(masks)}
 
-    def peak(self):
-        with open("/proc/self/status") as status:
-            kib = next(line.split()[1] for line in status if line.startswith("VmHWM"))
-        return {"peak_mib": int(kib) / 1024}
-
 
 def rgb(path):
     return np.array(Image.open(path).convert("RGB"))
 
 
 def timed(run):
-    started = time.perf_counter()
     with torch.no_grad():
-        result = run()
-    return {"seconds": time.perf_counter() - started}, result
+        return common.timed(run)
 
 
-worker = Worker()
-for line in sys.stdin:
-    try:
-        asked = json.loads(line)
-        answer = getattr(worker, asked.pop("do"))(**asked)
-    except Exception as error:
-        answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), file=answers, flush=True)
+common.serve(Worker)

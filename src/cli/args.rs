@@ -59,6 +59,9 @@ pub(super) enum Command {
         csv: bool,
         #[arg(long, conflicts_with = "json")]
         latex: bool,
+        /// Where [sweep] has `rng_seed`: the variant that others are tested against [default: the first]
+        #[arg(long, value_name = "VARIANT")]
+        against: Option<String>,
     },
     /// Draw the stages and what they share between variants
     Graph {
@@ -66,6 +69,14 @@ pub(super) enum Command {
         pipeline: PipelineArgs,
         #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
         format: GraphFormat,
+    },
+    /// Write event files for TensorBoard from the cache; `run` does so by itself
+    Tensorboard {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// Folder to write to, a folder for each variant [default: out/PIPELINE/tensorboard]
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
     },
     /// Copy results out of the cache, one file an image
     Export(ExportArgs),

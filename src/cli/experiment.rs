@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs};
 use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
 use super::predict::predict;
-use super::progress::{Progress, span};
+use super::progress::{LOGS, Progress, span};
 use super::segment::segment;
-use super::{INTERRUPTED, open_cache, report, size};
+use super::{Hinted, INTERRUPTED, hint_of, open_cache, report, size, tensorboard};
 use crate::artifact::Manifest;
 use crate::cache::Cache;
 use crate::data::Dataset;
@@ -27,8 +27,9 @@ use crate::pipeline::executor::LocalExecutor;
 use crate::pipeline::file::{Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::plan::{Freshness, StaleReason, finished, plan, why};
+use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, metrics_of};
-use crate::pipeline::run::{RunOptions, run};
+use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
 use crate::stage::StageContext;
 use crate::vision::labels_of;
@@ -121,20 +122,19 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         }
         Command::Plan { pipeline } => show_plan(cli, pipeline)?,
         Command::Why { pipeline, what } => show_why(cli, pipeline, what)?,
-        Command::Results { pipeline, csv, latex } => {
+        Command::Results { pipeline, csv, latex, against } => {
             let cache = open_cache(cli)?;
             let experiment = Experiment::open(&cache, pipeline)?;
             let table = table(&cache, &experiment)?;
-            print!(
-                "{}",
-                if *csv {
-                    table.csv()
-                } else if *latex {
-                    table.latex()
-                } else {
-                    shown(cli, &table)?
-                }
-            );
+            let repeats = repeats_of(&experiment, &table, against.as_deref())?;
+            let text = match (csv, latex, repeats.is_empty()) {
+                (true, _, true) => table.csv(),
+                (true, _, false) => repeats::csv(&repeats),
+                (_, true, true) => table.latex(),
+                (_, true, false) => repeats::latex(&repeats),
+                _ => shown(cli, &table, &repeats)?,
+            };
+            print!("{text}");
         }
         Command::Graph { pipeline, format } => {
             let cache = open_cache(cli)?;
@@ -146,6 +146,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
             };
             print!("{text}");
         }
+        Command::Tensorboard { pipeline, to } => tensorboard::tensorboard(cli, pipeline, to.as_deref())?,
         Command::Export(args) => export(cli, args)?,
         Command::Predict(args) => predict(cli, args)?,
         Command::Segment(args) => segment(cli, args)?,
@@ -174,24 +175,31 @@ fn run_pipeline(
         }
         eprintln!("stopping after this unit; once more to stop at once");
     })?;
-    let progress = Arc::new(Progress::new(cli.quiet));
+    let progress = Arc::new(Progress::new(cli.quiet, cache.folder().join(LOGS)));
     let inside = progress.clone();
     let context = StageContext {
         device,
-        progress: Arc::new(move |done, of, what| inside.step(done, of, what)),
+        progress: Arc::new(move |step| inside.step(step)),
         scratch: cache.folder().join("scratch"),
         interrupted: interrupted.clone(),
     };
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}, {device_name}");
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let events = tensorboard::folder(out, &experiment);
     let options = RunOptions {
         targets: &experiment.targets(),
         keep_going,
         interrupted,
         clock: &|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         made_by: &made_by,
-        observer: &|event| progress.event(event),
+        observer: &|event| {
+            progress.event(event);
+            // For those who watch; what cannot be written is told at the end.
+            if matches!(event, Event::UnitFinished { stage, .. } if stage.ends_with("_epoch")) {
+                let _ = tensorboard::write(&cache, &experiment, &events);
+            }
+        },
     };
     let mut executor = LocalExecutor::new(context, jobs);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options)?;
@@ -207,20 +215,48 @@ fn run_pipeline(
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let table = table(&cache, &experiment)?;
-    print!("{}", shown(cli, &table)?);
-    if let Some((label, _)) = report.failed.first() {
-        bail!("{} units failed, the first: {label}", report.failed.len());
+    let repeats = repeats_of(&experiment, &table, None)?;
+    print!("{}", shown(cli, &table, &repeats)?);
+    if let Some((label, error)) = report.failed.first() {
+        let message = format!("{} units failed, the first: {label}", report.failed.len());
+        return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
     }
+    tensorboard::write(&cache, &experiment, &events)?;
     let folder = out.join(&experiment.pipeline.name);
     let n_pictures = report::write(&cache, &experiment, &table, &folder)?;
+    if !repeats.is_empty() {
+        report::put(&folder.join("repeats.csv"), repeats::csv(&repeats).as_bytes())?;
+    }
     if !cli.quiet {
-        eprintln!("{n_pictures} overlays, results.json and results.csv in {}", folder.display());
+        eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn shown(cli: &Cli, table: &ResultsTable) -> anyhow::Result<String> {
-    Ok(if cli.json { table.json()? + "\n" } else { table.text() })
+fn shown(cli: &Cli, table: &ResultsTable, repeats: &[Repeats]) -> anyhow::Result<String> {
+    Ok(match (cli.json, repeats.is_empty()) {
+        (false, true) => table.text(),
+        (false, false) => format!("{}\n{}", table.text(), repeats::text(repeats)),
+        (true, true) => table.json()? + "\n",
+        (true, false) => {
+            serde_json::to_string_pretty(&serde_json::json!({ "runs": table.rows, "repeats": repeats }))? + "\n"
+        }
+    })
+}
+
+fn repeats_of(experiment: &Experiment, table: &ResultsTable, against: Option<&str>) -> anyhow::Result<Vec<Repeats>> {
+    let found = repeats::repeats(&experiment.pipeline.cells, &table.rows, against);
+    let unknown = |names: Vec<String>| {
+        let message = format!("no variant `{}` to test against", against.unwrap_or_default());
+        Hinted::error(message, format!("there are: {}", names.join("; ")))
+    };
+    let found = found.map_err(unknown)?;
+    match against {
+        Some(_) if found.is_empty() => {
+            Err(Hinted::error("nothing is repeated here", "give [sweep] an axis, e.g. rng_seed = [0, 1, 2]"))
+        }
+        _ => Ok(found),
+    }
 }
 
 /// The results that are in the cache.
@@ -309,12 +345,13 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
 
 fn collect(cli: &Cli, files: &[std::path::PathBuf], sets: &[String], dry_run: bool) -> anyhow::Result<()> {
     let cache = open_cache(cli)?;
-    let mut keep = HashSet::new();
+    let (mut keep, mut logs) = (HashSet::new(), HashSet::new());
     for file in files {
         let args = PipelineArgs { file: file.clone(), sets: sets.to_vec() };
         let experiment = Experiment::open(&cache, &args).with_context(|| format!("`{}`", file.display()))?;
         let all: Vec<UnitIdx> = (0..experiment.graph.units().len()).collect();
         for manifest in crate::pipeline::plan::finished(&experiment.graph, &cache, &all)?.into_iter().flatten() {
+            logs.insert(format!("{}.jsonl", manifest.key));
             keep.extend(manifest.outputs.iter().map(|output| output.digest));
             keep.extend(manifest.fingerprint.inputs.iter().map(|input| input.digest));
         }
@@ -323,6 +360,10 @@ fn collect(cli: &Cli, files: &[std::path::PathBuf], sets: &[String], dry_run: bo
     if !dry_run {
         // Half-done epochs cost time only.
         let _ = std::fs::remove_dir_all(cache.folder().join("scratch"));
+        let found = std::fs::read_dir(cache.folder().join(LOGS)).into_iter().flatten().flatten();
+        for log in found.filter(|log| !logs.contains(&*log.file_name().to_string_lossy())) {
+            let _ = std::fs::remove_file(log.path());
+        }
     }
     let verb = if dry_run { "would be removed" } else { "removed" };
     println!(

@@ -17,6 +17,8 @@ mod report;
 #[cfg(feature = "torch")]
 mod segment;
 #[cfg(feature = "torch")]
+mod tensorboard;
+#[cfg(feature = "torch")]
 mod weights;
 
 use std::process::ExitCode;
@@ -57,6 +59,9 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     }
     if let Some(hinted) = error.downcast_ref::<Hinted>() {
         return Some(hinted.hint.clone());
+    }
+    if let Some(fault) = error.downcast_ref::<crate::stage::NotFinite>() {
+        return Some(fault.hint());
     }
     #[cfg(feature = "torch")]
     if let Some(weights) = error.downcast_ref::<crate::pipeline::build::MissingWeights>() {

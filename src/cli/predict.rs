@@ -42,7 +42,7 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     let params = &experiment.graph.units()[unit].params;
     let context = StageContext {
         device,
-        progress: Arc::new(|_, _, _| ()),
+        progress: Arc::new(|_| ()),
         scratch: cache.folder().join("scratch"),
         interrupted: Arc::new(AtomicBool::new(false)),
     };

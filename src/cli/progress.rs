@@ -1,12 +1,20 @@
 //! Progress: a line that moves on a terminal, plain lines now and then elsewhere.
 #![expect(clippy::print_stderr, reason = "this is where progress is printed")]
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::digest::UnitKey;
 use crate::pipeline::run::Event;
+use crate::stage::Step;
+
+/// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
+pub(super) const LOGS: &str = "logs";
 
 /// Between two plain lines of one stage.
 const EVERY: Duration = Duration::from_secs(10);
@@ -15,6 +23,7 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Progress {
     state: Mutex<State>,
     quiet: bool,
+    logs: PathBuf,
 }
 
 struct State {
@@ -24,13 +33,47 @@ struct State {
     of: usize,
     started: Instant,
     shown: Instant,
+    /// The unit whose steps are told, while it runs.
+    unit: Option<Unit>,
+}
+
+/// The steps of a unit that were done here.
+struct Unit {
+    key: UnitKey,
+    log: Option<File>,
+    steps: u64,
+    images: usize,
+    seconds: f64,
+    waited: f64,
+    what: String,
+}
+
+impl Unit {
+    fn take(&mut self, step: &Step<'_>) {
+        let Step { key: _, done, of: _, what, images, seconds, waited } = *step;
+        self.steps += 1;
+        self.images += images;
+        self.seconds += seconds;
+        self.waited += waited;
+        what.clone_into(&mut self.what);
+        if let Some(log) = &mut self.log {
+            let line = serde_json::json!({ "step": done - 1, "images": images, "seconds": seconds, "waited": waited });
+            // A log that cannot be written is no reason to stop.
+            let _ = writeln!(log, "{line}");
+        }
+    }
+
+    fn speed(&self) -> String {
+        let seconds = self.seconds.max(1e-9);
+        format!("{:.1} images/s, waited {:.1} %", self.images as f64 / seconds, self.waited / seconds * 100.0)
+    }
 }
 
 impl Progress {
-    pub(super) fn new(quiet: bool) -> Self {
+    pub(super) fn new(quiet: bool, logs: PathBuf) -> Self {
         let now = Instant::now();
-        let state = State { bar: None, stage: String::new(), done: 0, of: 0, started: now, shown: now };
-        Self { state: Mutex::new(state), quiet }
+        let state = State { bar: None, stage: String::new(), done: 0, of: 0, started: now, shown: now, unit: None };
+        Self { state: Mutex::new(state), quiet, logs }
     }
 
     pub(super) fn event(&self, event: Event<'_>) {
@@ -56,18 +99,43 @@ impl Progress {
     }
 
     /// Told from inside a long unit.
-    pub(super) fn step(&self, done: u64, of: u64, what: &str) {
+    pub(super) fn step(&self, step: &Step<'_>) {
+        let mut state = self.state();
+        let unit = state.unit.take().filter(|unit| unit.key == step.key);
+        let mut unit = unit.unwrap_or_else(|| Unit {
+            key: step.key,
+            log: self.log(step),
+            steps: 0,
+            images: 0,
+            seconds: 0.0,
+            waited: 0.0,
+            what: String::new(),
+        });
+        unit.take(step);
+        let left = (step.of - step.done) as f64 * unit.seconds / unit.steps as f64;
+        let text = format!("step {}/{}, {}, {}", step.done, step.of, unit.speed(), step.what);
+        state.unit = Some(unit);
         if self.quiet {
             return;
         }
-        let mut state = self.state();
         if let Some(bar) = &state.bar {
-            bar.set_message(format!("step {done}/{of} {what}"));
+            bar.set_message(format!("{text}, {} left", span(left)));
             bar.tick();
-        } else if state.shown.elapsed() > EVERY {
+        } else if state.shown.elapsed() > EVERY && step.done < step.of {
             state.shown = Instant::now();
-            eprintln!("{}: step {done}/{of}, {what}", state.stage);
+            eprintln!("{}: {text}, {} left", state.stage, span(left));
         }
+    }
+
+    /// The log of the unit a step is of: a new one at its first step.
+    fn log(&self, step: &Step<'_>) -> Option<File> {
+        fs::create_dir_all(&self.logs).ok()?;
+        let mut options = File::options();
+        match step.done {
+            1 => options.write(true).truncate(true),
+            _ => options.append(true),
+        };
+        options.create(true).open(self.logs.join(format!("{}.jsonl", step.key))).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -84,19 +152,29 @@ impl Progress {
         bar.set_prefix(stage.to_owned());
         let mut state = self.state();
         let bar = (!bar.is_hidden()).then_some(bar);
-        *state = State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now };
+        *state = State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now, unit: None };
     }
 
     fn finish(&self, stage: &str, label: &str, seconds: f64) {
         let mut state = self.state();
         state.done += 1;
         let (done, of) = (state.done, state.of);
+        let epoch = state
+            .unit
+            .take()
+            .map(|unit| format!("{label}: {} steps in {}, {}, {}", unit.steps, span(seconds), unit.speed(), unit.what));
         if let Some(bar) = &state.bar {
             bar.set_message(format!("{label} {seconds:.1} s"));
             bar.inc(1);
+            if let Some(epoch) = epoch {
+                bar.suspend(|| eprintln!("{epoch}"));
+            }
             if done == of {
                 bar.finish();
             }
+        } else if let Some(epoch) = epoch {
+            state.shown = Instant::now();
+            eprintln!("{epoch}");
         } else if done == of || state.shown.elapsed() > EVERY {
             state.shown = Instant::now();
             let elapsed = state.started.elapsed().as_secs_f64();

@@ -65,7 +65,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
     let (sender, receiver) = sync_channel::<Found>(1);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| receiver.into_iter().try_for_each(|found| write(cli, found, on_top)));
-        let segmented = ahead(args.images.iter().zip(&targets), read, |(image, png)| {
+        let segmented = ahead(1, args.images.iter().zip(&targets), read, |(image, png), _| {
             let started = Instant::now();
             let size = (image.height, image.width);
             let embed = |crop: Crop| Ok(encoder.embed(&image.part((crop.y, crop.x), crop.height, crop.width)));

@@ -19,8 +19,19 @@ pub fn keep_freed() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed() {}
 
+/// In memory that a GPU reads without the processor, where `device` is one: [`upload`] then need not wait.
+pub fn pinned(x: Tensor, device: Device) -> Tensor {
+    if device.is_cuda() { x.pin_memory(device) } else { x }
+}
+
+/// Several scalars, read at once: each reading waits for the device.
+pub fn read_all(scalars: &[Tensor]) -> Vec<f64> {
+    let flat: Vec<Tensor> = scalars.iter().map(|x| x.detach().to_kind(Kind::Double).view([-1])).collect();
+    Tensor::cat(&flat, 0).try_into().unwrap_or_default()
+}
+
 /// From the CPU to where a model computes. To a GPU through pinned memory, which the copy reads later: nobody waits.
-pub(crate) fn upload(x: &Tensor, to: Device) -> Tensor {
+pub fn upload(x: &Tensor, to: Device) -> Tensor {
     match to.is_cuda() && !x.device().is_cuda() {
         true => x.internal_pin_memory(to).to_device_(to, x.kind(), true, false),
         false => x.to_device(to),

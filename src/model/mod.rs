@@ -14,6 +14,7 @@ pub mod memory;
 pub mod optim;
 pub mod resnet;
 pub mod resnet38;
+pub mod s2c;
 pub mod sam;
 mod simd;
 pub mod ssc;

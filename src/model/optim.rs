@@ -7,6 +7,8 @@ use tch::Tensor;
 use super::weights::{Weights, to_safetensors};
 
 const MOMENTUM: &str = "momentum.";
+/// So many numbers of a tensor are moved at a time on a CPU: they stay in its cache from one operation to the next.
+const PIECE: i64 = 1 << 18;
 
 /// A tensor being trained.
 #[derive(Debug)]
@@ -70,21 +72,29 @@ impl Sgd {
         tch::no_grad(|| {
             for Trained { value, lr_mult, momentum } in self.tensors.values_mut() {
                 let grad = value.grad();
-                if grad.defined() {
-                    *momentum = &*momentum * self.momentum + grad + &*value * self.weight_decay;
-                    let _ = value.g_sub_(&(&*momentum * (lr * *lr_mult)));
+                if !grad.defined() {
+                    continue;
+                }
+                let [value, momentum, grad] = [&*value, &*momentum, &grad.contiguous()].map(|x| x.view([-1]));
+                let n = value.size()[0];
+                let piece = if value.device().is_cuda() { n } else { PIECE };
+                for at in (0..n).step_by(piece.max(1) as usize) {
+                    let part = |x: &Tensor| x.narrow(0, at, piece.min(n - at));
+                    let (mut value, mut momentum) = (part(&value), part(&momentum));
+                    // In place, but in products and sums of their own: fused ones would round otherwise.
+                    let _ = momentum.g_mul_scalar_(self.momentum);
+                    let _ = momentum.g_add_(&part(&grad));
+                    let _ = momentum.g_add_(&(&value * self.weight_decay));
+                    let _ = value.g_sub_(&(&momentum * (lr * *lr_mult)));
                 }
             }
         });
     }
 
-    /// Euclidean norm of all gradients.
-    pub fn grad_norm(&self) -> f64 {
-        let square = |trained: &Trained| {
-            let grad = trained.value.grad();
-            if grad.defined() { grad.square().sum(tch::Kind::Double).double_value(&[]) } else { 0.0 }
-        };
-        self.tensors.values().map(square).sum::<f64>().sqrt()
+    /// Sums of squares of the gradients, one for each tensor: `(n)` f64 where the tensors are.
+    pub fn grad_squares(&self) -> Tensor {
+        let grads = self.tensors.values().map(|trained| trained.value.grad()).filter(Tensor::defined);
+        Tensor::stack(&grads.map(|grad| grad.square().sum(tch::Kind::Double)).collect::<Vec<_>>(), 0)
     }
 }
 

@@ -448,6 +448,7 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         ),
         (segmentation.epochs > 0, "segmentation.epochs", "is 0"),
         (segmentation.batch_size > 0, "segmentation.batch_size", "is 0"),
+        ((1..=1024).contains(&segmentation.accumulate), "segmentation.accumulate", "is not in 1..=1024"),
         ((32..=4096).contains(&segmentation.crop), "segmentation.crop", "is not in 32..=4096"),
         (positive(least) && least <= most && most <= 8.0, "segmentation.scale", "is not a range of factors up to 8"),
         (positive(segmentation.lr), "segmentation.lr", "is not above 0"),
@@ -476,6 +477,7 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         ),
         (classifier.epochs > 0, "classifier.epochs", "is 0"),
         (classifier.batch_size > 0, "classifier.batch_size", "is 0"),
+        ((1..=1024).contains(&classifier.accumulate), "classifier.accumulate", "is not in 1..=1024"),
         ((32..=4096).contains(&classifier.crop), "classifier.crop", "is not in 32..=4096"),
         (0 < short && short <= long && long <= 8192, "classifier.resize_long", "is not a range of pixels"),
         (

@@ -9,8 +9,12 @@ pub mod file;
 pub mod graph;
 pub mod plan;
 pub mod preset;
+#[cfg(feature = "torch")]
+pub mod repeats;
 mod resolve;
 #[cfg(feature = "torch")]
 pub mod results;
 pub mod run;
 pub mod spec;
+#[cfg(feature = "torch")]
+pub mod tensorboard;

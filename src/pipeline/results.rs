@@ -103,25 +103,17 @@ impl ResultsTable {
     }
 
     pub fn csv(&self) -> String {
-        let quote = |text: &String| match text.contains([',', '"', '\n']) {
-            true => format!("\"{}\"", text.replace('"', "\"\"")),
-            false => text.clone(),
-        };
         let mut text = String::from("variant,seed_miou,threshold,pseudo_label_miou,segmentation_miou\n");
         for row in self.values() {
-            text.push_str(&(row.iter().map(quote).collect::<Vec<_>>().join(",") + "\n"));
+            text.push_str(&(row.iter().map(|cell| csv_quoted(cell)).collect::<Vec<_>>().join(",") + "\n"));
         }
         text
     }
 
     pub fn latex(&self) -> String {
-        let escape = |text: &String| {
-            let special = |c: char| if "&%$#_{}".contains(c) { format!("\\{c}") } else { c.to_string() };
-            text.chars().map(special).collect::<String>()
-        };
         let mut text = format!("\\begin{{tabular}}{{lcccc}}\n{} \\\\\n\\hline\n", Self::HEADER.join(" & "));
         for row in self.values() {
-            text.push_str(&(row.iter().map(escape).collect::<Vec<_>>().join(" & ") + " \\\\\n"));
+            text.push_str(&(row.iter().map(|cell| latex_escaped(cell)).collect::<Vec<_>>().join(" & ") + " \\\\\n"));
         }
         text + "\\end{tabular}\n"
     }
@@ -129,4 +121,16 @@ impl ResultsTable {
     pub fn json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string_pretty(&self.rows)?)
     }
+}
+
+pub(super) fn csv_quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+pub(super) fn latex_escaped(text: &str) -> String {
+    let special = |c: char| if "&%$#_{}".contains(c) { format!("\\{c}") } else { c.to_string() };
+    text.chars().map(special).collect()
 }

@@ -159,6 +159,8 @@ pub struct ClassifierSpec {
     pub stride: u32,
     pub epochs: u32,
     pub batch_size: usize,
+    /// Batches whose gradients make one step: so many times `batch_size` images in the memory of `batch_size`.
+    pub accumulate: usize,
     /// Side of the square training crop, pixels.
     pub crop: u32,
     /// The longer side of an image is resized to a random length in this range before the crop, pixels.
@@ -313,6 +315,8 @@ pub struct SegmentationSpec {
     pub stride: u32,
     pub epochs: u32,
     pub batch_size: usize,
+    /// Batches whose gradients make one step: so many times `batch_size` images in the memory of `batch_size`.
+    pub accumulate: usize,
     /// Side of the square training crop, pixels.
     pub crop: u32,
     /// An image is scaled by a random factor in this range before the crop.
@@ -409,6 +413,7 @@ impl Default for ClassifierSpec {
             stride: 16,
             epochs: 5,
             batch_size: 8,
+            accumulate: 1,
             crop: 256,
             resize_long: (256, 512),
             jitter: (0.4, 0.4, 0.4, 0.1),
@@ -485,6 +490,7 @@ impl Default for SegmentationSpec {
             stride: 16,
             epochs: 5,
             batch_size: 8,
+            accumulate: 1,
             crop: 256,
             scale: (0.5, 1.5),
             lr: 2.5e-4,

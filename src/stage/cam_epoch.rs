@@ -4,24 +4,27 @@ use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
+use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, mean, train};
+use super::loader::each;
 use super::params::{
-    Backbone, Compute, IdCompaction, IdWidth, PadLabel, SscLevel, SscPrototypes, is_default, is_yes, yes,
+    Backbone, Compute, IdCompaction, IdWidth, PadLabel, SscLevel, SscPrototypes, is_default, is_one, is_yes, one, yes,
 };
 use super::prompt::{AbsentClass, PromptParams, SamInput};
 use super::sam_embed::read_embedding;
-use super::{Loaded, Output, Stage, StageContext, UnitInput};
+use super::{Bytes, Loaded, NotFinite, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_rgb, decode_se_map};
 use crate::data::rng::stream;
 use crate::model::classifier::{Classifier, ClassifierConfig};
-use crate::model::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
-use crate::model::loss::{self, classification, cpm as cpm_loss};
+use crate::model::cpm::CpmOptions;
+use crate::model::loss;
+use crate::model::memory::pinned;
 use crate::model::optim::{Sgd, SgdOptions};
+use crate::model::s2c::{S2cBatch, S2cImage, S2cLosses, S2cOptions, S2cTraining, SscOn};
 use crate::model::sam::{SamDecoder, SamEncoder};
-use crate::model::ssc::{SscOptions, ssc};
+use crate::model::ssc::SscOptions;
 use crate::model::weights::Weights;
 use crate::vision::SeMap;
 use crate::vision::se_map::{compact, ranks, reversed};
@@ -39,6 +42,9 @@ pub struct CamEpochParams {
     /// Foreground classes.
     pub n_classes: i64,
     pub batch_size: usize,
+    /// Batches of a step.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
     pub crop: u32,
     pub resize_long: (u32, u32),
     pub jitter: (f64, f64, f64, f64),
@@ -106,12 +112,11 @@ pub struct CamEpoch {
 
 /// What the loader makes of one image.
 struct Sample {
-    item: String,
     labels: Vec<u8>,
     transform: Transform,
     crop: Vec<f32>,
     se_map: Option<SeMap>,
-    embedding: Option<Tensor>,
+    embedding: Option<Bytes>,
 }
 
 impl Stage for CamEpoch {
@@ -154,111 +159,108 @@ impl Stage for CamEpoch {
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
-        let mut trainer = CamTrainer { classifier, sgd, decoder, encoder, params, device };
+        let training = S2cTraining { classifier, sgd, decoder, encoder, options: s2c_options(params) };
+        let mut trainer = CamTrainer { training, params, device };
         let items = Items::read(input, params)?;
-        let CamEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
-        let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
-        let sample = |item: &str| items.sample(item, params);
-        train(&mut trainer, start, &items.images.items, sample, options, (input, context))
+        let CamEpochParams { epoch, epochs, rng_seed, batch_size, accumulate, lr, .. } = *params;
+        let options = EpochOptions { epoch, epochs, rng_seed, images: batch_size * accumulate, lr };
+        let make = |batch: &[String]| {
+            let samples = each(batch, |item| items.sample(item, params))?;
+            let parts =
+                samples.chunks(batch_size).map(|part| collate(part, params, device)).collect::<Result<_, _>>()?;
+            Ok(Batch { items: batch.to_vec(), parts })
+        };
+        train(&mut trainer, start, &items.images.items, make, options, (input, context))
     }
 }
 
 struct CamTrainer<'a> {
-    classifier: Classifier,
-    sgd: Sgd,
-    decoder: Option<&'a SamDecoder>,
-    /// With `online_crop`.
-    encoder: Option<&'a SamEncoder>,
+    training: S2cTraining<'a>,
     params: &'a CamEpochParams,
     device: tch::Device,
 }
 
+/// The images of a step.
+struct Batch {
+    items: Vec<String>,
+    parts: Vec<S2cBatch>,
+}
+
 impl Trainer for CamTrainer<'_> {
-    type Sample = Sample;
+    type Batch = Batch;
     type Row = StepLosses;
 
-    fn step(&mut self, batch: &[Sample], lr: f64) -> anyhow::Result<StepLosses> {
-        let Self { classifier, sgd, decoder, encoder, params, device } = self;
-        let (params, device) = (*params, *device);
-        let (n, side) = (batch.len() as i64, i64::from(params.crop));
-        let crops = batch_tensor(batch.iter().map(|sample| &sample.crop), params.crop, device);
-        let label = |sample: &Sample| {
-            (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
+    fn step(&mut self, Batch { items, parts }: Batch, lr: f64) -> anyhow::Result<StepLosses> {
+        let Self { training, params, device } = self;
+        let CamEpochParams { rng_seed, epoch, batch_size, .. } = **params;
+        let of_part = |(part, items): (S2cBatch, &[String])| {
+            let streams = items.iter().map(|item| stream(rng_seed, u64::from(epoch), item, "dropout"));
+            S2cBatch { dropout: training.classifier.dropout(streams), ..part.to_device(*device) }
         };
-        let labels: Vec<f32> = batch.iter().flat_map(label).collect();
-        let labels = Tensor::from_slice(&labels).view([n, params.n_classes]).to_device(device);
-
-        // CPM looks at the network before it moves.
-        let pseudo = match (&params.cpm, decoder) {
-            (Some(cpm), Some(decoder)) => {
-                let image = |(i, sample): (usize, &Sample)| {
-                    let online = encoder.map(|encoder| encoder.embed_frame(&window_frame(&crops.get(i as i64))));
-                    cpm_image(sample, online, device)
-                };
-                let images: Vec<CpmImage> = batch.iter().enumerate().map(image).collect::<Result<_, _>>()?;
-                Some(pseudo_map(classifier, decoder, &crops, &images, &cpm_options(cpm))?)
-            }
-            _ => None,
-        };
-
-        sgd.zero_grad();
-        let streams = batch.iter().map(|of| stream(params.rng_seed, u64::from(params.epoch), &of.item, "dropout"));
-        let output = classifier.forward(&crops, classifier.dropout(streams).as_ref());
-        let cls = classification(&output.cam, &labels);
-        let ssc = params.ssc.as_ref().and_then(|of| {
-            let maps = batch.iter().filter_map(|sample| sample.se_map.as_ref());
-            let ids: Vec<i64> = maps.flat_map(|map| &map.data).map(|&id| i64::from(id)).collect();
-            let se_map = Tensor::from_slice(&ids).view([n, side, side]).to_device(device);
-            let drawn = match of.level {
-                SscLevel::Feature => &output.feat,
-                SscLevel::Logit => &output.cam,
-            };
-            Some((ssc(drawn, &se_map, &ssc_options(of))?, of.weight))
-        });
-        let cpm = params.cpm.as_ref().zip(pseudo);
-        let cpm = cpm.and_then(|(of, pseudo)| {
-            let absent = match of.absent_class {
-                AbsentClass::Zero => loss::AbsentClass::Zero,
-                AbsentClass::NegInf => loss::AbsentClass::Out,
-            };
-            Some((cpm_loss(&output.cam, &labels, &pseudo, absent)?, of.weight))
-        });
-        // Summed into a new tensor: `+=` would write into `cls`.
-        let more = [&ssc, &cpm].into_iter().flatten();
-        let loss = more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight);
-        loss.backward();
-        let value = |loss: &Tensor| loss.to_kind(Kind::Double).double_value(&[]);
-        let row = StepLosses {
-            cls: value(&cls),
-            ssc: ssc.map(|(term, _)| value(&term)),
-            cpm: cpm.map(|(term, _)| value(&term)),
-            lr,
-            grad_norm: sgd.grad_norm(),
-        };
-        let items: Vec<&str> = batch.iter().map(|sample| sample.item.as_str()).collect();
-        ensure_finite(&[value(&loss), row.grad_norm], &Self::describe(&row), &items, "classifier.lr")?;
-        sgd.step(lr);
+        let parts: Vec<S2cBatch> = parts.into_iter().zip(items.chunks(batch_size)).map(of_part).collect();
+        let losses = training.step(&parts, lr)?;
+        let is_finite = losses.is_finite();
+        let S2cLosses { cls, ssc, cpm, grad_norm } = losses;
+        let row = StepLosses { cls, ssc, cpm, lr, grad_norm };
+        if !is_finite {
+            let losses = Self::describe(std::slice::from_ref(&row));
+            return Err(NotFinite { losses, items, field: "classifier.lr", lr }.into());
+        }
         Ok(row)
     }
 
-    fn describe(row: &StepLosses) -> String {
+    fn describe(rows: &[StepLosses]) -> String {
         let term = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(" {name} {value:.3}"));
-        format!("cls {:.3}{}{}", row.cls, term("ssc", row.ssc), term("cpm", row.cpm))
+        let [cls, ssc, cpm] = [mean(rows, |row| Some(row.cls)), mean(rows, |row| row.ssc), mean(rows, |row| row.cpm)];
+        format!("{}{}{}", term("cls", cls), term("ssc", ssc), term("cpm", cpm)).trim_start().to_owned()
     }
 
     fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
-        self.sgd.checkpoint(self.classifier.frozen(), more)
+        self.training.sgd.checkpoint(self.training.classifier.frozen(), more)
     }
 }
 
-/// `online`: the embedding of the crop, if it was made.
-fn cpm_image(sample: &Sample, online: Option<Tensor>, device: tch::Device) -> anyhow::Result<CpmImage> {
-    let embedding = match online {
-        Some(embedding) => embedding,
-        None => sample.embedding.as_ref().context("no embedding")?.to_device(device),
+/// Samples as tensors on the CPU, ready to go to the device.
+fn collate(samples: &[Sample], params: &CamEpochParams, device: tch::Device) -> anyhow::Result<S2cBatch> {
+    let (n, side) = (samples.len() as i64, i64::from(params.crop));
+    let label = |sample: &Sample| {
+        (1..=params.n_classes).map(|class| f32::from(sample.labels.contains(&(class as u8)))).collect::<Vec<_>>()
     };
+    let labels = Tensor::from_slice(&samples.iter().flat_map(label).collect::<Vec<_>>()).view([n, params.n_classes]);
+    let maps = samples.iter().filter_map(|sample| sample.se_map.as_ref());
+    let ids: Vec<i64> = maps.flat_map(|map| &map.data).map(|&id| i64::from(id)).collect();
+    let images = samples.iter().filter(|_| params.cpm.is_some()).map(|sample| s2c_image(sample, device));
+    Ok(S2cBatch {
+        crops: pinned(batch_tensor(samples.iter().map(|sample| &sample.crop[..]), params.crop), device),
+        labels: pinned(labels, device),
+        se_map: params.ssc.as_ref().map(|_| pinned(Tensor::from_slice(&ids).view([n, side, side]), device)),
+        images: images.collect::<anyhow::Result<_>>()?,
+        dropout: None,
+    })
+}
+
+fn s2c_image(sample: &Sample, device: tch::Device) -> anyhow::Result<S2cImage> {
+    let embedding = sample.embedding.clone().map(|bytes| anyhow::Ok(pinned(read_embedding(bytes)?.0, device)));
     let channels = sample.labels.iter().map(|&class| i64::from(class) - 1).collect();
-    Ok(CpmImage { channels, transform: sample.transform, embedding })
+    Ok(S2cImage { channels, transform: sample.transform, embedding: embedding.transpose()? })
+}
+
+fn s2c_options(params: &CamEpochParams) -> S2cOptions {
+    let ssc = params.ssc.as_ref().map(|of| {
+        let on = match of.level {
+            SscLevel::Feature => SscOn::Feat,
+            SscLevel::Logit => SscOn::Cam,
+        };
+        (ssc_options(of), on, of.weight)
+    });
+    let cpm = params.cpm.as_ref().map(|of| {
+        let absent = match of.absent_class {
+            AbsentClass::Zero => loss::AbsentClass::Zero,
+            AbsentClass::NegInf => loss::AbsentClass::Out,
+        };
+        (cpm_options(of), absent, of.weight)
+    });
+    S2cOptions { ssc, cpm }
 }
 
 fn cpm_options(params: &CpmParams) -> CpmOptions {
@@ -341,13 +343,13 @@ impl<'a> Items<'a> {
             None => None,
         };
         let embedding = match &self.embeddings {
-            Some(embeddings) => Some(read_embedding(embeddings.bytes(item)?)?.0),
+            Some(embeddings) => Some(embeddings.bytes(item)?),
             None => None,
         };
         let labels = self.labels.get(item).with_context(|| format!("`{item}` has no labels"))?.clone();
         let known = |class: &u8| (1..=params.n_classes).contains(&i64::from(*class));
         ensure!(labels.iter().all(known), "`{item}`: labels {labels:?} are not all in 1..={}", params.n_classes);
         let crop = transform.apply_image(&image, Some(&jitter));
-        Ok(Sample { item: item.to_owned(), labels, transform, crop, se_map, embedding })
+        Ok(Sample { labels, transform, crop, se_map, embedding })
     }
 }

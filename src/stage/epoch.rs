@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tch::Tensor;
 
 use super::loader::ahead;
-use super::{Bytes, Interrupted, Output, StageContext, UnitInput, scratch_of};
+use super::{Bytes, Interrupted, NotFinite, Output, StageContext, Step, UnitInput, scratch_of};
 use crate::data::rng::{shuffle, stream};
 use crate::digest::BlobDigest;
 use crate::model::optim::poly;
@@ -22,6 +22,8 @@ use crate::model::weights::Weights;
 
 /// How often the state inside an epoch is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(120);
+/// Batches that wait for the model.
+const QUEUE: usize = 3;
 const RESUME: &str = "resume.losses";
 
 /// Which epoch, of how many, and in which order.
@@ -30,7 +32,8 @@ pub(super) struct EpochOptions {
     pub(super) epoch: u32,
     pub(super) epochs: u32,
     pub(super) rng_seed: u64,
-    pub(super) batch_size: usize,
+    /// Images of a step.
+    pub(super) images: usize,
     /// At the first step of the first epoch.
     pub(super) lr: f64,
 }
@@ -59,14 +62,16 @@ impl<'a> Members<'a> {
 
 /// A model in training, as the loop sees it.
 pub(super) trait Trainer {
-    /// What the loader makes of one image.
-    type Sample: Send;
+    /// What the loader makes of the images of a step.
+    type Batch: Send;
     /// What is recorded of a step; no times, so that equal runs give equal bytes.
     type Row: Serialize + DeserializeOwned;
 
-    fn step(&mut self, batch: &[Self::Sample], lr: f64) -> anyhow::Result<Self::Row>;
-    /// Losses for people.
-    fn describe(row: &Self::Row) -> String;
+    /// # Errors
+    /// [`NotFinite`], with model and optimiser as they were.
+    fn step(&mut self, batch: Self::Batch, lr: f64) -> anyhow::Result<Self::Row>;
+    /// Mean losses for people.
+    fn describe(rows: &[Self::Row]) -> String;
     /// The bytes of model and optimiser, and `more`.
     fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>>;
 }
@@ -103,7 +108,7 @@ pub(super) fn train<T: Trainer>(
     trainer: &mut T,
     start: Start<T::Row>,
     items: &[String],
-    sample: impl Fn(&str) -> anyhow::Result<T::Sample> + Send,
+    make: impl Fn(&[String]) -> anyhow::Result<T::Batch> + Send,
     options: EpochOptions,
     (input, context): (&UnitInput<'_>, &StageContext),
 ) -> anyhow::Result<Vec<Output>> {
@@ -113,25 +118,32 @@ pub(super) fn train<T: Trainer>(
     let n_steps = batches.len();
     let all_steps = n_steps as u64 * u64::from(epochs);
     let mut rows = start.rows;
-    let mut saved = Instant::now();
+    let (mut saved, mut last) = (Instant::now(), Instant::now());
     let todo = batches.iter().skip(rows.len());
-    ahead(
-        todo,
-        move |batch| batch.iter().map(|item| sample(item)).collect(),
-        |batch: Vec<T::Sample>| {
-            let step = rows.len();
-            let lr = lr * poly(u64::from(epoch) * n_steps as u64 + step as u64, all_steps);
-            let row = trainer.step(&batch, lr).with_context(|| format!("epoch {epoch}, step {step}"))?;
-            (context.progress)(step as u64 + 1, n_steps as u64, &T::describe(&row));
-            rows.push(row);
-            let stop = context.is_interrupted() && rows.len() < n_steps;
-            if stop || saved.elapsed() > SAVE_EVERY {
+    let make = move |batch: &Vec<String>| Ok((batch.len(), make(batch)?));
+    ahead(QUEUE, todo, make, |(images, batch), waited| {
+        let step = rows.len();
+        let lr = lr * poly(u64::from(epoch) * n_steps as u64 + step as u64, all_steps);
+        let row = match trainer.step(batch, lr).with_context(|| format!("epoch {epoch}, step {step}")) {
+            Err(error) if error.is::<NotFinite>() => {
                 save(&scratch, trainer, &rows)?;
-                saved = Instant::now();
+                return Err(error);
             }
-            if stop { Err(Interrupted.into()) } else { Ok(()) }
-        },
-    )?;
+            row => row?,
+        };
+        rows.push(row);
+        let seconds = last.elapsed().as_secs_f64();
+        last = Instant::now();
+        let what = T::describe(if rows.len() == n_steps { &rows } else { &rows[step..] });
+        let (done, of, waited) = (rows.len() as u64, n_steps as u64, waited.as_secs_f64());
+        (context.progress)(&Step { key: input.fingerprint.key(), done, of, what: &what, images, seconds, waited });
+        let stop = context.is_interrupted() && rows.len() < n_steps;
+        if stop || saved.elapsed() > SAVE_EVERY {
+            save(&scratch, trainer, &rows)?;
+            saved = Instant::now();
+        }
+        if stop { Err(Interrupted.into()) } else { Ok(()) }
+    })?;
     let checkpoint = trainer.checkpoint(Vec::new())?;
     // The result is in memory; what is left of the way there may go (and may be gone).
     let _ = fs::remove_file(&scratch);
@@ -142,7 +154,7 @@ pub(super) fn train<T: Trainer>(
 fn batches(names: &[String], options: EpochOptions) -> Vec<Vec<String>> {
     let mut names = names.to_vec();
     shuffle(&mut stream(options.rng_seed, u64::from(options.epoch), "", "order"), &mut names);
-    let size = options.batch_size.clamp(1, names.len().max(1));
+    let size = options.images.clamp(1, names.len().max(1));
     names.chunks_exact(size).map(<[String]>::to_vec).collect()
 }
 
@@ -161,17 +173,14 @@ fn save<T: Trainer>(scratch: &Path, trainer: &T, rows: &[T::Row]) -> anyhow::Res
     Ok(())
 }
 
-/// Steps whose numbers are no numbers stop the epoch: it goes on from the checkpoint before it.
-pub(super) fn ensure_finite(values: &[f64], losses: &str, items: &[&str], field: &str) -> anyhow::Result<()> {
-    let finite = values.iter().all(|value| value.is_finite());
-    let images = items.join(", ");
-    ensure!(finite, "the loss is not finite ({losses}; images {images}); try a lower `{field}`");
-    Ok(())
+/// The mean of what some rows have.
+pub(super) fn mean<R>(rows: &[R], of: impl Fn(&R) -> Option<f64>) -> Option<f64> {
+    let (n, sum) = rows.iter().filter_map(of).fold((0.0, 0.0), |(n, sum), value| (n + 1.0, sum + value));
+    (n > 0.0).then(|| sum / n)
 }
 
 /// Crops as the model's input, `(B, 3, side, side)`.
-pub(super) fn batch_tensor<'a>(crops: impl Iterator<Item = &'a Vec<f32>>, side: u32, device: tch::Device) -> Tensor {
-    let pixels: Vec<f32> = crops.flatten().copied().collect();
+pub(super) fn batch_tensor<'a>(crops: impl Iterator<Item = &'a [f32]>, side: u32) -> Tensor {
     let side = i64::from(side);
-    Tensor::from_slice(&pixels).view([-1, 3, side, side]).to_device(device)
+    Tensor::from_slice(&crops.collect::<Vec<_>>().concat()).view([-1, 3, side, side])
 }

@@ -39,7 +39,7 @@ use serde::de::DeserializeOwned;
 
 use crate::artifact::{Fingerprint, SetListing};
 pub use crate::data::Bytes;
-use crate::digest::BlobDigest;
+use crate::digest::{BlobDigest, UnitKey};
 
 /// A kind of work.
 pub trait Stage: Sized {
@@ -90,8 +90,26 @@ impl Device {
     }
 }
 
-/// Told how far a unit is: done, of, what.
-pub type ProgressFn = dyn Fn(u64, u64, &str) + Send + Sync;
+/// Told of each step inside a long unit. Times go this way alone: an output has none, so that equal runs give equal
+/// bytes.
+pub type ProgressFn = dyn Fn(&Step<'_>) + Send + Sync;
+
+/// A step that is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// The unit it is of.
+    pub key: UnitKey,
+    /// Steps done, this one included, of so many.
+    pub done: u64,
+    pub of: u64,
+    /// Losses for people; at the last step the means of all.
+    pub what: &'a str,
+    pub images: usize,
+    /// From the end of the step before.
+    pub seconds: f64,
+    /// Of these, without a batch.
+    pub waited: f64,
+}
 
 /// What the surroundings give a stage; nothing of it may change its output.
 #[derive(Clone)]
@@ -108,6 +126,24 @@ pub struct StageContext {
 impl StageContext {
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
+    }
+}
+
+/// Training has left the numbers; the state before the step is saved, so that the same run stops there again.
+#[derive(Debug, thiserror::Error)]
+#[error("the loss or its gradient is not finite ({losses}); images of the step: {}", items.join(", "))]
+pub struct NotFinite {
+    pub losses: String,
+    pub items: Vec<String>,
+    /// Field of the learning rate.
+    pub field: &'static str,
+    pub lr: f64,
+}
+
+impl NotFinite {
+    pub fn hint(&self) -> String {
+        let Self { field, lr, .. } = self;
+        format!("set `{field}` below {lr}; the checkpoint of the epoch before stays in the cache")
     }
 }
 

@@ -188,3 +188,14 @@ mod tests {
         assert_eq!(serde_json::to_string(&all).unwrap(), names);
     }
 }
+
+/// The default of a number of parts.
+pub(super) fn one() -> usize {
+    1
+}
+
+/// A default is not written, so that keys stay what they were before there was the field.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) fn is_one(n: &usize) -> bool {
+    *n == 1
+}

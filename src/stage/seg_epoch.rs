@@ -4,14 +4,17 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, ensure_finite, train};
-use super::params::{Backbone, Compute};
-use super::{Output, Stage, StageContext, UnitInput};
+use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, mean, train};
+use super::loader::each;
+use super::params::{Backbone, Compute, is_one, one};
+use super::{NotFinite, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::Transform;
 use crate::data::image::{decode_label_map, decode_rgb};
 use crate::data::rng::stream;
 use crate::model::deeplab::{DeepLab, DeepLabConfig, segmentation};
+use crate::model::memory::{pinned, read_all, upload};
 use crate::model::optim::{Sgd, SgdOptions};
+use crate::model::s2c::{add, n_true, shares};
 use crate::vision::{IGNORE, LabelMap};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,6 +29,9 @@ pub struct SegEpochParams {
     /// With background.
     pub n_labels: i64,
     pub batch_size: usize,
+    /// Batches of a step.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
     pub crop: u32,
     pub scale: (f64, f64),
     pub lr: f64,
@@ -52,7 +58,6 @@ pub struct SegEpoch {
 
 /// What the loader makes of one image.
 struct Sample {
-    item: String,
     crop: Vec<f32>,
     labels: LabelMap,
 }
@@ -81,10 +86,14 @@ impl Stage for SegEpoch {
         let mut trainer = SegTrainer { model, sgd, params, device };
 
         let (images, labels) = (Members::of(input, "images")?, Members::of(input, "labels")?);
-        let sample = |item: &str| sample(item, &images, &labels, params);
-        let SegEpochParams { epoch, epochs, rng_seed, batch_size, lr, .. } = *params;
-        let options = EpochOptions { epoch, epochs, rng_seed, batch_size, lr };
-        train(&mut trainer, start, &images.items, sample, options, (input, context))
+        let SegEpochParams { epoch, epochs, rng_seed, batch_size, accumulate, crop, lr, .. } = *params;
+        let options = EpochOptions { epoch, epochs, rng_seed, images: batch_size * accumulate, lr };
+        let make = |batch: &[String]| {
+            let samples = each(batch, |item| sample(item, &images, &labels, params))?;
+            let parts = samples.chunks(batch_size).map(|part| collate(part, crop, device)).collect();
+            Ok(Batch { items: batch.to_vec(), parts })
+        };
+        train(&mut trainer, start, &images.items, make, options, (input, context))
     }
 }
 
@@ -98,7 +107,15 @@ fn sample(item: &str, images: &Members<'_>, labels: &Members<'_>, params: &SegEp
     let mut rng = stream(params.rng_seed, u64::from(params.epoch), item, "seg augment");
     let transform = Transform::sample_scale(&mut rng, size, params.scale, params.crop as usize);
     let crop = transform.apply_image(&image, None);
-    Ok(Sample { item: item.to_owned(), crop, labels: transform.apply_grid(&map, IGNORE) })
+    Ok(Sample { crop, labels: transform.apply_grid(&map, IGNORE) })
+}
+
+/// Crops, and labels `(B, H, W)` u8.
+fn collate(samples: &[Sample], crop: u32, device: tch::Device) -> (Tensor, Tensor) {
+    let labels: Vec<&[u8]> = samples.iter().map(|sample| &sample.labels.data[..]).collect();
+    let labels = Tensor::from_slice(&labels.concat()).view([-1, i64::from(crop), i64::from(crop)]);
+    let crops = batch_tensor(samples.iter().map(|sample| &sample.crop[..]), crop);
+    (pinned(crops, device), pinned(labels, device))
 }
 
 struct SegTrainer<'a> {
@@ -108,33 +125,48 @@ struct SegTrainer<'a> {
     device: tch::Device,
 }
 
+/// The images of a step.
+struct Batch {
+    items: Vec<String>,
+    parts: Vec<(Tensor, Tensor)>,
+}
+
 impl Trainer for SegTrainer<'_> {
-    type Sample = Sample;
+    type Batch = Batch;
     type Row = SegLosses;
 
-    fn step(&mut self, batch: &[Sample], lr: f64) -> anyhow::Result<SegLosses> {
-        let side = i64::from(self.params.crop);
-        let crops = batch_tensor(batch.iter().map(|sample| &sample.crop), self.params.crop, self.device);
-        let labels: Vec<u8> = batch.iter().flat_map(|sample| &sample.labels.data).copied().collect();
-        let labels = Tensor::from_slice(&labels).view([-1, side, side]).to_device(self.device).to_kind(Kind::Int64);
-        self.sgd.zero_grad();
-        let SegEpochParams { rng_seed, epoch, .. } = *self.params;
-        let streams = batch.iter().map(|of| stream(rng_seed, u64::from(epoch), &of.item, "seg dropout"));
-        let logits = self.model.forward(&crops, self.model.dropout(streams).as_ref());
-        let Some(loss) = segmentation(&logits, &labels) else {
-            return Ok(SegLosses { seg: None, lr, grad_norm: 0.0 });
+    fn step(&mut self, Batch { items, parts }: Batch, lr: f64) -> anyhow::Result<SegLosses> {
+        let on_device = |(crops, labels): &(Tensor, Tensor)| {
+            (upload(crops, self.device), upload(labels, self.device).to_kind(Kind::Int64))
         };
-        loss.backward();
-        let value = loss.to_kind(Kind::Double).double_value(&[]);
-        let row = SegLosses { seg: Some(value), lr, grad_norm: self.sgd.grad_norm() };
-        let items: Vec<&str> = batch.iter().map(|sample| sample.item.as_str()).collect();
-        ensure_finite(&[value, row.grad_norm], &Self::describe(&row), &items, "segmentation.lr")?;
+        let parts: Vec<(Tensor, Tensor)> = parts.iter().map(on_device).collect();
+        // The loss is a mean over labelled pixels: see `gradient` in `model::s2c`.
+        let shares = shares(&parts, |_, (_, labels)| n_true(&labels.ne(i64::from(IGNORE))));
+        self.sgd.zero_grad();
+        let mut sum = None;
+        let SegEpochParams { rng_seed, epoch, batch_size, .. } = *self.params;
+        for (((crops, labels), share), items) in parts.iter().zip(shares).zip(items.chunks(batch_size)) {
+            let streams = items.iter().map(|item| stream(rng_seed, u64::from(epoch), item, "seg dropout"));
+            let logits = self.model.forward(crops, self.model.dropout(streams).as_ref());
+            if let Some(loss) = segmentation(&logits, labels) {
+                let loss = loss * share;
+                loss.backward();
+                add(&mut sum, &loss);
+            }
+        }
+        let Some(loss) = sum else { return Ok(SegLosses { seg: None, lr, grad_norm: 0.0 }) };
+        let mut values = read_all(&[loss, self.sgd.grad_squares()]).into_iter();
+        let row = SegLosses { seg: values.next(), lr, grad_norm: values.sum::<f64>().sqrt() };
+        if !row.grad_norm.is_finite() || row.seg.is_some_and(|loss| !loss.is_finite()) {
+            let losses = Self::describe(std::slice::from_ref(&row));
+            return Err(NotFinite { losses, items, field: "segmentation.lr", lr }.into());
+        }
         self.sgd.step(lr);
         Ok(row)
     }
 
-    fn describe(row: &SegLosses) -> String {
-        row.seg.map_or_else(|| "no labels".to_owned(), |loss| format!("seg {loss:.3}"))
+    fn describe(rows: &[SegLosses]) -> String {
+        mean(rows, |row| row.seg).map_or_else(|| "no labels".to_owned(), |loss| format!("seg {loss:.3}"))
     }
 
     fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {

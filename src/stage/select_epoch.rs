@@ -81,7 +81,7 @@ mod tests {
             Fingerprint { stage: SelectEpoch::KIND.into(), version: 1, params: "{}".into(), inputs: inputs.into() };
         let context = StageContext {
             device: Device::Cpu,
-            progress: Arc::new(|_, _, _| ()),
+            progress: Arc::new(|_| ()),
             scratch: "unused".into(),
             interrupted: Arc::new(AtomicBool::new(false)),
         };

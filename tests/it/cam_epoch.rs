@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use s2c_pipe::artifact::{Fingerprint, FingerprintInput, SetListing};
 use s2c_pipe::data::image::{encode_rgb, encode_se_map};
 use s2c_pipe::digest::BlobDigest;
-use s2c_pipe::model::weights::to_safetensors;
+use s2c_pipe::model::weights::{Weights, to_safetensors};
 use s2c_pipe::stage::cam_epoch::{CamEpoch, StepLosses};
-use s2c_pipe::stage::{BlobReader, Bytes, Device, Interrupted, Output, Stage, StageContext, UnitInput};
+use s2c_pipe::stage::{
+    BlobReader, Bytes, Device, Interrupted, NotFinite, Output, Stage, StageContext, Step, UnitInput,
+};
 use s2c_pipe::vision::{Grid, Rgb};
 use serde_json::json;
 use tch::{Kind, Tensor};
@@ -101,28 +103,31 @@ impl Case {
 
     /// Runs the epoch in a scratch folder; with `stop_at`, the user asks it to stop after so many steps.
     fn run(&self, batch_size: usize, scratch: &Path, stop_at: Option<u64>) -> anyhow::Result<(Vec<Output>, u64)> {
-        self.run_with(batch_size, scratch, stop_at, &json!({}))
+        self.run_with(json!({ "batch_size": batch_size }), scratch, stop_at)
     }
 
-    /// With other parameters of a loss: `{"cpm": {..}}`.
+    /// With some parameters changed.
     fn run_with(
         &self,
-        batch_size: usize,
+        changes: serde_json::Value,
         scratch: &Path,
         stop_at: Option<u64>,
-        more: &serde_json::Value,
     ) -> anyhow::Result<(Vec<Output>, u64)> {
         let mut params = json!({
             "epoch": 0, "epochs": 2, "rng_seed": 3, "precision": "f32", "backbone": "resnet50v1", "stride": 16,
-            "feat_dim": 16, "n_classes": 3, "batch_size": batch_size, "crop": 64, "resize_long": [50, 100],
+            "feat_dim": 16, "n_classes": 3, "batch_size": 1, "crop": 64, "resize_long": [50, 100],
             "jitter": [0.4, 0.4, 0.4, 0.1], "lr": 2e-4, "head_lr_mult": 10.0, "momentum": 0.9, "weight_decay": 5e-4,
             "ssc": {"weight": 1.0, "temperature": 0.5, "proto_stopgrad": true, "unassigned_negative": true},
             "cpm": {"weight": 1.0, "tau": 0.5, "scales": [0.5, 1.0], "min_distance": 10, "mask_index": 2,
                     "alpha_sam": "logit", "alpha_cam": "mean", "pad_label": "ignore"},
         });
-        for (loss, more) in more.as_object().unwrap() {
-            params[loss].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        for (name, value) in changes.as_object().unwrap() {
+            match (&mut params[name], value) {
+                (serde_json::Value::Object(cpm), serde_json::Value::Object(more)) => cpm.extend(more.clone()),
+                (param, value) => *param = value.clone(),
+            }
         }
+        params.as_object_mut().unwrap().remove("none");
         let fingerprint = Fingerprint {
             stage: CamEpoch::KIND.into(),
             version: CamEpoch::VERSION,
@@ -131,9 +136,9 @@ impl Case {
         };
         let (interrupted, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (flag, count) = (interrupted.clone(), steps.clone());
-        let progress = move |done: u64, _: u64, _: &str| {
+        let progress = move |step: &Step<'_>| {
             count.fetch_add(1, Ordering::Relaxed);
-            flag.store(Some(done) == stop_at, Ordering::Relaxed);
+            flag.store(Some(step.done) == stop_at, Ordering::Relaxed);
         };
         let context = StageContext {
             device: Device::Cpu,
@@ -205,10 +210,86 @@ fn labels_out_of_range_are_an_error() {
     assert!(error.contains("are not all in 1..=3"), "{error}");
 }
 
+/// The loss is a mean over all that a step sees, however it is cut into batches: SSC's and CPM's pixels differ in number
+/// from picture to picture, so that a mean of means would be another.
+#[test]
+fn batches_of_a_step_add_up_to_one_batch() {
+    let case = Case::new();
+    let folder = tempfile::tempdir().unwrap();
+    // CPM's masks are yes or no, and rounding turns single pixels of them.
+    for (without, tolerance) in [("cpm", 1e-5), ("none", 1e-3)] {
+        let run = |batch_size: usize, accumulate: usize| {
+            let changes = json!({ "batch_size": batch_size, "accumulate": accumulate, without: null });
+            let (outputs, steps) = case.run_with(changes, folder.path(), None).unwrap();
+            assert_eq!(steps, 1);
+            let [row]: [StepLosses; 1] = serde_json::from_slice(&outputs[1].bytes).unwrap();
+            // After one step the momentum is the gradient and the weight decay.
+            let state = Weights::parse(outputs[0].bytes.clone()).unwrap();
+            let momentum = ["head.cam", "head.feat", "layer4.2.conv3", "layer2.0.conv1"]
+                .map(|name| state.raw(&format!("momentum.{name}.weight")).unwrap());
+            ([Some(row.cls), row.ssc, row.cpm, Some(row.grad_norm)], momentum)
+        };
+        let whole = run(4, 1);
+        for (batch_size, accumulate) in [(1, 4), (3, 2)] {
+            let found = run(batch_size, accumulate);
+            for (is, expected) in found.0.iter().zip(&whole.0) {
+                let off = is.zip(*expected).map_or(0.0, |(is, expected)| (is / expected - 1.0).abs());
+                assert!(off < tolerance, "{batch_size} x {accumulate}: {:?} {:?}", found.0, whole.0);
+            }
+            for (is, expected) in found.1.iter().zip(&whole.1) {
+                let norm = |x: &Tensor| f64::try_from(x.norm()).unwrap();
+                let off = norm(&(is - expected)) / norm(expected);
+                assert!(off < 10.0 * tolerance, "{batch_size} x {accumulate}: {off}");
+            }
+        }
+    }
+}
+
+/// Weights are cast to bf16 within the graph, so their gradients are f32 and point where those of f32 do.
+#[test]
+fn bf16_goes_down_the_same_slope() {
+    let case = Case::new();
+    let folder = tempfile::tempdir().unwrap();
+    let momentum = |precision: &str| {
+        let changes = json!({ "batch_size": 4, "precision": precision, "cpm": null });
+        let state = Weights::parse(case.run_with(changes, folder.path(), None).unwrap().0[0].bytes.clone()).unwrap();
+        ["head.cam", "layer4.2.conv3", "layer3.0.conv2", "layer2.0.conv1"]
+            .map(|name| state.raw(&format!("momentum.{name}.weight")).unwrap().view([-1]))
+    };
+    for (bf16, f32) in momentum("bf16").iter().zip(&momentum("f32")) {
+        let cosine = f64::try_from(bf16.dot(f32) / (bf16.norm() * f32.norm())).unwrap();
+        assert!(bf16.kind() == Kind::Float && cosine > 0.98, "{cosine}");
+    }
+}
+
+/// What is saved is the state before the step that failed: going on fails there again, and does not jump past it.
+#[test]
+fn numbers_that_are_none_stop_the_epoch_there_and_again() {
+    let case = Case::new();
+    let folder = tempfile::tempdir().unwrap();
+    let diverges = || case.run_with(json!({ "lr": 1e6 }), folder.path(), None).unwrap_err();
+    let (first, again) = (diverges(), diverges());
+    for error in [&first, &again] {
+        let NotFinite { items, field, .. } = error.downcast_ref().unwrap();
+        assert_eq!((items.len(), *field), (1, "classifier.lr"));
+        assert!(format!("{error:#}").contains("epoch 0, step 1: the loss or its gradient is not finite"), "{error:#}");
+        assert!(format!("{error:#}").ends_with(&format!("images of the step: {}", items[0])), "{error:#}");
+    }
+    assert_eq!(n_files(folder.path()), 1);
+    // Of the two steps that the first run tried one is kept.
+    let saved = folder.path().read_dir().unwrap().next().unwrap().unwrap().path();
+    let saved = Weights::parse(std::fs::read(saved).unwrap()[32..].to_vec()).unwrap();
+    let rows = Vec::<u8>::try_from(saved.raw("resume.losses").unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<Vec<StepLosses>>(&rows).unwrap().len(), 1);
+    assert!(f64::try_from(saved.raw("head.cam.weight").unwrap().abs().max()).unwrap().is_finite());
+}
+
 /// The first step with other parameters of a loss.
 fn first_step(case: &Case, more: &serde_json::Value) -> StepLosses {
     let folder = tempfile::tempdir().unwrap();
-    let outputs = case.run_with(4, folder.path(), None, more).unwrap().0;
+    let mut changes = more.clone();
+    changes["batch_size"] = json!(4);
+    let outputs = case.run_with(changes, folder.path(), None).unwrap().0;
     serde_json::from_slice::<Vec<StepLosses>>(&outputs[1].bytes).unwrap().remove(0)
 }
 

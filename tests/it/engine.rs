@@ -141,7 +141,7 @@ fn open(folder: &Path) -> Cache {
 
 fn executor(scratch: PathBuf, interrupted: &Arc<AtomicBool>) -> LocalExecutor {
     let interrupted = interrupted.clone();
-    LocalExecutor::new(StageContext { device: Device::Cpu, progress: Arc::new(|_, _, _| ()), scratch, interrupted }, 2)
+    LocalExecutor::new(StageContext { device: Device::Cpu, progress: Arc::new(|_| ()), scratch, interrupted }, 2)
 }
 
 fn run_in(cache: &Cache, graph: &Graph, target: UnitIdx, interrupted: &Arc<AtomicBool>) -> RunReport {

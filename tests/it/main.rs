@@ -27,4 +27,6 @@ mod ssc;
 #[cfg(feature = "torch")]
 mod sweep;
 #[cfg(feature = "torch")]
+mod tensorboard;
+#[cfg(feature = "torch")]
 mod train;

@@ -221,6 +221,41 @@ fn a_run_leaves_pictures_and_tables() {
 }
 
 #[test]
+fn seeds_of_randomness_are_summarised() {
+    let dir = finished_copy();
+    // Seed 0 has run, seed 1 has not.
+    fs::write(dir.path().join("seeds.toml"), "extends = 'tiny.toml'\n[sweep]\nrng_seed = [0, 1]").unwrap();
+    let said = succeeds(dir.path(), &["results", "seeds.toml"]);
+    assert!(said.contains("S2C, rng_seed=1 ") && said.contains("paired t-test against `baseline`"), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("S2C ") && line.contains(" (1)")), "{said}");
+    let csv = succeeds(dir.path(), &["results", "seeds.toml", "--csv", "--against", "S2C"]);
+    assert!(csv.contains("\nbaseline,seed_miou,1,") && csv.contains(",S2C,1,"), "{csv}");
+    let json = call(dir.path(), &["--json", "results", "seeds.toml"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((json["runs"].as_array().unwrap().len(), json["repeats"][1]["variant"].as_str()), (4, Some("S2C")));
+    for (file, error, hint) in [
+        ("seeds.toml", "no variant `s2c`", "there are: baseline; S2C"),
+        ("tiny.toml", "nothing is repeated", "rng_seed = [0"),
+    ] {
+        let output = call(dir.path(), &["results", file, "--against", "s2c"]);
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains(error) && said.contains(hint), "{said}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_step_images_and_field() {
+    let dir = finished_copy();
+    let output = call(dir.path(), &["run", "tiny.toml", "--set", "classifier.lr=1e6"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let failed = said.lines().find(|line| line.starts_with("failed: ")).unwrap_or_default();
+    assert!(failed.contains("epoch 0, step 1: the loss or its gradient is not finite"), "{said}");
+    assert!(failed.contains("images of the step: train_000"), "{said}");
+    assert!(said.contains("\nhint: set `classifier.lr` below "), "{said}");
+}
+
+#[test]
 fn a_flipped_byte_and_a_deleted_blob_are_found_and_made_again() {
     let dir = finished_copy();
     let before = digests(dir.path());

@@ -28,7 +28,7 @@ fn run<S: Stage>(store: &mut Store, params: &Value, inputs: &[(&str, Vec<u8>)]) 
     let fingerprint = Fingerprint { stage, version, params: params.to_string(), inputs };
     let context = StageContext {
         device: Device::Cpu,
-        progress: Arc::new(|_, _, _| ()),
+        progress: Arc::new(|_| ()),
         scratch: std::env::temp_dir(),
         interrupted: Arc::new(AtomicBool::new(false)),
     };

@@ -1,0 +1,186 @@
+//! Training by S2C, `L = L_CLS + L_SSC + L_CPM` (paper, section 3): a step over a batch that may come in parts.
+
+use anyhow::Context;
+use tch::{Kind, Tensor};
+
+use super::classifier::Classifier;
+use super::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
+use super::loss::{self, AbsentClass};
+use super::memory::{read_all, upload};
+use super::optim::Sgd;
+use super::resnet38::Dropout;
+use super::sam::{SamDecoder, SamEncoder};
+use super::ssc::{SscOptions, ssc};
+use crate::data::augment::Transform;
+use crate::vision::IGNORE;
+
+/// The losses beside L_CLS, each with its weight; `None`: off.
+#[derive(Clone, Debug, Default)]
+pub struct S2cOptions {
+    pub ssc: Option<(SscOptions, SscOn, f64)>,
+    pub cpm: Option<(CpmOptions, AbsentClass, f64)>,
+}
+
+/// What SSC draws together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SscOn {
+    /// Features (paper).
+    Feat,
+    /// CAM logits.
+    Cam,
+}
+
+/// Images that go through the network together.
+#[derive(Debug)]
+pub struct S2cBatch {
+    /// `(B, 3, H, W)` normalised.
+    pub crops: Tensor,
+    /// `(B, C)` 0 or 1, float.
+    pub labels: Tensor,
+    /// With SSC, `(B, H, W)` int64, 0 = no segment.
+    pub se_map: Option<Tensor>,
+    /// With CPM, one for each image.
+    pub images: Vec<S2cImage>,
+    /// See [`Classifier::dropout`].
+    pub dropout: Option<Dropout>,
+}
+
+/// What CPM knows of an image.
+#[derive(Debug)]
+pub struct S2cImage {
+    /// Channels of its classes, from 0.
+    pub channels: Vec<i64>,
+    pub transform: Transform,
+    /// `(1, 256, 64, 64)` of the full image; `None`: the encoder makes that of the crop.
+    pub embedding: Option<Tensor>,
+}
+
+impl S2cBatch {
+    pub fn to_device(mut self, device: tch::Device) -> Self {
+        for image in &mut self.images {
+            image.embedding = image.embedding.take().map(|x| upload(&x, device));
+        }
+        let [crops, labels] = [&self.crops, &self.labels].map(|x| upload(x, device));
+        Self { crops, labels, se_map: self.se_map.map(|x| upload(&x, device)), ..self }
+    }
+}
+
+/// A classifier and what moves it.
+pub struct S2cTraining<'a> {
+    pub classifier: Classifier,
+    pub sgd: Sgd,
+    /// With CPM.
+    pub decoder: Option<&'a SamDecoder>,
+    /// Where CPM encodes crops.
+    pub encoder: Option<&'a SamEncoder>,
+    pub options: S2cOptions,
+}
+
+/// What a step saw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct S2cLosses {
+    pub cls: f64,
+    /// `None`: off, or nothing to learn from.
+    pub ssc: Option<f64>,
+    pub cpm: Option<f64>,
+    /// Of the gradients of all tensors.
+    pub grad_norm: f64,
+}
+
+impl S2cLosses {
+    pub fn is_finite(&self) -> bool {
+        let Self { cls, ssc, cpm, grad_norm } = *self;
+        [Some(cls), ssc, cpm, Some(grad_norm)].into_iter().flatten().all(f64::is_finite)
+    }
+}
+
+impl S2cTraining<'_> {
+    /// One step down the gradient; none where it is not finite.
+    pub fn step(&mut self, parts: &[S2cBatch], lr: f64) -> anyhow::Result<S2cLosses> {
+        self.sgd.zero_grad();
+        let S2cTerms { cls, ssc, cpm } = self.gradient(parts)?;
+        let [has_cls, has_ssc, has_cpm] = [&cls, &ssc, &cpm].map(Option::is_some);
+        let scalars = [cls, ssc, cpm].into_iter().flatten().chain([self.sgd.grad_squares()]);
+        let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
+        let mut next = |is_there: bool| if is_there { values.next() } else { None };
+        let (cls, ssc, cpm) = (next(has_cls).unwrap_or(f64::NAN), next(has_ssc), next(has_cpm));
+        let losses = S2cLosses { cls, ssc, cpm, grad_norm: values.sum::<f64>().sqrt() };
+        if losses.is_finite() {
+            self.sgd.step(lr);
+        }
+        Ok(losses)
+    }
+
+    /// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
+    ///
+    /// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
+    /// of k parts is, but for rounding, that of one batch; unless SSC has prototypes of other images in it.
+    fn gradient(&self, parts: &[S2cBatch]) -> anyhow::Result<S2cTerms> {
+        let Self { classifier, options, .. } = self;
+        // CPM looks at the network before it moves.
+        let pseudo = parts.iter().map(|part| self.pseudo_map(part)).collect::<anyhow::Result<Vec<_>>>()?;
+        let of_cls = shares(parts, |_, part| part.crops.size()[0]);
+        let of_ssc = shares(parts, |_, part| part.se_map.as_ref().map_or(0, |ids| n_true(&ids.gt(0))));
+        let of_cpm = shares(parts, |i, _| pseudo[i].as_ref().map_or(0, |map| n_true(&map.ne(i64::from(IGNORE)))));
+
+        let mut terms = S2cTerms::default();
+        for (i, part) in parts.iter().enumerate() {
+            let output = classifier.forward(&part.crops, part.dropout.as_ref());
+            let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
+            let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, on, weight), ids)| {
+                let drawn = if *on == SscOn::Feat { &output.feat } else { &output.cam };
+                Some((ssc(drawn, ids, options)? * of_ssc[i], *weight))
+            });
+            let cpm = options.cpm.as_ref().zip(pseudo[i].as_ref()).and_then(|((_, absent, weight), map)| {
+                Some((loss::cpm(&output.cam, &part.labels, map, *absent)? * of_cpm[i], *weight))
+            });
+            let more = [&ssc, &cpm].into_iter().flatten();
+            more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
+            add(&mut terms.cls, &cls);
+            ssc.iter().for_each(|(term, _)| add(&mut terms.ssc, term));
+            cpm.iter().for_each(|(term, _)| add(&mut terms.cpm, term));
+        }
+        Ok(terms)
+    }
+
+    /// CPM's, where it is on.
+    fn pseudo_map(&self, part: &S2cBatch) -> anyhow::Result<Option<Tensor>> {
+        let (Some((cpm, ..)), Some(decoder)) = (&self.options.cpm, self.decoder) else { return Ok(None) };
+        let image = |(i, image): (usize, &S2cImage)| {
+            let S2cImage { channels, transform, embedding } = image;
+            let online = || Some(self.encoder?.embed_frame(&window_frame(&part.crops.get(i as i64))));
+            let embedding = embedding.as_ref().map(Tensor::shallow_clone).or_else(online).context("no embedding")?;
+            anyhow::Ok(CpmImage { channels: channels.clone(), transform: *transform, embedding })
+        };
+        let images = part.images.iter().enumerate().map(image).collect::<anyhow::Result<Vec<_>>>()?;
+        pseudo_map(&self.classifier, decoder, &part.crops, &images, cpm).map(Some)
+    }
+}
+
+/// The terms of a loss, scalars without gradients; `None`: off, or nothing to learn from.
+#[derive(Debug, Default)]
+struct S2cTerms {
+    cls: Option<Tensor>,
+    ssc: Option<Tensor>,
+    cpm: Option<Tensor>,
+}
+
+/// Of a mean over all parts, how much the mean of each one is; counts are not looked at where there is one part.
+pub fn shares<T>(parts: &[T], count: impl Fn(usize, &T) -> i64) -> Vec<f64> {
+    if let [_] = parts {
+        return vec![1.0];
+    }
+    let counts: Vec<i64> = parts.iter().enumerate().map(|(i, part)| count(i, part)).collect();
+    let all = counts.iter().sum::<i64>().max(1) as f64;
+    counts.iter().map(|&count| count as f64 / all).collect()
+}
+
+pub fn n_true(mask: &Tensor) -> i64 {
+    mask.sum(Kind::Int64).int64_value(&[])
+}
+
+/// Summed into a new tensor.
+pub fn add(sum: &mut Option<Tensor>, term: &Tensor) {
+    let term = term.detach();
+    *sum = Some(sum.take().map_or_else(|| term.shallow_clone(), |sum| sum + &term));
+}
