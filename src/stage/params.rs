@@ -176,6 +176,17 @@ impl Backbone {
     }
 }
 
+/// The default of a number of parts.
+pub(super) fn one() -> usize {
+    1
+}
+
+/// A default is not written, so that keys stay what they were before there was the field.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(super) fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,15 +198,4 @@ mod tests {
         let names = r#"["resnet50v1","resnet50","resnet18","resnet34","resnet101v1","resnet101","resnet38d"]"#;
         assert_eq!(serde_json::to_string(&all).unwrap(), names);
     }
-}
-
-/// The default of a number of parts.
-pub(super) fn one() -> usize {
-    1
-}
-
-/// A default is not written, so that keys stay what they were before there was the field.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-pub(super) fn is_one(n: &usize) -> bool {
-    *n == 1
 }
