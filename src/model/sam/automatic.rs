@@ -133,8 +133,7 @@ fn masks(
             continue;
         }
         let rows: Vec<i64> = good.iter().map(|(row, _)| *row as i64).collect();
-        let decoded = decoded.select(&Tensor::from_slice(&rows));
-        let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions());
+        let low_res = decoder.mask_decoder.masks_of(&decoded, &rows, upsampler.positions());
         let ious = good.iter().flat_map(|(_, ious)| ious.iter().copied());
         let size = low_res.numel() / (good.len() * per_prompt);
         let chosen: Vec<_> = ious.zip(floats(&low_res).chunks_exact(size)).filter(|(iou, _)| is_good(iou)).collect();

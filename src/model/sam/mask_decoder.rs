@@ -8,7 +8,7 @@ use super::transformer::{DIM, Source, TwoWayTransformer};
 use super::upscale::{Upscaling, upscale};
 use crate::model::Compute;
 use crate::model::layer::{LayerNorm, Linear, Loader};
-use crate::model::memory::floats;
+use crate::model::memory::{floats, upload};
 use crate::model::simd::Numbers;
 
 /// Which of its masks the decoder gives for a prompt.
@@ -40,15 +40,6 @@ pub struct Decoded {
     image: Tensor,
     /// Predicted IoU of the masks: `(N, M)` f32.
     pub iou: Tensor,
-}
-
-impl Decoded {
-    /// Only some prompts. `rows`: int64.
-    pub fn select(&self, rows: &Tensor) -> Self {
-        let select = |x: &Tensor| x.index_select(0, rows);
-        let (mask_tokens, image, iou) = (select(&self.mask_tokens), select(&self.image), select(&self.iou));
-        Self { choice: self.choice, mask_tokens, image, iou }
-    }
 }
 
 #[derive(Debug)]
@@ -106,17 +97,30 @@ impl MaskDecoder {
     }
 
     /// The masks: logits of the first `rows` and `columns` of positions, `(N, M, 4 rows, 4 columns)` f32.
-    pub fn masks(&self, decoded: &Decoded, (rows, columns): (i64, i64)) -> Tensor {
-        let n = decoded.image.size()[0];
+    pub fn masks(&self, decoded: &Decoded, positions: (i64, i64)) -> Tensor {
+        self.masks_of(decoded, &Vec::from_iter(0..decoded.image.size()[0]), positions)
+    }
+
+    /// The same of some of the prompts alone.
+    pub fn masks_of(&self, decoded: &Decoded, prompts: &[i64], (rows, columns): (i64, i64)) -> Tensor {
+        let (all, n) = (decoded.image.size()[0], prompts.len() as i64);
+        let chosen = |x: &Tensor| match n == all {
+            true => x.shallow_clone(),
+            false => x.index_select(0, &upload(&Tensor::from_slice(prompts), x.device())),
+        };
+        let mask_tokens = chosen(&decoded.mask_tokens);
         let (at, n_masks) = decoded.choice.places();
-        let weight = |i: i64| self.hyper[(at + i) as usize].forward(&decoded.mask_tokens.select(1, i));
+        let weight = |i: i64| self.hyper[(at + i) as usize].forward(&mask_tokens.select(1, i));
         let hyper: Vec<Tensor> = (0..n_masks).map(weight).collect();
         let hyper = Tensor::stack(&hyper, 1); // (N, M, 32)
         let size = [n, n_masks, 4 * rows, 4 * columns];
         if let Some(numbers) = self.numbers {
-            return Tensor::from_slice(&self.upscaled(numbers, &decoded.image, &hyper, (rows, columns))).view(size);
+            let images = floats(&decoded.image).chunks_exact((GRID * GRID * DIM) as usize);
+            let images: Vec<&[f32]> = images.collect();
+            let images: Vec<&[f32]> = prompts.iter().map(|&prompt| images[prompt as usize]).collect();
+            return Tensor::from_slice(&self.upscaled(numbers, &images, &hyper, (rows, columns))).view(size);
         }
-        let image = decoded.image.view([n, GRID, GRID, DIM]).narrow(1, 0, rows).narrow(2, 0, columns);
+        let image = chosen(&decoded.image).view([n, GRID, GRID, DIM]).narrow(1, 0, rows).narrow(2, 0, columns);
         // A transposed 2x2 convolution at stride 2 is a linear map to four pixels, here kept last until the end.
         let x = self.upscale1.forward(&image.reshape([n, -1, DIM])).view([n, -1, 4, 64]);
         let x = self.upscale_norm.forward(&x).gelu("none");
@@ -128,7 +132,7 @@ impl MaskDecoder {
     }
 
     /// The same values by our own arithmetic, one prompt beside the other.
-    fn upscaled(&self, numbers: Numbers, image: &Tensor, hyper: &Tensor, (rows, columns): (i64, i64)) -> Vec<f32> {
+    fn upscaled(&self, numbers: Numbers, images: &[&[f32]], hyper: &Tensor, (rows, columns): (i64, i64)) -> Vec<f32> {
         let [first, second] = [&self.upscale1, &self.upscale2].map(|linear| linear.weight.transpose(0, 1).contiguous());
         let right = |weight: &'_ Tensor| numbers.right(floats(weight).to_vec().into(), weight.size()[1] as usize);
         let upscaling = Upscaling {
@@ -136,12 +140,11 @@ impl MaskDecoder {
             norm: self.upscale_norm.host(),
             second: (right(&second), floats(&self.upscale2.bias)),
         };
-        let (side, n) = (GRID as usize, image.size()[0] as usize);
-        let of_rows = (rows * GRID * DIM) as usize;
-        let (image, hyper) = (floats(image), floats(hyper));
-        let prompts = image.par_chunks_exact(image.len() / n).zip(hyper.par_chunks_exact(hyper.len() / n));
+        let (side, of_rows) = (GRID as usize, (rows * GRID * DIM) as usize);
+        let hyper = floats(hyper);
+        let prompts = images.par_iter().zip(hyper.par_chunks_exact(hyper.len() / images.len()));
         let of =
-            |(image, hyper): (&[f32], &[f32])| upscale(&upscaling, &image[..of_rows], side, columns as usize, hyper);
+            |(image, hyper): (&&[f32], &[f32])| upscale(&upscaling, &image[..of_rows], side, columns as usize, hyper);
         prompts.flat_map_iter(of).collect()
     }
 }

@@ -99,7 +99,7 @@ impl SamEncoder {
 
 /// Prompts decoded together on a GPU.
 const GPU_BATCH: i64 = 64;
-/// On a CPU: the weights of the tokens are read once for all of them, and each prompt has 4 MB of its own.
+/// On a CPU: the weights of the tokens are read once for all of them, and each has 4 MB of its own.
 const CPU_BATCH: i64 = 16;
 
 /// Prompt encoder and mask decoder.
