@@ -1,0 +1,382 @@
+//! The units of one cell, stage by stage.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::data::{Dataset, FileMemo, FileRef, Item};
+use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
+use crate::pipeline::spec::{Refinement, SamInput, Select, Spec, Threshold};
+use crate::stage::cam_epoch::CamEpoch;
+use crate::stage::cam_infer::{CamInfer, CamInferParams};
+use crate::stage::evaluate::{Evaluate, EvaluateParams};
+use crate::stage::params::Compute;
+use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
+use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
+use crate::stage::sam_refine::{SamRefine, SamRefineParams};
+use crate::stage::se_map::SeMapStage;
+use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
+use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
+use crate::stage::seg_infer::{SegInfer, SegInferParams};
+use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
+use crate::stage::Stage;
+use crate::vision::labels_of;
+
+use super::effective::{cam_epoch_params, prompt_params, se_map_params};
+use super::{CellUnits, MissingWeights, OverlayUnits, needs_se_maps, prompts_after};
+
+/// Adds the units of one cell to the graph.
+pub(super) struct Builder<'a> {
+    pub(super) graph: &'a mut Graph,
+    pub(super) memo: &'a dyn FileMemo,
+    pub(super) spec: &'a Spec,
+    pub(super) dataset: &'a Arc<Dataset>,
+    pub(super) precision: Compute,
+}
+
+impl Builder<'_> {
+    /// `any_se_map`: some cell trains with SE maps, so overlays show them.
+    pub(super) fn cell(&mut self, name: &str, any_se_map: bool) -> anyhow::Result<CellUnits> {
+        let (spec, dataset) = (self.spec, self.dataset.clone());
+        let train = &dataset.train;
+        let cpm = &spec.classifier.cpm;
+        let with_cpm = cpm.enabled && cpm.start_epoch < spec.classifier.epochs;
+        let prompts = with_cpm && cpm.sam_input == SamInput::CachedFull || prompts_after(spec);
+
+        let needs_se_maps = needs_se_maps(spec);
+        let embeddings = if needs_se_maps || prompts { self.each(train, Self::embedding)? } else { Vec::new() };
+        let se_maps = if needs_se_maps { self.each(train, Self::se_map)? } else { Vec::new() };
+        let cam_epochs = self.cam_epochs(&embeddings, &se_maps)?;
+        let checkpoint = match spec.seed.select {
+            Select::Last => *cam_epochs.last().context("`classifier.epochs` is 0")?,
+            Select::BestGt => self.best_epoch(&cam_epochs)?,
+        };
+        let cams = self.each(train, |builder, item| builder.cam(item, checkpoint))?;
+        let seed_eval = self.scored(&cams, "cam", "cams", train, SeedEval::KIND)?;
+        let sam_labels: Vec<UnitIdx> = match prompts_after(spec) {
+            true => {
+                (0..train.len()).map(|i| self.sam_label(&train[i], cams[i], embeddings[i])).collect::<Result<_, _>>()?
+            }
+            false => Vec::new(),
+        };
+        let pseudo_labels: Vec<UnitIdx> = (0..train.len())
+            .map(|i| match sam_labels.get(i) {
+                Some(&label) => self.refined(&train[i], label, se_maps.get(i).copied()),
+                None => self.pseudo_label(&train[i], cams[i], seed_eval, se_maps.get(i).copied()),
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let pseudo_eval = match spec.evaluate.pseudo_labels {
+            true => self.scored(&pseudo_labels, "label", "predictions", train, Evaluate::KIND)?,
+            false => None,
+        };
+
+        let (mut seg_epochs, mut predictions, mut seg_eval) = (Vec::new(), Vec::new(), None);
+        if spec.segmentation.enabled {
+            seg_epochs = self.seg_epochs(&pseudo_labels)?;
+            let checkpoint = *seg_epochs.last().context("`segmentation.epochs` is 0")?;
+            predictions = self.each(&dataset.val, |builder, item| builder.prediction(item, checkpoint))?;
+            seg_eval = self.scored(&predictions, "prediction", "predictions", &dataset.val, Evaluate::KIND)?;
+        }
+
+        let n_overlays = spec.report.overlays.min(train.len());
+        let mut overlays = Vec::new();
+        for item_idx in (0..n_overlays).map(|k| k * train.len() / n_overlays) {
+            let item = &train[item_idx];
+            let se_map = if any_se_map { Some(self.se_map(item)?) } else { None };
+            let prediction = seg_epochs.last().map(|&checkpoint| self.prediction(item, checkpoint)).transpose()?;
+            let (cam, pseudo_label) = (cams[item_idx], pseudo_labels[item_idx]);
+            overlays.push(OverlayUnits { item_idx, cam, se_map, pseudo_label, prediction });
+        }
+
+        let name = name.to_owned();
+        Ok(CellUnits {
+            name,
+            dataset: dataset.clone(),
+            embeddings,
+            se_maps,
+            cam_epochs,
+            cams,
+            seed_eval,
+            sam_labels,
+            pseudo_labels,
+            pseudo_eval,
+            seg_epochs,
+            predictions,
+            seg_eval,
+            overlays,
+        })
+    }
+
+    fn embedding(&mut self, item: &Item) -> anyhow::Result<UnitIdx> {
+        let params = SamEmbedParams { precision: self.precision };
+        let inputs = vec![("image", file(&item.image)), ("weights", self.weights(&self.spec.sam.weights)?)];
+        self.add::<SamEmbed>(&item.id, &params, inputs)
+    }
+
+    fn se_map(&mut self, item: &Item) -> anyhow::Result<UnitIdx> {
+        let embedding = self.embedding(item)?;
+        let params = se_map_params(&self.spec.se_map, self.precision);
+        let mut inputs =
+            vec![("embedding", of(embedding, "embedding")), ("weights", self.weights(&self.spec.sam.weights)?)];
+        if params.crops.is_some() {
+            inputs.push(("image", file(&item.image)));
+        }
+        self.add::<SeMapStage>(&item.id, &params, inputs)
+    }
+
+    fn cam_epochs(&mut self, embeddings: &[UnitIdx], se_maps: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
+        let (spec, dataset) = (&self.spec.classifier, self.dataset.clone());
+        let images = self.files(&dataset.train);
+        let label_lines: String = dataset.train.iter().map(label_line).collect();
+        let labels = Source::value(label_lines.into_bytes());
+        let mut units: Vec<UnitIdx> = Vec::new();
+        for epoch in 0..spec.epochs {
+            let params = cam_epoch_params(self.spec, epoch, (self.n_classes(), self.precision));
+            let start = self.start(units.last(), &spec.weights)?;
+            let mut inputs = vec![start, ("images", images.clone()), ("labels", labels.clone())];
+            if params.ssc.is_some() {
+                inputs.push(("se_maps", self.outputs(&dataset.train, se_maps, "se_map")));
+            }
+            if params.cpm.is_some() {
+                if spec.cpm.sam_input == SamInput::CachedFull {
+                    inputs.push(("embeddings", self.outputs(&dataset.train, embeddings, "embedding")));
+                }
+                inputs.push(("sam_weights", self.weights(&self.spec.sam.weights)?));
+            }
+            units.push(self.add::<CamEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
+        }
+        Ok(units)
+    }
+
+    /// The unit that gives the checkpoint of the epoch whose seeds score best.
+    fn best_epoch(&mut self, cam_epochs: &[UnitIdx]) -> anyhow::Result<UnitIdx> {
+        let dataset = self.dataset.clone();
+        let (mut metrics, mut checkpoints) = (Vec::new(), Vec::new());
+        for (epoch, &unit) in cam_epochs.iter().enumerate() {
+            let cams = self.each(&dataset.train, |builder, item| builder.cam(item, unit))?;
+            let seed_eval = self
+                .scored(&cams, "cam", "cams", &dataset.train, SeedEval::KIND)?
+                .context("`seed.select = \"best_gt\"` needs training images with masks; write \"last\"")?;
+            metrics.push((epoch.to_string(), of(seed_eval, "metrics")));
+            checkpoints.push((epoch.to_string(), of(unit, "checkpoint")));
+        }
+        let [metrics, checkpoints] = [metrics, checkpoints].map(|members| self.graph.add_set(InputSet { members }));
+        let inputs = vec![("metrics", metrics), ("checkpoints", checkpoints)];
+        self.add::<SelectEpoch>("train", &SelectEpochParams {}, inputs)
+    }
+
+    fn cam(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let (spec, seed) = (&self.spec.classifier, &self.spec.seed);
+        let params = CamInferParams {
+            backbone: spec.backbone,
+            stride: spec.stride,
+            feat_dim: spec.feat_dim,
+            n_classes: self.n_classes(),
+            precision: self.precision,
+            scales: seed.scales.clone(),
+            flip: seed.flip,
+        };
+        let labels = Source::value(item.labels.clone());
+        let inputs =
+            vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image)), ("labels", labels)];
+        self.add::<CamInfer>(&item.id, &params, inputs)
+    }
+
+    /// The unit that scores one output for each item against the masks, for the items that have one.
+    fn scored(
+        &mut self,
+        units: &[UnitIdx],
+        output: &'static str,
+        slot: &'static str,
+        items: &[Item],
+        kind: &'static str,
+    ) -> anyhow::Result<Option<UnitIdx>> {
+        let with_mask = || items.iter().zip(units).filter_map(|(item, unit)| Some((item, unit, item.mask.as_ref()?)));
+        let scored = with_mask().map(|(item, &unit, _)| (item.id.clone(), of(unit, output))).collect::<Vec<_>>();
+        if scored.is_empty() {
+            return Ok(None);
+        }
+        let masks = with_mask().map(|(item, _, mask)| (item.id.clone(), file(mask))).collect();
+        let scored = self.graph.add_set(InputSet { members: scored });
+        let inputs = vec![(slot, scored), ("masks", self.graph.add_set(InputSet { members: masks }))];
+        let n_classes = self.n_classes();
+        let classes = labels_of(&self.spec.evaluate.classes)?;
+        let classes = BTreeSet::from_iter(classes).into_iter().collect();
+        let unit = if kind == SeedEval::KIND {
+            self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes, sweep: self.spec.seed.sweep }, inputs)?
+        } else {
+            let name = if output == "label" { "pseudo-labels" } else { "predictions" };
+            self.add::<Evaluate>(name, &EvaluateParams { n_classes, classes }, inputs)?
+        };
+        Ok(Some(unit))
+    }
+
+    fn pseudo_label(
+        &mut self,
+        item: &Item,
+        cam: UnitIdx,
+        seed_eval: Option<UnitIdx>,
+        se_map: Option<UnitIdx>,
+    ) -> anyhow::Result<UnitIdx> {
+        let spec = &self.spec.pseudo_label;
+        let mut inputs = vec![("cam", of(cam, "cam"))];
+        let threshold = match spec.threshold {
+            Threshold::At(threshold) => Some(threshold),
+            Threshold::Rule(_) => {
+                let seed_eval = seed_eval.context(
+                    "`pseudo_label.threshold = \"best\"` needs training images with masks; give a number such as 0.2",
+                )?;
+                inputs.push(("threshold", of(seed_eval, "threshold")));
+                None
+            }
+        };
+        self.voted(item, PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs, se_map)
+    }
+
+    /// The label map that SAM makes of an item's CAMs.
+    fn sam_label(&mut self, item: &Item, cam: UnitIdx, embedding: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let prompt = prompt_params(&self.spec.classifier.cpm, SamInput::CachedFull);
+        let weights = self.weights(&self.spec.sam.weights)?;
+        let inputs = vec![("cam", of(cam, "cam")), ("embedding", of(embedding, "embedding")), ("weights", weights)];
+        self.add::<SamRefine>(&item.id, &SamRefineParams { precision: self.precision, prompt }, inputs)
+    }
+
+    /// What the refinements after the first make of its label map; itself where there are none.
+    fn refined(&mut self, item: &Item, label: UnitIdx, se_map: Option<UnitIdx>) -> anyhow::Result<UnitIdx> {
+        match self.spec.pseudo_label.refine[1..].to_vec() {
+            refine if refine.is_empty() => Ok(label),
+            refine => {
+                let inputs = vec![("label", of(label, "label"))];
+                self.voted(item, PseudoLabelParams { threshold: None, refine }, inputs, se_map)
+            }
+        }
+    }
+
+    /// A unit of `pseudo_label`, with the SE map if there is a vote.
+    fn voted(
+        &mut self,
+        item: &Item,
+        params: PseudoLabelParams,
+        mut inputs: Vec<(&'static str, Source)>,
+        se_map: Option<UnitIdx>,
+    ) -> anyhow::Result<UnitIdx> {
+        if params.refine.contains(&Refinement::SegmentVote) {
+            inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
+        }
+        self.add::<PseudoLabel>(&item.id, &params, inputs)
+    }
+
+    fn seg_epochs(&mut self, pseudo_labels: &[UnitIdx]) -> anyhow::Result<Vec<UnitIdx>> {
+        let (spec, dataset) = (&self.spec.segmentation, self.dataset.clone());
+        let images = self.files(&dataset.train);
+        let labels = self.outputs(&dataset.train, pseudo_labels, "label");
+        let mut units: Vec<UnitIdx> = Vec::new();
+        for epoch in 0..spec.epochs {
+            let params = SegEpochParams {
+                epoch,
+                epochs: spec.epochs,
+                rng_seed: self.spec.rng_seed,
+                precision: self.precision,
+                backbone: spec.backbone,
+                stride: spec.stride,
+                n_labels: self.n_classes() + 1,
+                batch_size: spec.batch_size,
+                accumulate: spec.accumulate,
+                crop: spec.crop,
+                scale: spec.scale,
+                lr: spec.lr,
+                head_lr_mult: spec.head_lr_mult,
+                momentum: spec.momentum,
+                weight_decay: spec.weight_decay,
+            };
+            let start = self.start(units.last(), &spec.weights)?;
+            let inputs = vec![start, ("images", images.clone()), ("labels", labels.clone())];
+            units.push(self.add::<SegEpoch>(&format!("epoch {epoch}"), &params, inputs)?);
+        }
+        Ok(units)
+    }
+
+    fn prediction(&mut self, item: &Item, checkpoint: UnitIdx) -> anyhow::Result<UnitIdx> {
+        let spec = &self.spec.segmentation;
+        let params = SegInferParams {
+            backbone: spec.backbone,
+            stride: spec.stride,
+            n_labels: self.n_classes() + 1,
+            precision: self.precision,
+            scales: spec.test_scales.clone(),
+            flip: spec.test_flip,
+        };
+        let inputs = vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image))];
+        self.add::<SegInfer>(&item.id, &params, inputs)
+    }
+
+    /// Foreground classes.
+    fn n_classes(&self) -> i64 {
+        self.dataset.classes.len() as i64 - 1
+    }
+
+    fn each(
+        &mut self,
+        items: &[Item],
+        unit: impl Fn(&mut Self, &Item) -> anyhow::Result<UnitIdx>,
+    ) -> anyhow::Result<Vec<UnitIdx>> {
+        items.iter().map(|item| unit(self, item)).collect()
+    }
+
+    fn files(&mut self, items: &[Item]) -> Source {
+        let members = items.iter().map(|item| (item.id.clone(), file(&item.image))).collect();
+        self.graph.add_set(InputSet { members })
+    }
+
+    fn outputs(&mut self, items: &[Item], units: &[UnitIdx], name: &'static str) -> Source {
+        let members = items.iter().zip(units).map(|(item, &unit)| (item.id.clone(), of(unit, name))).collect();
+        self.graph.add_set(InputSet { members })
+    }
+
+    /// What an epoch starts from: the epoch before it, or weights made elsewhere.
+    fn start(&self, previous: Option<&UnitIdx>, weights: &Path) -> anyhow::Result<(&'static str, Source)> {
+        Ok(match previous {
+            Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
+            None => ("weights", self.weights(weights)?),
+        })
+    }
+
+    fn weights(&self, path: &Path) -> anyhow::Result<Source> {
+        let digest = self
+            .memo
+            .digest(path)
+            .map_err(|error| MissingWeights { path: path.into(), cause: format!("{error:#}") })?;
+        Ok(Source::File { path: path.into(), digest })
+    }
+
+    fn add<S: Stage>(
+        &mut self,
+        item: &str,
+        params: &S::Params,
+        inputs: Vec<(&'static str, Source)>,
+    ) -> anyhow::Result<UnitIdx>
+    where
+        S::Params: Serialize,
+    {
+        // Through a value, whose maps are ordered by key.
+        let params = serde_json::to_value(params)?.to_string().into();
+        let unit = Unit { stage: S::KIND, version: S::VERSION, item: item.to_owned(), params, inputs };
+        Ok(self.graph.add(unit))
+    }
+}
+
+fn of(unit: UnitIdx, name: &'static str) -> Source {
+    Source::Output { unit, name }
+}
+
+fn file(file: &FileRef) -> Source {
+    Source::File { path: file.path.clone(), digest: file.digest }
+}
+
+fn label_line(item: &Item) -> String {
+    let labels: Vec<String> = item.labels.iter().map(u8::to_string).collect();
+    format!("{}\t{}\n", item.id, labels.join(" "))
+}
