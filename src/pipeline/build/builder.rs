@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::data::{Dataset, FileMemo, FileRef, Item};
 use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use crate::pipeline::spec::{Refinement, SamInput, Select, Spec, Threshold};
+use crate::stage::Stage;
 use crate::stage::cam_epoch::CamEpoch;
 use crate::stage::cam_infer::{CamInfer, CamInferParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
@@ -22,7 +23,6 @@ use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
 use crate::stage::seg_infer::{SegInfer, SegInferParams};
 use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
-use crate::stage::Stage;
 use crate::vision::labels_of;
 
 use super::effective::{cam_epoch_params, prompt_params, se_map_params};

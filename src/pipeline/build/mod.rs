@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::data::{Dataset, FileMemo, Item};
+use crate::data::{Dataset, FileMemo};
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::spec::{Precision, Refinement, Spec};
 use crate::stage::cam_epoch::CamEpoch;
@@ -170,12 +170,16 @@ fn needs_se_maps(spec: &Spec) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     use super::*;
+    use crate::data::{FileRef, Item};
     use crate::digest::BlobDigest;
+    use crate::pipeline::spec::{CpmSpec, SamInput, Select, Threshold};
     use crate::pipeline::spec::{IdCompaction, IdWidth, SscLevel, SscPrototypes, SscSpec};
     use crate::stage::params::AlphaSam;
     use crate::stage::prompt::{AbsentClass, LogitPath};
+    use crate::stage::prompt::{FirstPeak, MaskPick, PointScale, PromptKind};
 
     /// Files are named, never opened: a digest is that of the path.
     struct NoFiles;
