@@ -30,8 +30,9 @@ class Worker:
             import segment_anything as package
         read = load_file if weights.endswith(".safetensors") else torch.load
         state = {k: v.float() for k, v in read(weights).items()}
-        self.package, self.sam = package, package.sam_model_registry[model]().eval()
+        self.package, self.sam = package, package.sam_model_registry[model]()
         missing, unexpected = self.sam.load_state_dict(state, strict=False)
+        self.sam.eval()  # after loading: TinyViT keeps its biases here
         unused = ("image_encoder.norm_head.", "image_encoder.head.")  # TinyViT's classifier
         wrong = [k for k in missing if not k.startswith(unused)] + unexpected
         if wrong:

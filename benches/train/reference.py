@@ -139,8 +139,9 @@ def cpm(cam, present, labels):
 class Worker:
     def load(self, start, sam, batch, side):
         import mobile_sam
-        self.sam = mobile_sam.sam_model_registry["vit_t"]().eval()
+        self.sam = mobile_sam.sam_model_registry["vit_t"]()
         self.sam.load_state_dict({k: v.float() for k, v in load_file(sam).items()}, strict=False)
+        self.sam.eval()  # after loading: TinyViT keeps its biases here
         self.classifier = Classifier({k: v.float() for k, v in load_file(start).items()})
         trained = {k: v for k, v in self.classifier.named_parameters() if v.requires_grad}
         head = [v for k, v in trained.items() if not k.startswith("trunk")]
