@@ -19,9 +19,14 @@ pub fn keep_freed() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed() {}
 
-/// In memory that a GPU reads without the processor, where `device` is one: [`upload`] then need not wait.
+/// In memory that a GPU reads without the processor, where `device` is one: [`send`] then need not wait.
 pub fn pinned(x: Tensor, device: Device) -> Tensor {
-    if device.is_cuda() { x.pin_memory(device) } else { x }
+    if device.is_cuda() { x.internal_pin_memory(device) } else { x }
+}
+
+/// What [`pinned`] made, to where a model computes. A GPU reads it later: nobody waits.
+pub fn send(x: &Tensor, to: Device) -> Tensor {
+    x.to_device_(to, x.kind(), to.is_cuda(), false)
 }
 
 /// Several scalars, read at once: each reading waits for the device.
@@ -30,10 +35,10 @@ pub fn read_all(scalars: &[Tensor]) -> Vec<f64> {
     Tensor::cat(&flat, 0).try_into().unwrap_or_default()
 }
 
-/// From the CPU to where a model computes. To a GPU through pinned memory, which the copy reads later: nobody waits.
+/// From the CPU to where a model computes.
 pub fn upload(x: &Tensor, to: Device) -> Tensor {
     match to.is_cuda() && !x.device().is_cuda() {
-        true => x.internal_pin_memory(to).to_device_(to, x.kind(), true, false),
+        true => send(&pinned(x.shallow_clone(), to), to),
         false => x.to_device(to),
     }
 }

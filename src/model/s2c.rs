@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::classifier::Classifier;
 use super::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
 use super::loss::{self, AbsentClass};
-use super::memory::{read_all, upload};
+use super::memory::{read_all, send};
 use super::optim::Sgd;
 use super::resnet38::Dropout;
 use super::sam::{SamDecoder, SamEncoder};
@@ -56,12 +56,13 @@ pub struct S2cImage {
 }
 
 impl S2cBatch {
+    /// Its tensors should be [`super::memory::pinned`].
     pub fn to_device(mut self, device: tch::Device) -> Self {
         for image in &mut self.images {
-            image.embedding = image.embedding.take().map(|x| upload(&x, device));
+            image.embedding = image.embedding.take().map(|x| send(&x, device));
         }
-        let [crops, labels] = [&self.crops, &self.labels].map(|x| upload(x, device));
-        Self { crops, labels, se_map: self.se_map.map(|x| upload(&x, device)), ..self }
+        let [crops, labels] = [&self.crops, &self.labels].map(|x| send(x, device));
+        Self { crops, labels, se_map: self.se_map.map(|x| send(&x, device)), ..self }
     }
 }
 

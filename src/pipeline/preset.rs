@@ -43,7 +43,7 @@ pub const SWITCHES: [Switch; 29] = [
     //     field                                   row  paper                authors_code
     switch("classifier.ssc.temperature",          "1",  None,                Some(Number(1.0))),
     switch("classifier.ssc.proto_stopgrad",       "4",  None,                None),
-    switch("classifier.ssc.unassigned_negative",  "6",  None,                None),
+    switch("classifier.ssc.unassigned_negative",  "6",  Some(Flag(true)),    Some(Flag(true))),
     switch("classifier.ssc.mask_absent_ids",      "7",  None,                Some(Flag(false))),
     switch("classifier.ssc.id_compaction",        "8",  None,                Some(Choice("buggy"))),
     switch("classifier.ssc.id_width",             "9",  None,                Some(Choice("u8_wrap"))),

@@ -434,7 +434,7 @@ impl Default for SscSpec {
             weight: 1.0,
             temperature: 0.5,
             proto_stopgrad: true,
-            unassigned_negative: true,
+            unassigned_negative: false,
             mask_absent_ids: true,
             id_compaction: IdCompaction::Fixed,
             id_width: IdWidth::U16,

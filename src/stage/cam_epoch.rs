@@ -127,7 +127,8 @@ impl Stage for CamEpoch {
     // 4: `losses` has L_CLS where it had the sum of all
     // 5: prompts of a step are decoded some at a time, which rounds otherwise
     // 6: the same decoder as se_map 4; L_SSC without features at the size of the SE map: both round otherwise
-    const VERSION: u64 = 6;
+    // 7: the same decoder as se_map 5
+    const VERSION: u64 = 7;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 

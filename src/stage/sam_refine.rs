@@ -32,7 +32,8 @@ pub struct SamRefine {
 impl Stage for SamRefine {
     const KIND: &'static str = "sam_refine";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: the same decoder as se_map 5
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = SamRefineParams;
 

@@ -12,7 +12,7 @@ use crate::data::augment::Transform;
 use crate::data::image::{decode_label_map, decode_rgb};
 use crate::data::rng::stream;
 use crate::model::deeplab::{DeepLab, DeepLabConfig, segmentation};
-use crate::model::memory::{pinned, read_all, upload};
+use crate::model::memory::{pinned, read_all, send};
 use crate::model::optim::{Sgd, SgdOptions};
 use crate::model::s2c::{add, n_true, shares};
 use crate::vision::{IGNORE, LabelMap};
@@ -137,7 +137,7 @@ impl Trainer for SegTrainer<'_> {
 
     fn step(&mut self, Batch { items, parts }: Batch, lr: f64) -> anyhow::Result<SegLosses> {
         let on_device = |(crops, labels): &(Tensor, Tensor)| {
-            (upload(crops, self.device), upload(labels, self.device).to_kind(Kind::Int64))
+            (send(crops, self.device), send(labels, self.device).to_kind(Kind::Int64))
         };
         let parts: Vec<(Tensor, Tensor)> = parts.iter().map(on_device).collect();
         // The loss is a mean over labelled pixels: see `gradient` in `model::s2c`.

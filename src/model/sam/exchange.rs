@@ -176,9 +176,12 @@ impl Seen {
             #[inline(always)]
             |logit| exp(simd, logit),
         );
+        // By tiles: added one by one, thousands of small weights are rounded against their sum.
+        let mut total = vec![0.0; columns];
         for row in logits.chunks_exact(columns) {
-            self.total.iter_mut().zip(row).for_each(|(total, weight)| *total += weight);
+            total.iter_mut().zip(row).for_each(|(total, weight)| *total += weight);
         }
+        self.total.iter_mut().zip(total).for_each(|(sum, of_tile)| *sum += of_tile);
         multiply(simd, Factor::Columns(logits, columns), &numbers.right(image.into(), WIDTH), &mut self.sum);
     }
 

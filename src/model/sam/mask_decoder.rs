@@ -9,7 +9,7 @@ use super::upscale::{Upscaling, upscale};
 use crate::model::Compute;
 use crate::model::layer::{LayerNorm, Linear, Loader};
 use crate::model::memory::{floats, upload};
-use crate::model::simd::Numbers;
+use crate::model::simd::{Numbers, Right};
 
 /// Which of its masks the decoder gives for a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +52,8 @@ pub struct MaskDecoder {
     upscale2: Linear,
     hyper: Vec<Mlp>,
     iou_head: Mlp,
-    /// Of our own arithmetic; `None`: libtorch's.
-    numbers: Option<Numbers>,
+    /// For our own arithmetic, the weights of both upscalings; `None`: libtorch's.
+    own: Option<[Right<'static>; 2]>,
 }
 
 impl MaskDecoder {
@@ -64,16 +64,22 @@ impl MaskDecoder {
         let hyper = |i| Mlp::load(from, &format!("{name}.output_hypernetworks_mlps.{i}"), 32);
         // Thresholds and order hang on the predicted IoU.
         let exact = Loader { compute: Compute::F32, ..*from };
+        let upscale1 = upscaling(from, &format!("{name}.output_upscaling.0"), DIM, 64)?;
+        let upscale2 = upscaling(from, &format!("{name}.output_upscaling.3"), 64, 32)?;
+        let right = |numbers: Numbers, Linear { weight, .. }: &Linear| {
+            let values = floats(&weight.transpose(0, 1).contiguous()).to_vec();
+            numbers.right(values.into(), weight.size()[0] as usize)
+        };
         Ok(Self {
+            own: numbers.map(|numbers| [&upscale1, &upscale2].map(|linear| right(numbers, linear))),
             iou_token: from.get(&format!("{name}.iou_token.weight"), &[1, DIM])?,
             mask_tokens: from.get(&format!("{name}.mask_tokens.weight"), &[4, DIM])?,
             transformer: TwoWayTransformer::load(from, position, numbers)?,
-            upscale1: upscaling(from, &format!("{name}.output_upscaling.0"), DIM, 64)?,
+            upscale1,
             upscale_norm: from.norm(&format!("{name}.output_upscaling.1"), 64, 1e-6)?,
-            upscale2: upscaling(from, &format!("{name}.output_upscaling.3"), 64, 32)?,
+            upscale2,
             hyper: (0..4).map(hyper).collect::<anyhow::Result<_>>()?,
             iou_head: Mlp::load(&exact, &format!("{name}.iou_prediction_head"), 4)?,
-            numbers,
         })
     }
 
@@ -114,11 +120,11 @@ impl MaskDecoder {
         let hyper: Vec<Tensor> = (0..n_masks).map(weight).collect();
         let hyper = Tensor::stack(&hyper, 1); // (N, M, 32)
         let size = [n, n_masks, 4 * rows, 4 * columns];
-        if let Some(numbers) = self.numbers {
+        if let Some(weights) = &self.own {
             let images = floats(&decoded.image).chunks_exact((GRID * GRID * DIM) as usize);
             let images: Vec<&[f32]> = images.collect();
             let images: Vec<&[f32]> = prompts.iter().map(|&prompt| images[prompt as usize]).collect();
-            return Tensor::from_slice(&self.upscaled(numbers, &images, &hyper, (rows, columns))).view(size);
+            return Tensor::from_slice(&self.upscaled(weights, &images, &hyper, (rows, columns))).view(size);
         }
         let image = chosen(&decoded.image).view([n, GRID, GRID, DIM]).narrow(1, 0, rows).narrow(2, 0, columns);
         // A transposed 2x2 convolution at stride 2 is a linear map to four pixels, here kept last until the end.
@@ -132,13 +138,17 @@ impl MaskDecoder {
     }
 
     /// The same values by our own arithmetic, one prompt beside the other.
-    fn upscaled(&self, numbers: Numbers, images: &[&[f32]], hyper: &Tensor, (rows, columns): (i64, i64)) -> Vec<f32> {
-        let [first, second] = [&self.upscale1, &self.upscale2].map(|linear| linear.weight.transpose(0, 1).contiguous());
-        let right = |weight: &'_ Tensor| numbers.right(floats(weight).to_vec().into(), weight.size()[1] as usize);
+    fn upscaled(
+        &self,
+        [first, second]: &[Right<'static>; 2],
+        images: &[&[f32]],
+        hyper: &Tensor,
+        (rows, columns): (i64, i64),
+    ) -> Vec<f32> {
         let upscaling = Upscaling {
-            first: (right(&first), floats(&self.upscale1.bias)),
+            first: (first, floats(&self.upscale1.bias)),
             norm: self.upscale_norm.host(),
-            second: (right(&second), floats(&self.upscale2.bias)),
+            second: (second, floats(&self.upscale2.bias)),
         };
         let (side, of_rows) = (GRID as usize, (rows * GRID * DIM) as usize);
         let hyper = floats(hyper);

@@ -155,15 +155,16 @@ impl SamDecoder {
             let of_all = prompts.masks.is_none() && embedding.size()[0] == 1;
             let shared = of_all.then(|| self.source(embedding, None));
             let (mut low_res, mut iou) = (Vec::new(), Vec::new());
-            for start in (0..prompts.len()).step_by(self.batch() as usize) {
-                let n = self.batch().min(prompts.len() - start);
-                let prompts = prompts.narrow(start, n);
+            for (batch, prompts) in (0..).zip(prompts.batches(self.batch())) {
                 let own;
                 let source = match &shared {
                     Some(shared) => shared,
                     None => {
                         let images = embedding.size()[0];
-                        let embedding = if images == 1 { embedding } else { &embedding.narrow(0, start, n) };
+                        let embedding = match images {
+                            1 => embedding,
+                            _ => &embedding.narrow(0, batch * self.batch(), prompts.len()),
+                        };
                         own = self.source(embedding, prompts.masks.as_ref());
                         &own
                     }

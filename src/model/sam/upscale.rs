@@ -14,9 +14,9 @@ const MASKS: usize = 16;
 /// Weights as linear maps to 2 x 2 pixels, `(from, 2 * 2 * to)`.
 #[derive(Debug)]
 pub(super) struct Upscaling<'a> {
-    pub(super) first: (Right<'a>, &'a [f32]),
+    pub(super) first: (&'a Right<'a>, &'a [f32]),
     pub(super) norm: Norm<'a>,
-    pub(super) second: (Right<'a>, &'a [f32]),
+    pub(super) second: (&'a Right<'a>, &'a [f32]),
 }
 
 /// Logits of masks.
@@ -91,7 +91,7 @@ impl WithSimd for Upscale<'_> {
 
 /// `out = x weight + bias`
 #[inline(always)]
-fn linear<S: Simd>(simd: S, x: &[f32], (weight, bias): &(Right<'_>, &[f32]), out: &mut [f32]) {
+fn linear<S: Simd>(simd: S, x: &[f32], (weight, bias): &(&Right<'_>, &[f32]), out: &mut [f32]) {
     out.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
     multiply(simd, Factor::Rows(x, x.len() * bias.len() / out.len()), weight, out);
 }

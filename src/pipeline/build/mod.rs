@@ -388,7 +388,7 @@ mod tests {
         let (graph, cells) =
             build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
         let params = |unit: UnitIdx| serde_json::from_str::<serde_json::Value>(&graph.units()[unit].params).unwrap();
-        let ssc = r#"{"proto_stopgrad":true,"temperature":0.5,"unassigned_negative":true,"weight":1.0}"#;
+        let ssc = r#"{"proto_stopgrad":true,"temperature":0.5,"unassigned_negative":false,"weight":1.0}"#;
         assert_eq!(params(cells[0].cam_epochs[0])["ssc"].to_string(), ssc);
         assert_eq!(params(cells[0].seed_eval.unwrap()).to_string(), r#"{"classes":[],"n_classes":20}"#);
     }
