@@ -99,6 +99,7 @@ fn run_all(folder: &Path, n_variants: usize, with_sets: bool) -> anyhow::Result<
     let options = RunOptions {
         targets: &targets,
         keep_going: false,
+        retries: 0,
         interrupted: Arc::clone(&interrupted),
         clock: &|| 0,
         made_by: "bench",
@@ -125,11 +126,7 @@ fn run_all(folder: &Path, n_variants: usize, with_sets: bool) -> anyhow::Result<
 }
 
 /// A chain of units for each file and variant; `with_sets`: one more unit a variant, which reads the ends of its chains.
-fn graph(
-    files: &[(PathBuf, BlobDigest)],
-    n_variants: usize,
-    with_sets: bool,
-) -> anyhow::Result<(Graph, Vec<UnitIdx>)> {
+fn graph(files: &[(PathBuf, BlobDigest)], n_variants: usize, with_sets: bool) -> anyhow::Result<(Graph, Vec<UnitIdx>)> {
     let mut graph = Graph::default();
     let mut targets = Vec::new();
     let items: Vec<(String, Arc<Path>)> = files
