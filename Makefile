@@ -1,11 +1,18 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test setup build lint bench-sam bench-train
+.PHONY: quickstart test test-faults setup build lint bench-sam bench-train bench-engine
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
 
 test: setup lint ## formatting, lints, advisories and all tests
 	cargo test --release
+
+test-faults: setup ## the engine under faults, with 200 kills where `make test` has 20
+	S2C_FAULTS=200 cargo test --release --test it faults:: -- --nocapture
+
+bench-engine: ## the engine against ninja, doit, DVC, Snakemake, redun and b3sum, which it installs; needs no libtorch
+	cargo bench --no-default-features --no-run --bench engine
+	python3 benches/engine/bench.py "$$(ls -t target/release/deps/engine-* | grep -v '\.d$$' | head -1)"
 
 bench-sam: setup ## SAM against the public PyTorch code, which it installs (5 GB); PRECISION=bf16 for ours in bf16
 	cargo bench --no-run --bench sam

@@ -82,9 +82,17 @@ impl<K> Hash for Digest<K> {
     }
 }
 
+impl<K> Digest<K> {
+    /// The 64 hex digits, as ASCII.
+    pub fn hex(&self) -> [u8; 64] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        std::array::from_fn(|i| DIGITS[usize::from(self.bytes[i / 2] >> (4 - i % 2 * 4) & 15)])
+    }
+}
+
 impl<K> fmt::Display for Digest<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        f.write_str(str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
     }
 }
 impl<K> fmt::Debug for Digest<K> {
@@ -122,13 +130,23 @@ impl<'de, K> Deserialize<'de> for Digest<K> {
     }
 }
 
-/// Collects the bytes of a key.
-#[derive(Default)]
-pub struct KeyHasher(blake3::Hasher);
+/// Collects the bytes of a key. They are few, and what many keys begin with is collected once.
+#[derive(Clone, Default)]
+pub struct KeyHasher(Vec<u8>);
 
 impl KeyHasher {
     pub fn finish(&self) -> UnitKey {
-        UnitKey::from_bytes(*self.0.finalize().as_bytes())
+        UnitKey::from_bytes(*blake3::hash(&self.0).as_bytes())
+    }
+
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Back to what the first `len` bytes were.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
     }
 }
 
@@ -146,23 +164,23 @@ pub trait ContentHash {
 
 impl ContentHash for u8 {
     fn content_hash(&self, state: &mut KeyHasher) {
-        state.0.update(&[*self]);
+        state.0.push(*self);
     }
 }
 impl ContentHash for u64 {
     fn content_hash(&self, state: &mut KeyHasher) {
-        state.0.update(&self.to_le_bytes());
+        state.0.extend_from_slice(&self.to_le_bytes());
     }
 }
 impl ContentHash for str {
     fn content_hash(&self, state: &mut KeyHasher) {
         (self.len() as u64).content_hash(state); // length first: fields cannot run together
-        state.0.update(self.as_bytes());
+        state.0.extend_from_slice(self.as_bytes());
     }
 }
 impl<K> ContentHash for Digest<K> {
     fn content_hash(&self, state: &mut KeyHasher) {
-        state.0.update(&self.bytes);
+        state.0.extend_from_slice(&self.bytes);
     }
 }
 impl<T: ContentHash> ContentHash for [T] {
@@ -234,6 +252,41 @@ mod tests {
     fn pinned() {
         let value = json!({"tau": 0.5, "epochs": 5, "scales": [0.5, 1.0], "name": "S2C", "ssc": null, "flip": true});
         insta::assert_snapshot!(key_of(&value), @"2c7dc2681def69f2b13568ae86fde7a99f2fb3fd462ed8727701becab4b18292");
+    }
+
+    /// Values of few kinds, so that many are nearly alike, from a seed.
+    fn value(state: &mut u64, depth: u32) -> serde_json::Value {
+        let mut next = |n: u64| {
+            *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (*state >> 33) % n
+        };
+        match next(if depth == 0 { 5 } else { 7 }) {
+            0 => json!(null),
+            1 => json!(next(2) == 0),
+            2 => json!(next(3) as i64 - 1),
+            3 => json!(next(3) as f64 / 2.0),
+            4 => json!(["", "a", "b", "ab"][next(4) as usize]),
+            5 => (0..next(3)).map(|_| value(state, depth - 1)).collect(),
+            _ => {
+                let names = ["a", "b", "ab", "c"];
+                let n = next(4) as usize;
+                serde_json::Value::Object((0..n).map(|i| (names[i].to_owned(), value(state, depth - 1))).collect())
+            }
+        }
+    }
+
+    #[test]
+    fn different_values_have_different_keys_and_equal_ones_the_same() {
+        let mut by_key = std::collections::HashMap::new();
+        let mut state = 1;
+        for _ in 0..20_000 {
+            let value = value(&mut state, 3);
+            let again: serde_json::Value = serde_json::from_str(&value.to_string()).unwrap();
+            assert_eq!(key_of(&again), key_of(&value), "{value}");
+            let before = by_key.entry(key_of(&value)).or_insert_with(|| value.clone());
+            assert_eq!(*before, value);
+        }
+        assert!(by_key.len() > 1000, "{}", by_key.len());
     }
 
     #[test]

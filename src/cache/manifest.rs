@@ -13,12 +13,20 @@ use crate::artifact::{Manifest, decode, encode};
 const HEADER: usize = 12;
 
 /// Where a record stands.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Place {
-    log: String,
-    offset: u64,
+    pub(super) log: String,
+    /// Of the payload.
+    pub(super) offset: u64,
     /// Bytes of the payload.
-    len: u32,
+    pub(super) len: u32,
+}
+
+impl Place {
+    /// Where the next record begins.
+    pub(super) fn end(&self) -> u64 {
+        self.offset + u64::from(self.len)
+    }
 }
 
 /// The log this process writes; created with the first record.
@@ -26,14 +34,15 @@ pub(super) struct Place {
 pub(super) struct ManifestLog {
     folder: PathBuf,
     open: Option<(String, File, u64)>,
+    is_synced: bool,
 }
 
 impl ManifestLog {
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, open: None }
+        Self { folder, open: None, is_synced: true }
     }
 
-    /// Appends and syncs.
+    /// Appends; [`Self::sync`] makes it outlive a power cut too.
     pub(super) fn append(&mut self, manifest: &Manifest) -> anyhow::Result<Place> {
         let payload = encode(manifest)?;
         let len = u32::try_from(payload.len())?;
@@ -48,10 +57,19 @@ impl ManifestLog {
         let path = self.folder.join(&*name);
         // At the end of the last whole record: a write that failed half-way (a full disk) is overwritten.
         let written = file.seek(SeekFrom::Start(*end)).and_then(|_| file.write_all(&record));
-        written.and_then(|()| file.sync_data()).map_err(StoreError::io("write", &path))?;
+        written.map_err(StoreError::io("write", &path))?;
         let place = Place { log: name.clone(), offset: *end + HEADER as u64, len };
         *end += record.len() as u64;
+        self.is_synced = false;
         Ok(place)
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        if let Some((name, file, _)) = self.open.as_ref().filter(|_| !self.is_synced) {
+            file.sync_data().map_err(StoreError::io("write", &self.folder.join(name)))?;
+            self.is_synced = true;
+        }
+        Ok(())
     }
 }
 
@@ -67,32 +85,50 @@ pub(super) fn read_at(folder: &Path, place: &Place) -> anyhow::Result<Manifest> 
     decode(payload)
 }
 
-/// All whole records of all logs, logs in order of their names (which begin with the time).
-pub(super) fn read_all(folder: &Path) -> anyhow::Result<Vec<(Place, Manifest)>> {
+/// The logs and their sizes, in the order they were begun.
+pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     let Ok(listed) = fs::read_dir(folder) else { return Ok(Vec::new()) };
-    let mut paths: Vec<PathBuf> = listed.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
-    paths.sort();
     let mut found = Vec::new();
-    for path in paths {
-        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
-        let log = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut offset = 0;
-        while let Some(len) = bytes.get(offset..offset + 4) {
-            let len = u32::from_le_bytes([len[0], len[1], len[2], len[3]]);
-            let start = offset + HEADER;
-            let Some(payload) = bytes.get(start..start + len as usize) else { break };
-            if bytes[offset + 4..start] != check(payload) {
-                break;
-            }
-            // A record of another format version is whole but not ours: skipped.
-            if let Ok(manifest) = decode(payload) {
-                found.push((Place { log: log.clone(), offset: start as u64, len }, manifest));
-            }
-            offset = start + len as usize;
+    for entry in listed {
+        let entry = entry.map_err(StoreError::io("list", folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".log") {
+            found.push((name, entry.metadata().map_err(StoreError::io("read", &entry.path()))?.len()));
         }
     }
+    found.sort();
     Ok(found)
+}
+
+/// Calls `take` with each whole record of a log from a place on; gives the place after the last.
+pub(super) fn read(
+    folder: &Path,
+    log: &str,
+    from: u64,
+    take: &mut dyn FnMut(Place, Manifest),
+) -> Result<u64, StoreError> {
+    let path = folder.join(log);
+    let mut bytes = Vec::new();
+    let read = File::open(&path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.read_to_end(&mut bytes)
+    });
+    read.map_err(StoreError::io("read", &path))?;
+    let mut at = 0;
+    while let Some(len) = bytes.get(at..at + 4) {
+        let len = u32::from_le_bytes([len[0], len[1], len[2], len[3]]);
+        let start = at + HEADER;
+        let Some(payload) = bytes.get(start..start + len as usize) else { break };
+        if bytes[at + 4..start] != check(payload) {
+            break;
+        }
+        // A record of another format version is whole but not ours: skipped.
+        if let Ok(manifest) = decode(payload) {
+            take(Place { log: log.to_owned(), offset: from + start as u64, len }, manifest);
+        }
+        at = start + len as usize;
+    }
+    Ok(from + at as u64)
 }
 
 fn check(payload: &[u8]) -> [u8; 8] {

@@ -4,47 +4,60 @@
 //! cache/
 //!   blobs/ab/cdef..      bytes named by BLAKE3: embeddings, SE maps, checkpoints, pictures
 //!   manifests/*.log      append-only records of finished units: the truth
-//!   index/               sled: where a unit's manifest is, digests of files; made again by `cache rebuild`
+//!   index/               made again when it is gone or torn, or by `cache rebuild`:
+//!     units              what finished units gave, by key
+//!     files              digests of the user's files, by path, size, times and inode
+//!     sled/              labels, facts about files, durations
 //!   datasets/            data sets the program made itself
 //!   scratch/             half-done long units; losing it costs time only
 //!   lock                 held while a process works here, with its name inside
 //! ```
 //!
 //! Order of writing: blobs, then the manifest, then the index. So a unit is finished when its manifest is whole, and
-//! a process may be killed at any moment.
+//! a process may be killed at any moment. What took longer than [`SYNC_SECONDS`] is synced to the disk as well, before it
+//! is reported done. A power cut can cost the cheaper units of the last half minute, and never gives a wrong result:
+//! blobs are checked when they are read.
 
+mod files;
 mod index;
 mod lock;
 mod manifest;
+mod records;
+mod sorted;
 mod store;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::artifact::Manifest;
 use crate::data::FileMemo;
 use crate::digest::{BlobDigest, UnitKey};
-use index::{FileRecord, Index};
+use files::Files;
+use index::{Finished, Index};
 use lock::Lock;
 use manifest::{ManifestLog, Place};
+pub(crate) use records::{RecordIdx, Records};
 pub use store::{BlobStore, StoreError};
 
-/// A file younger than this when it was hashed may change again within the clock's granularity: not remembered.
-const SETTLED_NS: i128 = 2_000_000_000;
+/// A unit that took longer is synced: doing it again would cost more than that.
+pub const SYNC_SECONDS: f64 = 0.05;
 
 /// A cache folder, locked by this process.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
     store: BlobStore,
-    index: Index,
+    records: Arc<RwLock<Records>>,
+    files: Files,
+    /// Opened when it is first asked.
+    index: OnceLock<Index>,
     log: Mutex<ManifestLog>,
-    /// Digests of files hashed now; young files are hashed once a process.
-    hashed: Mutex<HashMap<PathBuf, FileRecord>>,
+    /// Not yet told to the index. Changed while the log is held.
+    untold: Mutex<Vec<Finished>>,
+    /// Bytes of the logs when the cache was opened.
+    bytes_then: u64,
     _lock: Lock,
 }
 
@@ -83,25 +96,25 @@ impl Cache {
         fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
         let folder = fs::canonicalize(folder).map_err(StoreError::io("open", folder))?;
         let lock = Lock::acquire(&folder, who, waiting)?;
-        let index_path = folder.join("index");
-        let is_new = !index_path.exists();
-        let index = match Index::open(&index_path) {
-            Ok(index) => index,
-            Err(_) => {
-                // Disposable: what it held is in the manifests.
-                fs::remove_dir_all(&index_path).map_err(StoreError::io("remove", &index_path))?;
-                Index::open(&index_path)?
-            }
-        };
-        let log = Mutex::new(ManifestLog::new(folder.join("manifests")));
-        let store = BlobStore::new(folder.join("blobs"));
-        let cache = Self { store, index, log, hashed: Mutex::default(), _lock: lock, folder };
-        // sled may lose its last moments in a crash; a new index has everything to learn.
-        if is_new || cache.index.newest("\0clean")?.is_none() {
-            cache.reindex()?;
+        let index = folder.join("index");
+        if index.join("db").exists() {
+            // As it was laid out before; disposable.
+            fs::remove_dir_all(&index).map_err(StoreError::io("remove", &index))?;
         }
-        cache.mark_clean(false)?;
-        Ok(cache)
+        fs::create_dir_all(&index).map_err(StoreError::io("create", &index))?;
+        let manifests = folder.join("manifests");
+        let records = Records::open(&index.join("units"), &manifests)?;
+        Ok(Self {
+            bytes_then: records.bytes_read(),
+            records: Arc::new(RwLock::new(records)),
+            files: Files::open(index.join("files")),
+            index: OnceLock::new(),
+            untold: Mutex::default(),
+            log: Mutex::new(ManifestLog::new(manifests)),
+            store: BlobStore::new(folder.join("blobs")),
+            _lock: lock,
+            folder,
+        })
     }
 
     pub fn folder(&self) -> &Path {
@@ -113,16 +126,24 @@ impl Cache {
     }
 
     /// The record of a unit, if it has finished. Its blobs may be gone: see [`Self::is_whole`].
-    pub fn get(&self, key: &UnitKey) -> anyhow::Result<Option<Manifest>> {
-        let Some(place) = self.index.place(key)? else { return Ok(None) };
-        match manifest::read_at(&self.folder.join("manifests"), &place) {
-            Ok(manifest) if manifest.key == *key => Ok(Some(manifest)),
-            // The index and the logs disagree, and the logs are right.
-            _ => {
-                self.index.forget(key)?;
-                Ok(None)
-            }
-        }
+    pub fn get(&self, key: &UnitKey) -> Option<Manifest> {
+        let place = {
+            let records = self.records();
+            records.place(records.find(key)?)
+        };
+        // One that cannot be read any more tells nothing; what its unit gave is known all the same.
+        let read = manifest::read_at(&self.folder.join("manifests"), &place).ok();
+        read.filter(|manifest| manifest.key == *key)
+    }
+
+    /// What finished units gave.
+    pub(crate) fn records(&self) -> RwLockReadGuard<'_, Records> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, for those who outlive the cache.
+    pub(crate) fn shared_records(&self) -> Arc<RwLock<Records>> {
+        self.records.clone()
     }
 
     /// All blobs of a unit are there.
@@ -132,36 +153,77 @@ impl Cache {
 
     /// The newest record with a label: what `why` compares with.
     pub fn newest(&self, label: &str) -> anyhow::Result<Option<Manifest>> {
-        self.index.newest(label)?.map_or(Ok(None), |key| self.get(&key))
+        Ok(self.index()?.newest(label)?.and_then(|key| self.get(&key)))
     }
 
-    /// Records a finished unit. Its blobs are in the store already.
+    /// Records a finished unit. Its blobs are in the store already, synced if it took longer than [`SYNC_SECONDS`].
     pub fn put(&self, manifest: &Manifest) -> anyhow::Result<()> {
-        let place: Place = self.log.lock().unwrap_or_else(|e| e.into_inner()).append(manifest)?;
-        self.index.record(manifest, &place)
+        let mut log = locked(&self.log);
+        let place: Place = log.append(manifest)?;
+        if manifest.seconds > SYNC_SECONDS {
+            log.sync()?;
+        }
+        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
+        locked(&self.untold).push(told(manifest));
+        Ok(())
     }
 
     /// The median of the last durations of a stage, seconds a unit.
     pub fn typical_seconds(&self, stage: &str) -> anyhow::Result<Option<f64>> {
-        let mut seconds = self.index.seconds(stage)?;
+        let mut seconds = self.index()?.seconds(stage)?;
         seconds.sort_by(f64::total_cmp);
         Ok(seconds.get(seconds.len() / 2).copied())
     }
 
     /// Makes the index again from the manifests; gives the number of units.
     pub fn reindex(&self) -> anyhow::Result<usize> {
-        let records = manifest::read_all(&self.folder.join("manifests"))?;
-        for (place, manifest) in &records {
-            self.index.record(manifest, place)?;
+        let (units, manifests) = (self.folder.join("index/units"), self.folder.join("manifests"));
+        let _ = fs::remove_file(&units);
+        let records = Records::open(&units, &manifests)?;
+        records.write(&units).map_err(StoreError::io("write", &units))?;
+        let bytes = records.bytes_read();
+        *self.records.write().unwrap_or_else(PoisonError::into_inner) = records;
+        tell_all(self.index()?, &manifests, bytes)
+    }
+
+    /// The index, with all that was told to it.
+    fn index(&self) -> anyhow::Result<&Index> {
+        let index = match self.index.get() {
+            Some(index) => index,
+            None => {
+                let index = self.open_index()?;
+                self.index.get_or_init(|| index)
+            }
+        };
+        let _log = locked(&self.log);
+        let untold = std::mem::take(&mut *locked(&self.untold));
+        if !untold.is_empty() {
+            index.record(&untold, self.records().bytes_read())?;
         }
-        self.index.flush()?;
-        Ok(records.len())
+        Ok(index)
+    }
+
+    fn open_index(&self) -> anyhow::Result<Index> {
+        let path = self.folder.join("index/sled");
+        let index = match Index::open(&path) {
+            Ok(index) => index,
+            Err(_) => {
+                // Disposable: what it held is in the manifests.
+                fs::remove_dir_all(&path).map_err(StoreError::io("remove", &path))?;
+                Index::open(&path)?
+            }
+        };
+        // sled may lose its last moments in a crash; a new index has everything to learn.
+        if index.told()? != self.bytes_then {
+            tell_all(&index, &self.folder.join("manifests"), self.bytes_then)?;
+        }
+        Ok(index)
     }
 
     /// All finished units, the newest record of each.
     pub fn manifests(&self) -> anyhow::Result<Vec<Manifest>> {
-        let records = manifest::read_all(&self.folder.join("manifests"))?;
-        let newest: BTreeMap<UnitKey, Manifest> = records.into_iter().map(|(_, m)| (m.key, m)).collect();
+        let mut newest: BTreeMap<UnitKey, Manifest> = BTreeMap::new();
+        each(&self.folder.join("manifests"), &mut |manifest| drop(newest.insert(manifest.key, manifest)))?;
         Ok(newest.into_values().collect())
     }
 
@@ -218,53 +280,63 @@ impl Cache {
         Ok(report)
     }
 
+    /// What finished outlives a power cut, and the next process starts as fast as this one.
     pub fn flush(&self) -> anyhow::Result<()> {
-        self.index.flush()
-    }
-
-    fn mark_clean(&self, clean: bool) -> anyhow::Result<()> {
-        self.index.mark("\0clean", clean)?;
-        self.index.flush()
-    }
-
-    fn hash_file(&self, path: &Path) -> anyhow::Result<FileRecord> {
-        let meta = fs::metadata(path).map_err(StoreError::io("read", path))?;
-        let mtime_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-        let same = |known: &FileRecord| (known.size, known.mtime_ns, known.inode) == (meta.len(), mtime_ns, meta.ino());
-        let hashed = || self.hashed.lock().unwrap_or_else(|e| e.into_inner());
-        let known = hashed().get(path).cloned().or_else(|| self.index.file(path));
-        if let Some(known) = known.filter(same) {
-            return Ok(known);
+        locked(&self.log).sync()?;
+        // What cannot be written here costs time at the next start, nothing else.
+        let _ = self.files.write();
+        if self.records().is_worth_writing() {
+            let _ = self.records().write(&self.folder.join("index/units"));
         }
-        let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
-        let record = FileRecord { size: meta.len(), mtime_ns, inode: meta.ino(), digest: BlobDigest::of(&bytes) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
-        if now - mtime_ns > SETTLED_NS {
-            self.index.remember_file(path, &record)?;
+        if self.index.get().is_some() || !locked(&self.untold).is_empty() {
+            self.index()?.flush()?;
         }
-        hashed().insert(path.to_owned(), record.clone());
-        Ok(record)
+        Ok(())
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        // Failing costs a reading of the manifests at the next start, nothing else.
-        let _ = self.mark_clean(true);
+        let _ = self.flush();
     }
+}
+
+/// Tells an index all that has ever finished; gives the number of records.
+fn tell_all(index: &Index, manifests: &Path, bytes: u64) -> anyhow::Result<usize> {
+    let mut all = Vec::new();
+    each(manifests, &mut |manifest| all.push(told(&manifest)))?;
+    index.record(&all, bytes)?;
+    Ok(all.len())
+}
+
+fn told(manifest: &Manifest) -> Finished {
+    let Manifest { key, label, fingerprint, outputs: _, seconds, finished: _, made_by: _ } = manifest;
+    Finished { label: label.clone(), key: *key, stage: fingerprint.stage.clone(), seconds: *seconds }
+}
+
+/// Every record of every log, in the order in which they were written.
+fn each(manifests: &Path, take: &mut dyn FnMut(Manifest)) -> anyhow::Result<()> {
+    for (log, _) in manifest::list(manifests)? {
+        manifest::read(manifests, &log, 0, &mut |_, manifest| take(manifest))?;
+    }
+    Ok(())
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl FileMemo for Cache {
     fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {
-        Ok(self.hash_file(path)?.digest)
+        Ok(self.files.digest(path)?)
     }
 
     fn fact(&self, name: &str, of: &BlobDigest) -> Option<Vec<u8>> {
-        self.index.fact(&[name.as_bytes(), of.as_bytes()].concat())
+        self.index().ok()?.fact(&[name.as_bytes(), of.as_bytes()].concat())
     }
 
     fn remember(&self, name: &str, of: &BlobDigest, fact: &[u8]) {
         // A lost memo is only slower.
-        let _ = self.index.remember_fact(&[name.as_bytes(), of.as_bytes()].concat(), fact);
+        let _ = self.index().and_then(|index| index.remember_fact(&[name.as_bytes(), of.as_bytes()].concat(), fact));
     }
 }

@@ -1,7 +1,7 @@
 //! Blobs: bytes named by their BLAKE3 digest, `blobs/ab/cdef..`.
 //!
-//! A blob is written to a temporary file beside its place, synced, renamed: it is whole or not there. It is hashed
-//! whenever it is read, so a flipped byte is an error and never a result.
+//! A blob is written to a temporary file beside its place, renamed: it is whole or not there. It is hashed whenever it
+//! is read, so a flipped byte is an error and never a result.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -53,21 +53,31 @@ impl BlobStore {
         fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == size)
     }
 
-    pub fn write(&self, bytes: &[u8]) -> Result<BlobDigest, StoreError> {
+    /// `synced`: it outlives a power cut. What is not synced may be lost in one, or be other bytes, which is found when
+    /// it is read.
+    pub fn write(&self, bytes: &[u8], synced: bool) -> Result<BlobDigest, StoreError> {
         let digest = BlobDigest::of(bytes);
         let path = self.path(&digest);
         if self.has(&digest, bytes.len() as u64) {
             return Ok(digest);
         }
         let folder = path.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
         // Removed when dropped, so a full disk leaves no litter.
         let write = || {
-            let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+            let temporary = || tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder);
+            let mut file = match temporary() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(folder)?;
+                    temporary()?
+                }
+                made => made?,
+            };
             file.write_all(bytes)?;
-            file.as_file().sync_all()?;
+            if synced {
+                file.as_file().sync_all()?;
+            }
             file.persist(&path).map_err(|error| error.error)?;
-            File::open(folder)?.sync_all()
+            if synced { File::open(folder)?.sync_all() } else { Ok(()) }
         };
         write().map_err(StoreError::io("write", &path))?;
         Ok(digest)
@@ -122,13 +132,13 @@ mod tests {
     fn bytes_come_back_and_a_flipped_bit_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let store = BlobStore::new(dir.path().join("blobs"));
-        let digest = store.write(b"hello").unwrap();
+        let digest = store.write(b"hello", true).unwrap();
         assert_eq!(store.read(&digest).unwrap(), b"hello");
         assert!(store.has(&digest, 5) && !store.has(&digest, 4));
         fs::write(store.path(&digest), b"hellp").unwrap();
         assert!(matches!(store.read(&digest), Err(StoreError::Corrupt { .. })));
         assert!(matches!(store.read(&digest), Err(StoreError::Missing(_))));
-        assert_eq!(store.write(b"hello").unwrap(), digest);
+        assert_eq!(store.write(b"hello", true).unwrap(), digest);
         assert_eq!(store.list().unwrap().len(), 1);
     }
 }

@@ -26,19 +26,7 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run what is not in the cache, then show the results
-    Run {
-        #[command(flatten)]
-        pipeline: PipelineArgs,
-        /// Where to compute: cpu, cuda or cuda:N
-        #[arg(long, default_value = "cpu")]
-        device: String,
-        /// After a failure go on with what does not need the failed unit
-        #[arg(long)]
-        keep_going: bool,
-        /// Folder for overlay pictures and result files, in a folder of the pipeline's name
-        #[arg(long, default_value = "out", value_name = "DIR")]
-        out: PathBuf,
-    },
+    Run(RunArgs),
     /// Show what would run, what is shared and how long it may take
     Plan {
         #[command(flatten)]
@@ -106,6 +94,30 @@ pub(super) enum Command {
     Schema,
     /// Print shell completions
     Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) pipeline: PipelineArgs,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: String,
+    /// Units of stages that use one core each that run at once [default: the number of cores]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) jobs: Option<u16>,
+    /// After a failure go on with what does not need the failed unit
+    #[arg(long, short)]
+    pub(super) keep_going: bool,
+    /// Try a unit that failed so many times again
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(super) retries: usize,
+    /// A unit that runs longer fails
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) time_limit: Option<u32>,
+    /// Folder for overlay pictures and result files, in a folder of the pipeline's name
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

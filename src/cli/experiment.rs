@@ -5,18 +5,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs};
+use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs, RunArgs};
 use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
 use super::predict::predict;
 use super::progress::{LOGS, Progress, span};
 use super::segment::segment;
 use super::{Hinted, INTERRUPTED, hint_of, open_cache, report, size, tensorboard};
-use crate::artifact::Manifest;
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
@@ -26,6 +25,7 @@ use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
 use crate::pipeline::file::{Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
+use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::plan::{Freshness, StaleReason, finished, plan, why};
 use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, metrics_of};
@@ -33,6 +33,9 @@ use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
 use crate::stage::StageContext;
 use crate::vision::labels_of;
+
+/// Units named in a line.
+const N_BLOCKED: usize = 5;
 
 /// A pipeline with its data scanned and its units built.
 pub(super) struct Experiment {
@@ -70,8 +73,8 @@ impl Experiment {
         found.with_context(|| format!("no variant `{name}`; there are: {}", names.join("; ")))
     }
 
-    /// The records of finished units, by unit.
-    pub(super) fn finished(&self, cache: &Cache) -> anyhow::Result<Vec<Option<Arc<Manifest>>>> {
+    /// What has finished, by unit.
+    pub(super) fn finished(&self, cache: &Cache) -> Outcomes {
         finished(&self.graph, cache, &self.targets())
     }
 
@@ -117,9 +120,7 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
 
 pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { pipeline, device, keep_going, out } => {
-            return run_pipeline(cli, pipeline, device, *keep_going, out);
-        }
+        Command::Run(args) => return run_pipeline(cli, args),
         Command::Plan { pipeline } => show_plan(cli, pipeline)?,
         Command::Why { pipeline, what } => show_why(cli, pipeline, what)?,
         Command::Results { pipeline, csv, latex, against } => {
@@ -157,16 +158,11 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_pipeline(
-    cli: &Cli,
-    args: &PipelineArgs,
-    device_name: &str,
-    keep_going: bool,
-    out: &std::path::Path,
-) -> anyhow::Result<ExitCode> {
+fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let RunArgs { pipeline, device: device_name, jobs, keep_going, retries, time_limit, out } = args;
     let device = parse_device(device_name)?;
     let cache = open_cache(cli)?;
-    let experiment = Experiment::open(&cache, args)?;
+    let experiment = Experiment::open(&cache, pipeline)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || {
@@ -185,11 +181,12 @@ fn run_pipeline(
     };
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}, {device_name}");
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let events = tensorboard::folder(out, &experiment);
     let options = RunOptions {
         targets: &experiment.targets(),
-        keep_going,
+        keep_going: *keep_going,
+        retries: *retries,
         interrupted,
         clock: &|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         made_by: &made_by,
@@ -201,7 +198,8 @@ fn run_pipeline(
             }
         },
     };
-    let mut executor = LocalExecutor::new(context, jobs);
+    let limit = time_limit.map(|seconds| Duration::from_secs(seconds.into()));
+    let mut executor = LocalExecutor::new(context, jobs).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options)?;
     if !cli.quiet {
         let repaired = match report.repaired.len() {
@@ -217,6 +215,12 @@ fn run_pipeline(
     let table = table(&cache, &experiment)?;
     let repeats = repeats_of(&experiment, &table, None)?;
     print!("{}", shown(cli, &table, &repeats)?);
+    if !report.blocked.is_empty() {
+        let named = report.blocked.iter().take(N_BLOCKED).cloned().collect::<Vec<_>>().join(", ");
+        let more = report.blocked.len().saturating_sub(N_BLOCKED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        eprintln!("{} units wait for what failed: {named}{more}", report.blocked.len());
+    }
     if let Some((label, error)) = report.failed.first() {
         let message = format!("{} units failed, the first: {label}", report.failed.len());
         return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
@@ -274,7 +278,7 @@ fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
     let n_distinct_epochs = experiment.cells.iter().flat_map(|cell| &cell.cam_epochs).collect::<HashSet<_>>().len();
     if cli.json {
         let units: Vec<_> =
-            plan.units.iter().map(|(unit, fresh)| (experiment.graph.units()[*unit].label(), fresh)).collect();
+            plan.units.iter().map(|(unit, fresh)| (experiment.graph.unit(*unit).label(), fresh)).collect();
         let stages = &plan.stages;
         println!(
             "{}",
@@ -316,9 +320,9 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
     let of_cell = experiment.cells.iter().find(|cell| cell.name == what);
     let units: Vec<UnitIdx> = match of_cell {
         Some(cell) => cell.units().collect(),
-        None => (0..experiment.graph.units().len())
-            .filter(|&unit| experiment.graph.units()[unit].label().starts_with(what))
-            .collect(),
+        None => {
+            (0..experiment.graph.len()).filter(|&unit| experiment.graph.unit(unit).label().starts_with(what)).collect()
+        }
     };
     if units.is_empty() {
         let names: Vec<&str> = experiment.cells.iter().map(|cell| cell.name.as_str()).collect();
@@ -328,8 +332,8 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
     let mut told: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for (&unit, reason) in units.iter().zip(why(&experiment.graph, &cache, &targets, &units)?) {
         if reason != StaleReason::Fresh {
-            let unit = &experiment.graph.units()[unit];
-            told.entry((unit.stage, reason.to_string())).or_default().push(unit.item.clone());
+            let unit = experiment.graph.unit(unit);
+            told.entry((unit.stage, reason.to_string())).or_default().push(unit.item.to_owned());
         }
     }
     if told.is_empty() {
@@ -349,11 +353,14 @@ fn collect(cli: &Cli, files: &[std::path::PathBuf], sets: &[String], dry_run: bo
     for file in files {
         let args = PipelineArgs { file: file.clone(), sets: sets.to_vec() };
         let experiment = Experiment::open(&cache, &args).with_context(|| format!("`{}`", file.display()))?;
-        let all: Vec<UnitIdx> = (0..experiment.graph.units().len()).collect();
-        for manifest in crate::pipeline::plan::finished(&experiment.graph, &cache, &all)?.into_iter().flatten() {
-            logs.insert(format!("{}.jsonl", manifest.key));
-            keep.extend(manifest.outputs.iter().map(|output| output.digest));
-            keep.extend(manifest.fingerprint.inputs.iter().map(|input| input.digest));
+        let all: Vec<UnitIdx> = (0..experiment.graph.len()).collect();
+        let finished = finished(&experiment.graph, &cache, &all);
+        for unit in all {
+            let Some(key) = finished.key(unit) else { continue };
+            logs.insert(format!("{key}.jsonl"));
+            keep.extend(finished.outputs(unit).iter().map(|output| output.digest));
+            let inputs = cache.get(&key).map(|manifest| manifest.fingerprint.inputs).unwrap_or_default();
+            keep.extend(inputs.iter().map(|input| input.digest));
         }
     }
     let report = cache.collect(&keep, dry_run)?;

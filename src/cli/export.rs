@@ -43,10 +43,10 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
     let is_label = matches!(args.what, Exported::PseudoLabels | Exported::Predictions);
     let folder = if is_label && !args.npy { args.to.join("SegmentationClass") } else { args.to.clone() };
     fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
-    let finished = experiment.finished(&cache)?;
+    let finished = experiment.finished(&cache);
     let mut missing = 0;
     for (item, &unit) in items.iter().zip(units) {
-        let digest = finished[unit].as_ref().and_then(|manifest| Some(manifest.output(output)?.digest));
+        let digest = finished.output(unit, output).map(|output| output.digest);
         let Some(bytes) = digest.and_then(|digest| cache.store().read(&digest).ok()) else {
             missing += 1;
             continue;

@@ -32,14 +32,12 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
         let message = format!("variant `{}` trains no segmentation network", cell.name);
         return Err(Hinted::error(message, "set `segmentation.enabled = true`"));
     };
-    let checkpoint = experiment.finished(&cache)?[epoch]
-        .as_ref()
-        .and_then(|manifest| Some(manifest.output("checkpoint")?.digest))
-        .ok_or_else(|| {
+    let checkpoint =
+        experiment.finished(&cache).output(epoch, "checkpoint").map(|output| output.digest).ok_or_else(|| {
             let message = format!("variant `{}` has not been trained", cell.name);
             Hinted::error(message, format!("s2c-pipe run {}", args.pipeline.file.display()))
         })?;
-    let params = &experiment.graph.units()[unit].params;
+    let params = experiment.graph.unit(unit).params;
     let context = StageContext {
         device,
         progress: Arc::new(|_| ()),

@@ -94,6 +94,7 @@ impl Progress {
             Event::Repaired { label, error } => {
                 self.line(&format!("a stored result was lost, made again: {label}: {error:#}"))
             }
+            Event::Retried { label, error } => self.line(&format!("failed, tried again: {label}: {error:#}")),
             Event::UnitFailed { .. } => {}
         }
     }
@@ -157,7 +158,8 @@ impl Progress {
 
     fn finish(&self, stage: &str, label: &str, seconds: f64) {
         let mut state = self.state();
-        state.done += 1;
+        // The last units of a stage may finish when the next has begun.
+        state.done += usize::from(state.stage == stage);
         let (done, of) = (state.done, state.of);
         let epoch = state
             .unit

@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 
 use super::experiment::Experiment;
-use crate::artifact::Manifest;
 use crate::cache::{BlobStore, Cache};
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
 use crate::data::{FileRef, Item};
 use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;
+use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::results::ResultsTable;
 use crate::stage::cam_file::read_cam;
 use crate::vision::Rgb;
@@ -35,7 +34,7 @@ pub(super) fn write(
     put(&folder.join("results.json"), table.json()?.as_bytes())?;
     put(&folder.join("results.csv"), table.csv().as_bytes())?;
 
-    let finished = experiment.finished(cache)?;
+    let finished = experiment.finished(cache);
     let rows: Vec<Row<'_>> = experiment
         .cells
         .iter()
@@ -86,8 +85,8 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(item: &'a Item, units: &OverlayUnits, finished: &[Option<Arc<Manifest>>]) -> Self {
-        let blob = |unit: Option<UnitIdx>, name: &str| Some(finished[unit?].as_ref()?.output(name)?.digest);
+    fn new(item: &'a Item, units: &OverlayUnits, finished: &Outcomes) -> Self {
+        let blob = |unit: Option<UnitIdx>, name: &str| Some(finished.output(unit?, name)?.digest);
         Self {
             item,
             cam: blob(Some(units.cam), "cam"),

@@ -41,7 +41,7 @@ pub(super) fn folder(out: &Path, experiment: &Experiment) -> std::path::PathBuf 
 
 /// Writes what has finished of each variant; gives the number of numbers.
 pub(super) fn write(cache: &Cache, experiment: &Experiment, to: &Path) -> anyhow::Result<usize> {
-    let finished = experiment.finished(cache)?;
+    let finished = experiment.finished(cache);
     let logs = cache.folder().join(LOGS);
     let times = |key: &UnitKey| -> Vec<StepTime> {
         let text = fs::read_to_string(logs.join(format!("{key}.jsonl"))).unwrap_or_default();
@@ -49,7 +49,7 @@ pub(super) fn write(cache: &Cache, experiment: &Experiment, to: &Path) -> anyhow
     };
     let mut n_scalars = 0;
     for cell in &experiment.cells {
-        let scalars = scalars(cell, &finished, cache.store(), &times)?;
+        let scalars = scalars(cell, &finished, cache, &times)?;
         if !scalars.is_empty() {
             n_scalars += scalars.len();
             grow(&to.join(plain(&cell.name)).join(FILE), &event_file(&scalars))?;

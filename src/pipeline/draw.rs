@@ -23,7 +23,7 @@ struct Node {
 
 impl Drawing {
     pub fn new(graph: &Graph, cells: &[CellUnits]) -> Self {
-        let mut users: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); graph.units().len()];
+        let mut users: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); graph.len()];
         for (at, cell) in cells.iter().enumerate() {
             cell.units().for_each(|unit| {
                 users[unit].insert(at);
@@ -32,7 +32,7 @@ impl Drawing {
         let mut nodes: Vec<Node> = Vec::new();
         let mut by_key = BTreeMap::new();
         let mut node_of = Vec::new();
-        for (unit, users) in graph.units().iter().zip(&users) {
+        for (unit, users) in graph.units().zip(&users) {
             let is_own = unit.stage.ends_with("_epoch") || unit.stage == "evaluate";
             let title = if is_own { unit.label() } else { unit.stage.to_owned() };
             let at = *by_key.entry((title.clone(), users.clone(), unit.params.clone())).or_insert_with(|| {

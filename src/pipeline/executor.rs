@@ -1,154 +1,269 @@
 //! Executors: where units compute. A unit needs its fingerprint and something to read blobs from, nothing else.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crate::artifact::Fingerprint;
+use crate::artifact::{ArtifactRef, Fingerprint};
 use crate::pipeline::graph::UnitIdx;
-use crate::stage::{BlobReader, DynStage, Output, StageContext, StageEntry, UnitInput};
+use crate::stage::{BlobReader, Device, DynStage, Interrupted, Output, StageContext, StageEntry, UnitInput};
+
+/// Units that wait for each worker, so that it need not wait for them.
+const AHEAD: usize = 16;
+
+/// What a unit reads and where its outputs go.
+pub trait UnitIo: BlobReader {
+    /// Stores what a unit gave that took so many seconds.
+    fn publish(&self, outputs: Vec<Output>, seconds: f64) -> anyhow::Result<Vec<ArtifactRef>>;
+}
 
 /// A unit to execute.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct UnitTask {
     pub unit: UnitIdx,
+    pub entry: StageEntry,
     pub label: String,
     pub fingerprint: Fingerprint,
+    pub io: Arc<dyn UnitIo>,
 }
 
-/// Told of each finished task: its place in the list, what it gave, seconds.
-pub type Done<'a> = dyn FnMut(usize, anyhow::Result<Vec<Output>>, f64) + 'a;
+/// What became of a task.
+#[derive(Debug)]
+pub struct Finished {
+    pub unit: UnitIdx,
+    pub outcome: anyhow::Result<Vec<ArtifactRef>>,
+    pub seconds: f64,
+}
 
-/// Executes tasks that share stage and parameters.
+/// Executes tasks that do not need each other.
 pub trait Executor {
-    /// Calls `done` once for each task it finishes; after `interrupted` is set it starts no more.
-    fn execute(
-        &mut self,
-        entry: &StageEntry,
-        tasks: &[UnitTask],
-        reader: &dyn BlobReader,
-        interrupted: &AtomicBool,
-        done: &mut Done<'_>,
-    );
+    /// One more unit can be taken now, of a stage whose units run one beside the other or of another.
+    fn has_room(&self, is_parallel: bool) -> bool;
+    /// Units of both kinds may run at once.
+    fn overlaps(&self) -> bool;
+    fn start(&mut self, task: UnitTask);
+    /// Waits for the next that finishes; `None` if nothing runs.
+    fn next(&mut self) -> Option<Finished>;
 }
 
-/// Threads of this process.
+/// A unit ran longer than it may. Its thread is left behind: it cannot be stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("ran past its limit of {0:?}")]
+pub struct PastLimit(pub Duration);
+
+/// Threads of this process: one for stages that use all cores, or a GPU, themselves, and `jobs` for the others.
+///
+/// On a CPU the two kinds take turns; beside a GPU they run at once.
 pub struct LocalExecutor {
     context: StageContext,
-    jobs: usize,
-    /// The last stage of each kind with its parameters, so that equal groups load weights once.
-    loaded: HashMap<&'static str, (String, Box<dyn DynStage>)>,
+    limit: Option<Duration>,
+    /// Of stages that use all cores themselves, of the others.
+    lanes: [Lane; 2],
+    lane_of: HashMap<UnitIdx, usize>,
+    sender: mpsc::Sender<Finished>,
+    receiver: mpsc::Receiver<Finished>,
+}
+
+/// Workers that take tasks from one queue.
+struct Lane {
+    n_workers: usize,
+    queue: Arc<Queue>,
+    workers: Vec<(Arc<Mutex<Work>>, JoinHandle<()>)>,
+    n_tasks: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: Mutex<(VecDeque<UnitTask>, bool)>,
+    changed: Condvar,
+}
+
+/// What a worker does.
+#[derive(Default)]
+struct Work {
+    unit: Option<(UnitIdx, Instant)>,
+    /// It ran past the limit; nobody waits for it.
+    is_left: bool,
 }
 
 impl LocalExecutor {
     /// `jobs`: workers of stages whose units run one beside the other.
     pub fn new(context: StageContext, jobs: usize) -> Self {
-        Self { context, jobs: jobs.max(1), loaded: HashMap::new() }
+        let (sender, receiver) = mpsc::channel();
+        let lane = |n_workers| Lane { n_workers, queue: Arc::default(), workers: Vec::new(), n_tasks: 0 };
+        Self { context, limit: None, lanes: [lane(1), lane(jobs.max(1))], lane_of: HashMap::new(), sender, receiver }
     }
 
-    fn one_by_one(
-        &mut self,
-        entry: &StageEntry,
-        tasks: &[UnitTask],
-        reader: &dyn BlobReader,
-        interrupted: &AtomicBool,
-        done: &mut Done<'_>,
-    ) {
-        for (place, task) in tasks.iter().enumerate() {
-            if interrupted.load(Ordering::Relaxed) {
-                return;
+    /// A unit that runs longer fails.
+    pub fn with_limit(mut self, limit: Option<Duration>) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Fails the units that ran too long; gives how long none of the others can do so.
+    fn look_at_limits(&mut self, limit: Duration) -> Duration {
+        let mut next = limit;
+        for at in 0..self.lanes.len() {
+            for place in (0..self.lanes[at].workers.len()).rev() {
+                let mut work = locked(&self.lanes[at].workers[place].0);
+                let Some((unit, started)) = work.unit else { continue };
+                let left = limit.saturating_sub(started.elapsed());
+                if left > Duration::ZERO {
+                    next = next.min(left);
+                    continue;
+                }
+                (work.is_left, work.unit) = (true, None);
+                drop(work);
+                self.lanes[at].workers.remove(place);
+                self.hire(at);
+                let outcome = Err(PastLimit(limit).into());
+                let _ = self.sender.send(Finished { unit, outcome, seconds: limit.as_secs_f64() });
             }
-            let params = &task.fingerprint.params;
-            // Out of the map while it runs: a stage that panicked or failed is not used again.
-            let kept = self.loaded.remove(entry.kind).filter(|(of, _)| of == params);
-            let mut stage = kept.map(|(_, stage)| stage);
-            let started = Instant::now();
-            let outcome = guarded(entry, &mut stage, task, reader, &self.context);
-            if let (Ok(_), Some(stage)) = (&outcome, stage) {
-                self.loaded.insert(entry.kind, (params.clone(), stage));
-            }
-            done(place, outcome, started.elapsed().as_secs_f64());
         }
+        next.max(Duration::from_millis(1))
     }
 
-    fn side_by_side(
-        &self,
-        entry: &StageEntry,
-        tasks: &[UnitTask],
-        reader: &dyn BlobReader,
-        interrupted: &AtomicBool,
-        done: &mut Done<'_>,
-    ) {
-        let next = AtomicUsize::new(0);
-        let (sender, receiver) = mpsc::sync_channel(self.jobs);
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs.min(tasks.len()) {
-                let (sender, next, context) = (sender.clone(), &next, self.context.clone());
-                scope.spawn(move || {
-                    let mut stage = None;
-                    loop {
-                        let place = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(task) = tasks.get(place).filter(|_| !interrupted.load(Ordering::Relaxed)) else {
-                            break;
-                        };
-                        let started = Instant::now();
-                        let outcome = guarded(entry, &mut stage, task, reader, &context);
-                        if outcome.is_err() {
-                            stage = None;
-                        }
-                        if sender.send((place, outcome, started.elapsed().as_secs_f64())).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            for (place, outcome, seconds) in receiver {
-                done(place, outcome, seconds);
-            }
-        });
+    fn hire(&mut self, at: usize) {
+        let lane = &mut self.lanes[at];
+        let work = Arc::new(Mutex::new(Work::default()));
+        let (queue, context, sender) = (lane.queue.clone(), self.context.clone(), self.sender.clone());
+        let own = work.clone();
+        lane.workers.push((work, std::thread::spawn(move || worker(&queue, &context, &sender, &own))));
     }
 }
 
 impl Executor for LocalExecutor {
-    fn execute(
-        &mut self,
-        entry: &StageEntry,
-        tasks: &[UnitTask],
-        reader: &dyn BlobReader,
-        interrupted: &AtomicBool,
-        done: &mut Done<'_>,
-    ) {
-        match entry.parallel {
-            true => self.side_by_side(entry, tasks, reader, interrupted, done),
-            false => self.one_by_one(entry, tasks, reader, interrupted, done),
+    fn has_room(&self, is_parallel: bool) -> bool {
+        let (own, other) = (&self.lanes[usize::from(is_parallel)], &self.lanes[usize::from(!is_parallel)]);
+        let room = if is_parallel { own.n_workers * AHEAD } else { 1 };
+        own.n_tasks < room && (other.n_tasks == 0 || self.overlaps())
+    }
+
+    fn overlaps(&self) -> bool {
+        self.context.device != Device::Cpu
+    }
+
+    fn start(&mut self, task: UnitTask) {
+        let at = usize::from(task.entry.parallel);
+        while self.lanes[at].workers.len() < self.lanes[at].n_workers {
+            self.hire(at);
+        }
+        self.lane_of.insert(task.unit, at);
+        let lane = &mut self.lanes[at];
+        lane.n_tasks += 1;
+        locked(&lane.queue.tasks).0.push_back(task);
+        lane.queue.changed.notify_one();
+    }
+
+    fn next(&mut self) -> Option<Finished> {
+        if self.lane_of.is_empty() {
+            return None;
+        }
+        loop {
+            let finished = match self.limit {
+                None => self.receiver.recv().ok()?,
+                Some(limit) => {
+                    let wait = self.look_at_limits(limit);
+                    match self.receiver.recv_timeout(wait) {
+                        Err(RecvTimeoutError::Timeout) => continue,
+                        received => received.ok()?,
+                    }
+                }
+            };
+            if let Some(at) = self.lane_of.remove(&finished.unit) {
+                self.lanes[at].n_tasks -= 1;
+            }
+            return Some(finished);
+        }
+    }
+}
+
+impl Drop for LocalExecutor {
+    fn drop(&mut self) {
+        for lane in &mut self.lanes {
+            locked(&lane.queue.tasks).1 = true;
+            lane.queue.changed.notify_all();
+            for (_, thread) in lane.workers.drain(..) {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Takes tasks until the queue is closed.
+fn worker(queue: &Queue, context: &StageContext, sender: &mpsc::Sender<Finished>, work: &Mutex<Work>) {
+    // The last stage of each kind with its parameters, so that units which share them load weights once.
+    let mut loaded: HashMap<&'static str, (String, Box<dyn DynStage>)> = HashMap::new();
+    while let Some(task) = queue.pop() {
+        let unit = task.unit;
+        let started = Instant::now();
+        locked(work).unit = Some((unit, started));
+        let outcome = match context.is_interrupted() {
+            true => Err(Interrupted.into()),
+            false => {
+                let params = &task.fingerprint.params;
+                // Out of the map while it runs: a stage that panicked or failed is not used again.
+                let kept = loaded.remove(task.entry.kind).filter(|(of, _)| of == params);
+                let mut stage = kept.map(|(_, stage)| stage);
+                let outcome = guarded(&mut stage, &task, context);
+                if let (Ok(_), Some(stage)) = (&outcome, stage) {
+                    loaded.insert(task.entry.kind, (params.clone(), stage));
+                }
+                outcome
+            }
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let mut work = locked(work);
+        if work.is_left {
+            return;
+        }
+        work.unit = None;
+        // Published under this lock: what runs past its limit is not stored after it was reported.
+        let outcome = outcome.and_then(|outputs| task.io.publish(outputs, seconds));
+        if sender.send(Finished { unit, outcome, seconds }).is_err() {
+            return;
+        }
+    }
+}
+
+impl Queue {
+    /// The next task, when there is one; `None` when the queue is closed.
+    fn pop(&self) -> Option<UnitTask> {
+        let mut tasks = locked(&self.tasks);
+        loop {
+            if let Some(task) = tasks.0.pop_front() {
+                return Some(task);
+            }
+            if tasks.1 {
+                return None;
+            }
+            tasks = self.changed.wait(tasks).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
 /// Loads the stage if need be and runs one unit; a panic becomes that unit's error.
 fn guarded(
-    entry: &StageEntry,
     stage: &mut Option<Box<dyn DynStage>>,
     task: &UnitTask,
-    reader: &dyn BlobReader,
     context: &StageContext,
 ) -> anyhow::Result<Vec<Output>> {
     let work = AssertUnwindSafe(|| {
         if stage.is_none() {
-            *stage = Some((entry.load)(&task.fingerprint.params, context)?);
+            *stage = Some((task.entry.load)(&task.fingerprint.params, context)?);
         }
-        let input = UnitInput { label: &task.label, fingerprint: &task.fingerprint, reader };
+        let input = UnitInput { label: &task.label, fingerprint: &task.fingerprint, reader: &*task.io };
         match stage {
             Some(stage) => stage.run(&input),
             None => Ok(Vec::new()),
         }
     });
     let outcome = catch_unwind(work).unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", message(&*panic))));
-    outcome.map_err(|error| match error.is::<crate::stage::Interrupted>() {
+    outcome.map_err(|error| match error.is::<Interrupted>() {
         true => error,
         false => error.context(format!("unit `{}`", task.label)),
     })
@@ -157,4 +272,8 @@ fn guarded(
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

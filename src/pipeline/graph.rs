@@ -1,17 +1,23 @@
 //! The graph of units: all variants of a pipeline in one, equal units merged.
 //!
 //! A unit's key needs the *contents* of its inputs, known only when what is above it has run. Units are merged
-//! before that, by a definition key: the same stage, parameters and definitions of inputs.
+//! before that, by their definition: the same stage, parameters and definitions of inputs.
+//!
+//! A graph of a million units is small: what units share (parameters, names, files) is kept once, and a unit is a few
+//! numbers.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::digest::{BlobDigest, ContentHash, KeyHasher, UnitKey};
+use hashbrown::{DefaultHashBuilder, HashTable};
 
-/// Place of a unit in [`Graph::units`]; inputs come before their users.
+use crate::digest::BlobDigest;
+
+/// Place of a unit in a graph; inputs come before their users.
 pub type UnitIdx = usize;
-/// Place of a set in [`Graph::sets`].
+/// Place of a set in a graph.
 pub type SetIdx = usize;
 
 /// Where the bytes of an input come from.
@@ -40,110 +46,320 @@ pub struct InputSet {
     pub members: Vec<(String, Source)>,
 }
 
-/// One stage applied to one item.
+/// One stage applied to one item, to be added to a graph.
 #[derive(Clone, Debug)]
 pub struct Unit {
     pub stage: &'static str,
     pub version: u64,
     /// `2007_000032`, `epoch 3`, `train`. For people; not in the key.
     pub item: String,
-    /// Effective parameters: JSON text with sorted keys. Shared by the units of a stage.
+    /// Effective parameters: JSON text with sorted keys.
     pub params: Arc<str>,
     pub inputs: Vec<(&'static str, Source)>,
 }
 
-impl Unit {
+/// What units of one stage with the same parameters share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    pub stage: &'static str,
+    pub version: u64,
+    pub params: Arc<str>,
+}
+
+/// A unit of a graph.
+#[derive(Clone, Copy, Debug)]
+pub struct UnitRef<'a> {
+    pub stage: &'static str,
+    pub item: &'a str,
+    pub params: &'a Arc<str>,
+}
+
+impl UnitRef<'_> {
     pub fn label(&self) -> String {
         format!("{} {}", self.stage, self.item)
     }
 }
 
+/// A [`Source`] in a few bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Input {
+    /// `name`: place in [`Graph::names`].
+    Output {
+        unit: u32,
+        name: u16,
+    },
+    /// Place in [`Graph::contents`].
+    Content(u32),
+    Set(u32),
+}
+
+/// Bytes that no unit makes.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    File(Arc<Path>),
+    Value(Arc<[u8]>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct UnitRecord {
+    kind: u32,
+    item: u32,
+    /// One more than the highest of the units it reads.
+    level: u32,
+    /// Its inputs end where those of the next begin.
+    inputs: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SetRecord {
+    /// The highest of its members'; 0 if no unit makes them.
+    level: u32,
+    members: u32,
+}
+
+/// Texts, each once.
+#[derive(Debug, Default)]
+struct Texts {
+    texts: Vec<Box<str>>,
+    places: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Texts {
+    fn place(&mut self, text: &str) -> u32 {
+        let Self { texts, places, hasher } = self;
+        let hash = hasher.hash_one(text);
+        let same = |place: &u32| *texts[*place as usize] == *text;
+        if let Some(place) = places.find(hash, same) {
+            return *place;
+        }
+        let place = texts.len() as u32;
+        places.insert_unique(hash, place, |place| hasher.hash_one(&*texts[*place as usize]));
+        texts.push(text.into());
+        place
+    }
+}
+
 /// All units of a pipeline.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Graph {
-    units: Vec<Unit>,
-    sets: Vec<InputSet>,
-    unit_keys: Vec<UnitKey>,
-    set_keys: Vec<UnitKey>,
-    by_key: HashMap<UnitKey, UnitIdx>,
-    sets_by_key: HashMap<UnitKey, SetIdx>,
+    kinds: Vec<Kind>,
+    kind_places: HashMap<Kind, u32>,
+    items: Texts,
+    /// Names of slots and of outputs.
+    names: Vec<&'static str>,
+    contents: Vec<(BlobDigest, Content)>,
+    content_places: HashMap<BlobDigest, u32, DefaultHashBuilder>,
+    units: Vec<UnitRecord>,
+    /// By unit: slot and input.
+    inputs: Vec<(u16, Input)>,
+    sets: Vec<SetRecord>,
+    /// By set: item and input.
+    members: Vec<(u32, Input)>,
+    equal_units: HashTable<u32>,
+    equal_sets: HashTable<u32>,
+    hasher: DefaultHashBuilder,
 }
 
 impl Graph {
-    pub fn units(&self) -> &[Unit] {
-        &self.units
+    /// Number of units.
+    pub fn len(&self) -> usize {
+        self.units.len()
     }
 
-    pub fn sets(&self) -> &[InputSet] {
-        &self.sets
+    pub fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
+    pub fn n_sets(&self) -> usize {
+        self.sets.len()
+    }
+
+    pub fn unit(&self, unit: UnitIdx) -> UnitRef<'_> {
+        let Kind { stage, version: _, params } = self.kind(unit);
+        UnitRef { stage, item: &self.items.texts[self.units[unit].item as usize], params }
+    }
+
+    pub fn units(&self) -> impl ExactSizeIterator<Item = UnitRef<'_>> {
+        (0..self.len()).map(|unit| self.unit(unit))
+    }
+
+    pub fn kind(&self, unit: UnitIdx) -> &Kind {
+        &self.kinds[self.kind_idx(unit)]
+    }
+
+    /// Names of a unit's inputs.
+    pub fn slots(&self, unit: UnitIdx) -> impl Iterator<Item = &'static str> {
+        self.inputs(unit).iter().map(|(slot, _)| self.names[usize::from(*slot)])
     }
 
     /// Adds a unit, or finds the equal one that is there.
     pub fn add(&mut self, unit: Unit) -> UnitIdx {
-        let mut state = KeyHasher::default();
-        unit.stage.content_hash(&mut state);
-        unit.version.content_hash(&mut state);
-        (*unit.params).content_hash(&mut state);
-        for (slot, source) in &unit.inputs {
-            slot.content_hash(&mut state);
-            self.hash_source(source, &mut state);
+        let Unit { stage, version, item, params, inputs } = unit;
+        let kind = self.kind_of(Kind { stage, version, params });
+        let first = self.inputs.len();
+        for (slot, source) in inputs {
+            let input = (self.name(slot), self.input(source));
+            self.inputs.push(input);
         }
-        let key = state.finish();
-        *self.by_key.entry(key).or_insert_with(|| {
-            self.units.push(unit);
-            self.unit_keys.push(key);
-            self.units.len() - 1
-        })
+        let added = &self.inputs[first..];
+        let same =
+            |unit: &u32| self.units[*unit as usize].kind == kind && self.inputs_but_for(*unit as usize, first) == added;
+        let hash = self.hasher.hash_one((kind, added));
+        if let Some(equal) = self.equal_units.find(hash, same) {
+            let equal = *equal as usize;
+            self.inputs.truncate(first);
+            return equal;
+        }
+        let levels = added.iter().map(|(_, input)| self.level_of(input));
+        let level = levels.max().unwrap_or(0) + 1;
+        let record = UnitRecord { kind, item: self.items.place(&item), level, inputs: first as u32 };
+        let place = self.units.len() as u32;
+        self.units.push(record);
+        let Self { equal_units, hasher, units, inputs, .. } = self;
+        equal_units.insert_unique(hash, place, |unit| {
+            let record = &units[*unit as usize];
+            let end = units.get(*unit as usize + 1).map_or(first, |next| next.inputs as usize);
+            hasher.hash_one((record.kind, &inputs[record.inputs as usize..end]))
+        });
+        place as usize
     }
 
     /// Adds a set, or finds the equal one that is there.
     pub fn add_set(&mut self, set: InputSet) -> Source {
-        let mut state = KeyHasher::default();
-        for (item, source) in &set.members {
-            item.as_str().content_hash(&mut state);
-            self.hash_source(source, &mut state);
+        let first = self.members.len();
+        for (item, source) in set.members {
+            let member = (self.items.place(&item), self.input(source));
+            self.members.push(member);
         }
-        let key = state.finish();
-        Source::Set(*self.sets_by_key.entry(key).or_insert_with(|| {
-            self.sets.push(set);
-            self.set_keys.push(key);
-            self.sets.len() - 1
-        }))
+        let added = &self.members[first..];
+        let hash = self.hasher.hash_one(added);
+        let same = |set: &u32| self.members_but_for(*set as usize, first) == added;
+        if let Some(equal) = self.equal_sets.find(hash, same) {
+            let equal = *equal as usize;
+            self.members.truncate(first);
+            return Source::Set(equal);
+        }
+        let level = added.iter().map(|(_, input)| self.level_of(input)).max().unwrap_or(0);
+        let place = self.sets.len() as u32;
+        self.sets.push(SetRecord { level, members: first as u32 });
+        let Self { equal_sets, hasher, sets, members, .. } = self;
+        equal_sets.insert_unique(hash, place, |set| {
+            let end = sets.get(*set as usize + 1).map_or(first, |next| next.members as usize);
+            hasher.hash_one(&members[sets[*set as usize].members as usize..end])
+        });
+        Source::Set(place as usize)
     }
 
     /// Calls `f` with each unit that `unit` reads, those in sets too.
     pub fn for_each_dependency(&self, unit: UnitIdx, mut f: impl FnMut(UnitIdx)) {
-        for (_, source) in &self.units[unit].inputs {
-            match source {
-                Source::Output { unit, name: _ } => f(*unit),
-                Source::Set(set) => {
-                    for (_, member) in &self.sets[*set].members {
-                        if let Source::Output { unit, name: _ } = member {
-                            f(*unit);
-                        }
-                    }
-                }
-                Source::File { .. } | Source::Value { .. } => {}
+        for (_, input) in self.inputs(unit) {
+            match input {
+                Input::Output { unit, name: _ } => f(*unit as usize),
+                Input::Set(set) => self.member_units(*set as usize).for_each(&mut f),
+                Input::Content(_) => {}
             }
         }
     }
 
-    fn hash_source(&self, source: &Source, state: &mut KeyHasher) {
-        match source {
-            Source::Output { unit, name } => {
-                0u8.content_hash(state);
-                self.unit_keys[*unit].content_hash(state);
-                name.content_hash(state);
-            }
-            Source::File { digest, path: _ } | Source::Value { digest, bytes: _ } => {
-                1u8.content_hash(state);
-                digest.content_hash(state);
-            }
-            Source::Set(set) => {
-                2u8.content_hash(state);
-                self.set_keys[*set].content_hash(state);
-            }
+    pub(super) fn kind_idx(&self, unit: UnitIdx) -> usize {
+        self.units[unit].kind as usize
+    }
+
+    pub(super) fn kinds(&self) -> &[Kind] {
+        &self.kinds
+    }
+
+    pub(super) fn level(&self, unit: UnitIdx) -> usize {
+        self.units[unit].level as usize
+    }
+
+    pub(super) fn set_level(&self, set: SetIdx) -> usize {
+        self.sets[set].level as usize
+    }
+
+    pub(super) fn inputs(&self, unit: UnitIdx) -> &[(u16, Input)] {
+        self.inputs_but_for(unit, self.inputs.len())
+    }
+
+    pub(super) fn members(&self, set: SetIdx) -> impl ExactSizeIterator<Item = (&str, Input)> {
+        let members = self.members_but_for(set, self.members.len()).iter();
+        members.map(|(item, input)| (&*self.items.texts[*item as usize], *input))
+    }
+
+    /// Units that make members of a set.
+    pub(super) fn member_units(&self, set: SetIdx) -> impl Iterator<Item = UnitIdx> {
+        self.members_but_for(set, self.members.len()).iter().filter_map(|(_, input)| match input {
+            Input::Output { unit, name: _ } => Some(*unit as usize),
+            Input::Content(_) | Input::Set(_) => None,
+        })
+    }
+
+    pub(super) fn name_at(&self, name: u16) -> &'static str {
+        self.names[usize::from(name)]
+    }
+
+    pub(super) fn content(&self, content: u32) -> &(BlobDigest, Content) {
+        &self.contents[content as usize]
+    }
+
+    fn inputs_but_for(&self, unit: UnitIdx, end: usize) -> &[(u16, Input)] {
+        let end = self.units.get(unit + 1).map_or(end, |next| next.inputs as usize);
+        &self.inputs[self.units[unit].inputs as usize..end]
+    }
+
+    fn members_but_for(&self, set: SetIdx, end: usize) -> &[(u32, Input)] {
+        let end = self.sets.get(set + 1).map_or(end, |next| next.members as usize);
+        &self.members[self.sets[set].members as usize..end]
+    }
+
+    fn level_of(&self, input: &Input) -> u32 {
+        match input {
+            Input::Output { unit, name: _ } => self.units[*unit as usize].level,
+            Input::Set(set) => self.sets[*set as usize].level,
+            Input::Content(_) => 0,
         }
+    }
+
+    fn kind_of(&mut self, kind: Kind) -> u32 {
+        // Units come stage by stage.
+        if self.kinds.last() == Some(&kind) {
+            return self.kinds.len() as u32 - 1;
+        }
+        if let Some(place) = self.kind_places.get(&kind) {
+            return *place;
+        }
+        let place = self.kinds.len() as u32;
+        self.kinds.push(kind.clone());
+        self.kind_places.insert(kind, place);
+        place
+    }
+
+    /// There are some dozens of names in a program.
+    fn name(&mut self, name: &'static str) -> u16 {
+        let found = self.names.iter().position(|known| *known == name);
+        let place = found.unwrap_or_else(|| {
+            self.names.push(name);
+            self.names.len() - 1
+        });
+        place as u16
+    }
+
+    fn input(&mut self, source: Source) -> Input {
+        match source {
+            Source::Output { unit, name } => Input::Output { unit: unit as u32, name: self.name(name) },
+            Source::File { path, digest } => self.content_of(digest, || Content::File(path)),
+            Source::Value { bytes, digest } => self.content_of(digest, || Content::Value(bytes)),
+            Source::Set(set) => Input::Set(set as u32),
+        }
+    }
+
+    fn content_of(&mut self, digest: BlobDigest, content: impl FnOnce() -> Content) -> Input {
+        let Self { content_places, contents, .. } = self;
+        Input::Content(*content_places.entry(digest).or_insert_with(|| {
+            contents.push((digest, content()));
+            contents.len() as u32 - 1
+        }))
     }
 }
 
@@ -163,14 +379,27 @@ mod tests {
         let c = graph.add(unit("{}", vec![("x", Source::value(*b"2"))]));
         let d = graph.add(unit("{}", vec![("y", Source::value(*b"1"))]));
         assert_eq!(a, b);
-        assert_eq!(graph.units().len(), 3);
+        assert_eq!(graph.len(), 3);
         let of = |unit| Source::Output { unit, name: "out" };
         let set = graph.add_set(InputSet { members: vec![("p".into(), of(a)), ("q".into(), of(c))] });
         let again = graph.add_set(InputSet { members: vec![("p".into(), of(a)), ("q".into(), of(c))] });
         let other = graph.add_set(InputSet { members: vec![("p".into(), of(a)), ("q".into(), of(d))] });
-        assert_eq!(graph.sets().len(), 2);
+        assert_eq!(graph.n_sets(), 2);
         let e = graph.add(unit("{}", vec![("all", set)]));
         assert_eq!(graph.add(unit("{}", vec![("all", again)])), e);
         assert_ne!(graph.add(unit("{}", vec![("all", other)])), e);
+        assert_ne!(graph.add(unit(r#"{"a":1}"#, vec![("x", Source::value(*b"1"))])), a);
+        assert_ne!(graph.add(unit("{}", vec![])), graph.add(unit("{}", vec![("x", of(a))])));
+        assert_eq!((graph.level(a), graph.level(e)), (1, 2));
+    }
+
+    #[test]
+    fn many_units_merge_too() {
+        let mut graph = Graph::default();
+        let add = |graph: &mut Graph, i: u64| graph.add(unit("{}", vec![("x", Source::value(i.to_le_bytes()))]));
+        let first: Vec<_> = (0..10_000).map(|i| add(&mut graph, i)).collect();
+        let again: Vec<_> = (0..10_000).map(|i| add(&mut graph, i)).collect();
+        assert_eq!(first, again);
+        assert_eq!(graph.len(), 10_000);
     }
 }

@@ -1,5 +1,6 @@
 //! From a TOML file to results: `spec` (what was written), `graph` (units), `plan` (what is cached), `run`.
 
+mod agenda;
 #[cfg(feature = "torch")]
 pub mod build;
 #[cfg(feature = "torch")]
@@ -7,6 +8,7 @@ pub mod draw;
 pub mod executor;
 pub mod file;
 pub mod graph;
+pub mod outcomes;
 pub mod plan;
 pub mod preset;
 #[cfg(feature = "torch")]

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::artifact::{Fingerprint, Manifest, SetListing};
+use crate::artifact::{Fingerprint, SetListing};
 use crate::cache::Cache;
 use crate::digest::BlobDigest;
-use crate::pipeline::graph::{Graph, UnitIdx};
+use crate::pipeline::graph::{Graph, Input, UnitIdx};
+use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::resolve::{Resolver, State};
 
 /// How many differences are named before the rest is counted.
@@ -52,11 +52,11 @@ impl Plan {
 /// Compares a graph with the cache; runs nothing.
 pub fn plan(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result<Plan> {
     let mut resolver = Resolver::new(graph, cache, targets);
-    resolver.look_up()?;
+    resolver.look_up();
     let states = resolver.states(targets);
     let mut plan = Plan { units: Vec::new(), stages: BTreeMap::new() };
     for (unit, state) in states.iter().enumerate().filter(|(unit, _)| resolver.needed[*unit]) {
-        let stage = plan.stages.entry(graph.units()[unit].stage).or_default();
+        let stage = plan.stages.entry(graph.kind(unit).stage).or_default();
         let freshness = match state {
             State::Done => Freshness::Fresh,
             State::Ready => Freshness::Missing,
@@ -168,7 +168,7 @@ impl fmt::Display for StaleReason {
 /// Why each of some units is not fresh.
 pub fn why(graph: &Graph, cache: &Cache, targets: &[UnitIdx], units: &[UnitIdx]) -> anyhow::Result<Vec<StaleReason>> {
     let mut resolver = Resolver::new(graph, cache, targets);
-    resolver.look_up()?;
+    resolver.look_up();
     let states = resolver.states(targets);
     units.iter().map(|&unit| reason(&mut resolver, &states, unit)).collect()
 }
@@ -177,24 +177,25 @@ fn reason(resolver: &mut Resolver<'_>, states: &[State], unit: UnitIdx) -> anyho
     if states[unit] == State::Done {
         return Ok(StaleReason::Fresh);
     }
-    if let Some(manifest) = &resolver.known[unit] {
-        let lost = manifest.outputs.iter().find(|output| !resolver.cache.store().has(&output.digest, output.size));
-        if let Some(output) = lost {
-            return Ok(StaleReason::BlobLost { output: output.name.clone() });
+    if let Some(record) = resolver.known[unit] {
+        let (store, records) = (resolver.cache.store(), resolver.cache.records());
+        let lost = records.outputs(record).find(|(_, digest, size)| !store.has(digest, *size));
+        if let Some((output, ..)) = lost {
+            return Ok(StaleReason::BlobLost { output: output.to_owned() });
         }
     }
-    let label = resolver.graph.units()[unit].label();
+    let label = resolver.graph.unit(unit).label();
     let newest = resolver.cache.newest(&label)?;
     let Some(new) = resolver.fingerprint(unit) else {
         let mut on = Vec::new();
         resolver.graph.for_each_dependency(unit, |below| {
             if states[below] != State::Done {
-                on.push(resolver.graph.units()[below].label());
+                on.push(resolver.graph.unit(below).label());
             }
         });
         // The parameters are known even now, and may be the whole story.
-        let unit = &resolver.graph.units()[unit];
-        if let Some(old) = newest.filter(|old| old.fingerprint.params != *unit.params) {
+        let unit = resolver.graph.unit(unit);
+        if let Some(old) = newest.filter(|old| old.fingerprint.params != **unit.params) {
             let now = Fingerprint { params: unit.params.to_string(), ..old.fingerprint.clone() };
             return Ok(StaleReason::Changed { differences: differences(resolver.cache, &old.fingerprint, &now, None) });
         }
@@ -207,14 +208,13 @@ fn reason(resolver: &mut Resolver<'_>, states: &[State], unit: UnitIdx) -> anyho
 }
 
 /// The listings of a unit's sets, by digest: they may not be in the store yet.
-fn listings(resolver: &mut Resolver<'_>, unit: UnitIdx) -> BTreeMap<BlobDigest, SetListing> {
+fn listings(resolver: &Resolver<'_>, unit: UnitIdx) -> BTreeMap<BlobDigest, SetListing> {
     let mut found = BTreeMap::new();
-    let graph = resolver.graph;
-    for (_, source) in &graph.units()[unit].inputs {
-        if let crate::pipeline::graph::Source::Set(set) = source
-            && let Some((digest, bytes)) = resolver.listing(*set)
+    for (_, input) in resolver.graph.inputs(unit) {
+        if let Input::Set(set) = input
+            && let Some(bytes) = resolver.listing(*set as usize)
         {
-            found.extend(SetListing::parse(&bytes).ok().map(|listing| (digest, listing)));
+            found.extend(SetListing::parse(&bytes).ok().map(|listing| (BlobDigest::of(&bytes), listing)));
         }
     }
     found
@@ -290,9 +290,9 @@ fn set_difference(slot: &str, old: &SetListing, new: &SetListing) -> Difference 
     }
 }
 
-/// The records of what has finished of a graph, by unit.
-pub fn finished(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result<Vec<Option<Arc<Manifest>>>> {
+/// What has finished of a graph, by unit.
+pub fn finished(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> Outcomes {
     let mut resolver = Resolver::new(graph, cache, targets);
-    resolver.look_up()?;
-    Ok(resolver.known)
+    resolver.look_up();
+    Outcomes::new(cache, resolver.known)
 }

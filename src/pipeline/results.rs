@@ -18,11 +18,11 @@ pub fn metrics_of(
     targets: &[UnitIdx],
     cells: &[CellUnits],
 ) -> anyhow::Result<BTreeMap<UnitIdx, Value>> {
-    let manifests = finished(graph, cache, targets)?;
+    let finished = finished(graph, cache, targets);
     let mut metrics = BTreeMap::new();
     for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
         // A result whose blob is gone is not there.
-        let output = manifests[unit].as_ref().and_then(|manifest| manifest.output("metrics"));
+        let output = finished.output(unit, "metrics");
         if let Some(bytes) = output.and_then(|output| cache.store().read(&output.digest).ok()) {
             metrics.insert(unit, serde_json::from_slice(&bytes)?);
         }

@@ -3,18 +3,19 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
-use crate::artifact::{ArtifactRef, Manifest};
-use crate::cache::{BlobStore, Cache, StoreError};
+use crate::artifact::{ArtifactRef, Fingerprint, Manifest};
+use crate::cache::{BlobStore, Cache, RecordIdx, SYNC_SECONDS, StoreError};
 use crate::data::read_shared;
-use crate::digest::BlobDigest;
-use crate::pipeline::executor::{Executor, UnitTask};
-use crate::pipeline::graph::{Graph, Source, UnitIdx};
-use crate::pipeline::resolve::{Resolver, State};
+use crate::digest::{BlobDigest, UnitKey};
+use crate::pipeline::agenda::Agenda;
+use crate::pipeline::executor::{Executor, Finished, UnitIo, UnitTask};
+use crate::pipeline::graph::{Content, Graph, Input, Kind, UnitIdx};
+use crate::pipeline::outcomes::Outcomes;
 use crate::stage::{BlobReader, Bytes, Interrupted, Output, Registry};
 
 /// How often a unit is tried when what it reads turns out to be lost.
@@ -26,6 +27,8 @@ pub struct RunOptions<'a> {
     pub targets: &'a [UnitIdx],
     /// After a failure go on with what does not need the failed unit.
     pub keep_going: bool,
+    /// How often a unit that failed is tried again.
+    pub retries: usize,
     /// Set from outside: the running unit finishes, then the run ends.
     pub interrupted: Arc<AtomicBool>,
     /// Seconds since 1970.
@@ -56,6 +59,11 @@ pub enum Event<'a> {
         label: &'a str,
         error: &'a anyhow::Error,
     },
+    /// It failed and is tried once more.
+    Retried {
+        label: &'a str,
+        error: &'a anyhow::Error,
+    },
     /// A blob was corrupt or gone; its unit runs again.
     Repaired {
         label: &'a str,
@@ -70,11 +78,13 @@ pub struct RunReport {
     pub executed: BTreeMap<String, usize>,
     pub reused: usize,
     pub failed: Vec<(String, anyhow::Error)>,
+    /// Labels of units that could not run since one they read failed.
+    pub blocked: Vec<String>,
     /// Labels of units made again because a blob was corrupt or gone.
     pub repaired: Vec<String>,
     pub interrupted: bool,
-    /// Records by unit; `None` where a unit was not needed or did not finish.
-    pub manifests: Vec<Option<Arc<Manifest>>>,
+    /// What units gave that were needed and have finished, now or before.
+    pub outcomes: Outcomes,
 }
 
 impl RunReport {
@@ -82,8 +92,8 @@ impl RunReport {
         self.executed.values().sum()
     }
 
-    pub fn output(&self, unit: UnitIdx, name: &str) -> Option<&ArtifactRef> {
-        self.manifests[unit].as_ref()?.output(name)
+    pub fn output(&self, unit: UnitIdx, name: &str) -> Option<ArtifactRef> {
+        self.outcomes.output(unit, name)
     }
 }
 
@@ -98,144 +108,170 @@ pub fn run(
     executor: &mut dyn Executor,
     options: &RunOptions<'_>,
 ) -> anyhow::Result<RunReport> {
-    let mut resolver = Resolver::new(graph, cache, options.targets);
-    let mut report = RunReport::default();
-    let mut failed: HashSet<UnitIdx> = HashSet::new();
-    let mut tries: HashMap<UnitIdx, usize> = HashMap::new();
-    let mut planned = false;
+    let mut running = Running {
+        graph,
+        cache,
+        options,
+        io: Arc::new(RunIo::new(cache.store().clone())),
+        in_flight: HashMap::new(),
+        waiting: HashMap::new(),
+        failed: HashSet::new(),
+        tries: HashMap::new(),
+        stage: "",
+        report: RunReport::default(),
+    };
+    // A kind that this build does not know is told of when it has to run.
+    let is_parallel = |kind: &Kind| registry.get(kind.stage).is_ok_and(|entry| entry.parallel);
+    let is_parallel: Vec<bool> = graph.kinds().iter().map(is_parallel).collect();
+    let mut agenda = Agenda::new((graph, cache), options.targets, &is_parallel, &running.failed);
+    let to_run = agenda.n_to_run();
+    let n_needed = agenda.resolver.needed.iter().filter(|needed| **needed).count();
+    (options.observer)(Event::Planned { reused: n_needed - to_run, to_run });
     loop {
-        resolver.look_up()?;
-        let states = resolver.states(options.targets);
-        if !planned {
-            planned = true;
-            let to_run = states.iter().filter(|state| **state != State::Done).count();
-            let reused = resolver.needed.iter().filter(|needed| **needed).count() - to_run;
-            (options.observer)(Event::Planned { reused, to_run });
+        while !running.stops() && !agenda.is_stale {
+            let has_room = [false, true].map(|is_parallel| executor.has_room(is_parallel));
+            let Some(unit) = agenda.next(has_room, executor.overlaps()) else { break };
+            running.start(&mut agenda, registry, executor, unit)?;
         }
-        let stop = options.interrupted.load(Ordering::Relaxed) || (!failed.is_empty() && !options.keep_going);
-        let group = if stop { Vec::new() } else { next_group(graph, &states, &failed) };
-        let Some(&first) = group.first() else { break };
-        let entry = registry.get(graph.units()[first].stage)?;
-        let (tasks, reader) = prepare(&mut resolver, &group)?;
-        (options.observer)(Event::GroupStarted { stage: entry.kind, units: tasks.len() });
-
-        let mut fault = None;
-        executor.execute(entry, &tasks, &reader, &options.interrupted, &mut |task, outcome, seconds| {
-            let UnitTask { unit, label, fingerprint } = &tasks[task];
-            let outcome = outcome.and_then(|outputs| {
-                publish_inputs(cache, &reader, &fingerprint.inputs)?;
-                let outputs = publish(cache.store(), outputs)?;
-                let manifest = Manifest {
-                    key: fingerprint.key(),
-                    label: label.clone(),
-                    fingerprint: fingerprint.clone(),
-                    outputs,
-                    seconds,
-                    finished: (options.clock)(),
-                    made_by: options.made_by.to_owned(),
-                };
-                cache.put(&manifest)?;
-                Ok(manifest)
-            });
-            match outcome {
-                Ok(manifest) => {
-                    resolver.learn(*unit, Arc::new(manifest));
-                    *report.executed.entry(entry.kind.to_owned()).or_default() += 1;
-                    (options.observer)(Event::UnitFinished { stage: entry.kind, label, seconds });
-                    if seconds > 0.3 {
-                        fault = fault.take().or(cache.flush().err());
-                    }
-                }
-                Err(error) if error.is::<Interrupted>() => options.interrupted.store(true, Ordering::Relaxed),
-                Err(error) => {
-                    let n_tries = tries.entry(*unit).or_default();
-                    *n_tries += 1;
-                    if is_lost_blob(&error) && *n_tries < MAX_TRIES {
-                        (options.observer)(Event::Repaired { label, error: &error });
-                        report.repaired.push(label.clone());
-                    } else {
-                        (options.observer)(Event::UnitFailed { label, error: &error });
-                        failed.insert(*unit);
-                        report.failed.push((label.clone(), error));
-                    }
-                }
+        match executor.next() {
+            Some(finished) => running.take(&mut agenda, finished)?,
+            None if agenda.is_stale && !running.stops() => {
+                agenda = Agenda::new((graph, cache), options.targets, &is_parallel, &running.failed);
             }
-        });
-        if let Some(fault) = fault {
-            return Err(fault);
+            None => break,
         }
     }
     cache.flush()?;
+    let mut report = running.report;
     report.interrupted = options.interrupted.load(Ordering::Relaxed);
-    let n_needed = resolver.needed.iter().filter(|needed| **needed).count();
-    let n_known = resolver.known.iter().filter(|known| known.is_some()).count();
-    report.reused = n_known.min(n_needed).saturating_sub(report.n_executed());
-    report.manifests = resolver.known;
+    if !running.failed.is_empty() {
+        report.blocked = agenda.blocked().into_iter().map(|unit| graph.unit(unit).label()).collect();
+    }
+    let n_known = agenda.resolver.known.iter().filter(|known| known.is_some()).count();
+    report.reused = n_known.saturating_sub(report.n_executed());
+    report.outcomes = Outcomes::new(cache, agenda.resolver.known);
     Ok(report)
 }
 
-/// The ready units that share stage and parameters with the first one.
-fn next_group(graph: &Graph, states: &[State], failed: &HashSet<UnitIdx>) -> Vec<UnitIdx> {
-    let ready = |unit: &UnitIdx| states[*unit] == State::Ready && !failed.contains(unit);
-    let Some(first) = (0..states.len()).find(ready) else { return Vec::new() };
-    let like = &graph.units()[first];
-    let same = |unit: &UnitIdx| {
-        let unit = &graph.units()[*unit];
-        unit.stage == like.stage && unit.params == like.params
-    };
-    (first..states.len()).filter(ready).filter(same).collect()
+/// A run on its way.
+struct Running<'a, 'b> {
+    graph: &'a Graph,
+    cache: &'a Cache,
+    options: &'a RunOptions<'b>,
+    io: Arc<RunIo>,
+    /// What runs, by unit.
+    in_flight: HashMap<UnitIdx, (String, Fingerprint)>,
+    /// By key that runs: other units of the same content, which are done with it.
+    waiting: HashMap<UnitKey, Vec<UnitIdx>>,
+    failed: HashSet<UnitIdx>,
+    tries: HashMap<UnitIdx, usize>,
+    /// Started last.
+    stage: &'static str,
+    report: RunReport,
 }
 
-/// The tasks of a group, equal keys once, and a reader that knows the files and values they use.
-fn prepare(resolver: &mut Resolver<'_>, group: &[UnitIdx]) -> anyhow::Result<(Vec<UnitTask>, RunReader)> {
-    let graph = resolver.graph;
-    let mut reader = RunReader { store: resolver.cache.store().clone(), files: HashMap::new(), values: HashMap::new() };
-    let mut tasks = Vec::new();
-    let mut keys = HashSet::new();
-    for &idx in group {
-        let unit = &graph.units()[idx];
-        let fingerprint = resolver.fingerprint(idx).context("a ready unit has an unknown input")?;
-        if !keys.insert(fingerprint.key()) {
-            continue; // Two items of the same content: the second is a hit in the next round.
+impl Running<'_, '_> {
+    fn stops(&self) -> bool {
+        self.options.interrupted.load(Ordering::Relaxed) || (!self.failed.is_empty() && !self.options.keep_going)
+    }
+
+    fn start(
+        &mut self,
+        agenda: &mut Agenda<'_>,
+        registry: &Registry,
+        executor: &mut dyn Executor,
+        unit: UnitIdx,
+    ) -> anyhow::Result<()> {
+        let entry = *registry.get(self.graph.kind(unit).stage)?;
+        let fingerprint = agenda.resolver.fingerprint(unit).context("a ready unit has an unknown input")?;
+        let key = fingerprint.key();
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.push(unit);
+            return Ok(());
         }
-        for (_, source) in &unit.inputs {
-            match source {
-                Source::Set(set) => {
-                    if let Some((digest, bytes)) = resolver.listing(*set)
-                        && reader.values.insert(digest, bytes).is_none()
-                    {
-                        graph.sets()[*set].members.iter().for_each(|(_, member)| reader.know(member));
-                    }
+        // An equal one may have finished since this one was found missing.
+        if let Some(record) = self.whole(&key) {
+            agenda.finished(unit, record);
+            return Ok(());
+        }
+        if self.stage != entry.kind {
+            self.stage = entry.kind;
+            (self.options.observer)(Event::GroupStarted { stage: entry.kind, units: agenda.n_left(entry.kind) });
+        }
+        self.io.know_inputs(self.graph, agenda, unit);
+        let label = self.graph.unit(unit).label();
+        self.waiting.insert(key, Vec::new());
+        self.in_flight.insert(unit, (label.clone(), fingerprint.clone()));
+        executor.start(UnitTask { unit, entry, label, fingerprint, io: self.io.clone() });
+        Ok(())
+    }
+
+    /// The record of a unit that has all its blobs.
+    fn whole(&self, key: &UnitKey) -> Option<RecordIdx> {
+        let records = self.cache.records();
+        let whole = |record: &RecordIdx| {
+            records.outputs(*record).all(|(_, digest, size)| self.cache.store().has(&digest, size))
+        };
+        records.find(key).filter(whole)
+    }
+
+    fn take(&mut self, agenda: &mut Agenda<'_>, finished: Finished) -> anyhow::Result<()> {
+        let Finished { unit, outcome, seconds } = finished;
+        let Some((label, fingerprint)) = self.in_flight.remove(&unit) else { return Ok(()) };
+        let (key, stage) = (fingerprint.key(), self.graph.kind(unit).stage);
+        let equal = self.waiting.remove(&key).unwrap_or_default();
+        let observer = self.options.observer;
+        let stored = outcome.and_then(|outputs| {
+            publish_inputs(&self.io, &fingerprint, seconds)?;
+            let (finished, made_by) = ((self.options.clock)(), self.options.made_by.to_owned());
+            let label = label.clone();
+            self.cache.put(&Manifest { key, label, fingerprint, outputs, seconds, finished, made_by })?;
+            self.cache.records().find(&key).context("a record is not where it was put")
+        });
+        match stored {
+            Ok(record) => {
+                *self.report.executed.entry(stage.to_owned()).or_default() += 1;
+                equal.iter().chain([&unit]).for_each(|unit| agenda.finished(*unit, record));
+                observer(Event::UnitFinished { stage, label: &label, seconds });
+            }
+            Err(error) if error.is::<Interrupted>() => self.options.interrupted.store(true, Ordering::Relaxed),
+            Err(error) => {
+                equal.iter().for_each(|unit| agenda.again(*unit, false));
+                let n_tries = self.tries.entry(unit).or_default();
+                *n_tries += 1;
+                let is_lost = is_lost_blob(&error);
+                if is_lost && *n_tries < MAX_TRIES {
+                    observer(Event::Repaired { label: &label, error: &error });
+                    self.report.repaired.push(label);
+                    agenda.again(unit, true);
+                } else if !is_lost && *n_tries <= self.options.retries && !self.stops() {
+                    observer(Event::Retried { label: &label, error: &error });
+                    agenda.again(unit, false);
+                } else {
+                    observer(Event::UnitFailed { label: &label, error: &error });
+                    self.failed.insert(unit);
+                    agenda.failed(unit);
+                    self.report.failed.push((label, error));
                 }
-                other => reader.know(other),
             }
         }
-        tasks.push(UnitTask { unit: idx, label: unit.label(), fingerprint });
+        Ok(())
     }
-    Ok((tasks, reader))
 }
 
 /// Set listings and values go to the store with the unit: `why` compares them, and a unit can run from its
 /// fingerprint and a store alone.
-fn publish_inputs(
-    cache: &Cache,
-    reader: &RunReader,
-    inputs: &[crate::artifact::FingerprintInput],
-) -> Result<(), StoreError> {
-    for input in inputs {
-        if let Some(bytes) = reader.values.get(&input.digest) {
-            cache.store().write(bytes)?;
+fn publish_inputs(io: &RunIo, fingerprint: &Fingerprint, seconds: f64) -> Result<(), StoreError> {
+    for input in &fingerprint.inputs {
+        let value = io.known().values.get_mut(&input.digest).and_then(|(bytes, is_stored)| {
+            let is_stored = std::mem::replace(is_stored, true);
+            (!is_stored).then(|| bytes.clone())
+        });
+        if let Some(bytes) = value {
+            io.store.write(&bytes, seconds > SYNC_SECONDS)?;
         }
     }
     Ok(())
-}
-
-fn publish(store: &BlobStore, outputs: Vec<Output>) -> Result<Vec<ArtifactRef>, StoreError> {
-    let publish = |output: Output| {
-        let digest = store.write(&output.bytes)?;
-        Ok(ArtifactRef { name: output.name.to_owned(), digest, size: output.bytes.len() as u64 })
-    };
-    outputs.into_iter().map(publish).collect()
 }
 
 fn is_lost_blob(error: &anyhow::Error) -> bool {
@@ -244,30 +280,88 @@ fn is_lost_blob(error: &anyhow::Error) -> bool {
 }
 
 /// Reads blobs from the store, source files from their paths, values from memory.
-struct RunReader {
+struct RunIo {
     store: BlobStore,
-    files: HashMap<BlobDigest, Arc<Path>>,
-    values: HashMap<BlobDigest, Bytes>,
+    known: Mutex<Known>,
 }
 
-impl RunReader {
-    fn know(&mut self, source: &Source) {
-        match source {
-            Source::File { path, digest } => drop(self.files.insert(*digest, path.clone())),
-            Source::Value { bytes, digest } => drop(self.values.insert(*digest, bytes.clone())),
-            Source::Output { .. } | Source::Set(_) => {}
+/// What units that ran read beside blobs.
+#[derive(Default)]
+struct Known {
+    files: HashMap<BlobDigest, Arc<Path>>,
+    /// Set listings and values; whether they are in the store.
+    values: HashMap<BlobDigest, (Bytes, bool)>,
+}
+
+impl RunIo {
+    fn new(store: BlobStore) -> Self {
+        Self { store, known: Mutex::default() }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the files and values that a unit reads.
+    fn know_inputs(&self, graph: &Graph, agenda: &Agenda<'_>, unit: UnitIdx) {
+        let mut known = self.known();
+        for (_, input) in graph.inputs(unit) {
+            match *input {
+                Input::Content(content) => known.know(graph, content),
+                Input::Set(set) => {
+                    let Some(digest) = agenda.resolver.listing_digest(set as usize) else { continue };
+                    if known.values.contains_key(&digest) {
+                        continue;
+                    }
+                    if let Some(bytes) = agenda.resolver.listing(set as usize) {
+                        known.values.insert(digest, (bytes.into(), false));
+                    }
+                    for (_, input) in graph.members(set as usize) {
+                        if let Input::Content(content) = input {
+                            known.know(graph, content);
+                        }
+                    }
+                }
+                Input::Output { .. } => {}
+            }
         }
     }
 }
 
-impl BlobReader for RunReader {
+impl Known {
+    fn know(&mut self, graph: &Graph, content: u32) {
+        match graph.content(content) {
+            (digest, Content::File(path)) => {
+                self.files.entry(*digest).or_insert_with(|| path.clone());
+            }
+            (digest, Content::Value(bytes)) => {
+                self.values.entry(*digest).or_insert_with(|| (bytes.clone(), false));
+            }
+        }
+    }
+}
+
+impl BlobReader for RunIo {
     fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
-        if let Some(bytes) = self.values.get(digest) {
+        let known = self.known();
+        if let Some((bytes, _)) = known.values.get(digest) {
             return Ok(bytes.clone());
         }
-        let Some(path) = self.files.get(digest) else { return Ok(self.store.read(digest)?.into()) };
-        let bytes = read_shared(path).with_context(|| format!("could not read `{}`", path.display()))?;
+        let path = known.files.get(digest).cloned();
+        drop(known);
+        let Some(path) = path else { return Ok(self.store.read(digest)?.into()) };
+        let bytes = read_shared(&path).with_context(|| format!("could not read `{}`", path.display()))?;
         anyhow::ensure!(BlobDigest::of(&bytes) == *digest, "`{}` changed while running; run again", path.display());
         Ok(bytes)
+    }
+}
+
+impl UnitIo for RunIo {
+    fn publish(&self, outputs: Vec<Output>, seconds: f64) -> anyhow::Result<Vec<ArtifactRef>> {
+        let publish = |output: Output| {
+            let digest = self.store.write(&output.bytes, seconds > SYNC_SECONDS)?;
+            Ok(ArtifactRef { name: output.name.to_owned(), digest, size: output.bytes.len() as u64 })
+        };
+        outputs.into_iter().map(publish).collect()
     }
 }

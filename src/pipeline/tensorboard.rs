@@ -2,15 +2,15 @@
 //! protocol buffers (tensorflow/core/util/event.proto, tensorflow/core/lib/io/record_writer.h).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::build::CellUnits;
 use super::graph::UnitIdx;
+use super::outcomes::Outcomes;
 use crate::artifact::Manifest;
-use crate::cache::BlobStore;
+use crate::cache::Cache;
 use crate::digest::UnitKey;
 
 /// A number at a step.
@@ -44,16 +44,16 @@ const SEGMENTATION: [(&str, &str); 3] =
 /// unit's steps, where they are known.
 pub fn scalars(
     cell: &CellUnits,
-    finished: &[Option<Arc<Manifest>>],
-    store: &BlobStore,
+    finished: &Outcomes,
+    cache: &Cache,
     times: &dyn Fn(&UnitKey) -> Vec<StepTime>,
 ) -> anyhow::Result<Vec<Scalar>> {
     let mut found = Vec::new();
-    let read = |unit: UnitIdx, output: &str| -> anyhow::Result<Option<(&Manifest, Value)>> {
-        let Some(manifest) = &finished[unit] else { return Ok(None) };
+    let read = |unit: UnitIdx, output: &str| -> anyhow::Result<Option<(Manifest, Value)>> {
+        let Some(manifest) = finished.key(unit).and_then(|key| cache.get(&key)) else { return Ok(None) };
         // What is not in the store any more is not shown.
-        let bytes = manifest.output(output).and_then(|output| store.read(&output.digest).ok());
-        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?.map(|value| (&**manifest, value)))
+        let bytes = manifest.output(output).and_then(|output| cache.store().read(&output.digest).ok());
+        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?.map(|value| (manifest, value)))
     };
     let parts = [
         (

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::faults::{child, child_pipeline};
 use s2c_pipe::cache::Cache;
 use s2c_pipe::data::FileMemo;
 use s2c_pipe::digest::BlobDigest;
@@ -18,16 +18,16 @@ use s2c_pipe::pipeline::run::{Event, RunOptions, RunReport, run};
 use s2c_pipe::stage::{Device, Output, Registry, Stage, StageContext, StageEntry, UnitInput};
 
 /// Joins its inputs; `upper` only changes letters, so digits pass through it unchanged.
-struct Concat<const PARALLEL: bool> {
+pub(crate) struct Concat<const PARALLEL: bool> {
     params: ConcatParams,
 }
 
 #[derive(serde::Serialize, serde::Deserialize, Clone)]
-struct ConcatParams {
-    suffix: String,
-    upper: bool,
+pub(crate) struct ConcatParams {
+    pub(crate) suffix: String,
+    pub(crate) upper: bool,
     /// Milliseconds of work.
-    sleep: u64,
+    pub(crate) sleep: u64,
 }
 
 impl<const PARALLEL: bool> Stage for Concat<PARALLEL> {
@@ -63,7 +63,7 @@ impl<const PARALLEL: bool> Stage for Concat<PARALLEL> {
     }
 }
 
-fn registry() -> Registry {
+pub(crate) fn registry() -> Registry {
     Registry::default().with(StageEntry::of::<Concat<true>>()).with(StageEntry::of::<Concat<false>>())
 }
 
@@ -73,7 +73,7 @@ fn unit<const PARALLEL: bool>(item: &str, params: &ConcatParams, inputs: Vec<(&'
     Unit { stage, version, item: item.into(), params, inputs }
 }
 
-fn params(suffix: &str) -> ConcatParams {
+pub(crate) fn params(suffix: &str) -> ConcatParams {
     ConcatParams { suffix: suffix.into(), upper: false, sleep: 0 }
 }
 
@@ -82,7 +82,7 @@ fn of(unit: UnitIdx) -> Source {
 }
 
 /// Each value through one `concat_each`, all of them through one `concat`, and that through another.
-fn pipeline(values: &[&str], first: &ConcatParams, last: &str) -> (Graph, UnitIdx) {
+pub(crate) fn pipeline(values: &[&str], first: &ConcatParams, last: &str) -> (Graph, UnitIdx) {
     let mut graph = Graph::default();
     let each: Vec<_> = values
         .iter()
@@ -101,27 +101,27 @@ fn pipeline(values: &[&str], first: &ConcatParams, last: &str) -> (Graph, UnitId
     (graph, last)
 }
 
-struct Workspace {
-    _dir: tempfile::TempDir,
-    cache: PathBuf,
+pub(crate) struct Workspace {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) cache: PathBuf,
 }
 
 impl Workspace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { cache: dir.path().join("cache"), _dir: dir }
+        Self { cache: dir.path().join("cache"), dir }
     }
 
-    fn open(&self) -> Cache {
+    pub(crate) fn open(&self) -> Cache {
         open(&self.cache)
     }
 
-    fn run(&self, graph: &Graph, target: UnitIdx) -> RunReport {
+    pub(crate) fn run(&self, graph: &Graph, target: UnitIdx) -> RunReport {
         run_in(&self.open(), graph, target, &AtomicBool::new(false).into())
     }
 
     /// Executed units by stage, and what the target holds.
-    fn counts(&self, (graph, target): &(Graph, UnitIdx)) -> (Vec<(String, usize)>, String) {
+    pub(crate) fn counts(&self, (graph, target): &(Graph, UnitIdx)) -> (Vec<(String, usize)>, String) {
         let report = self.run(graph, *target);
         assert!(report.failed.is_empty(), "{:?}", report.failed);
         let digest = report.output(*target, "out").unwrap().digest;
@@ -129,17 +129,17 @@ impl Workspace {
         (report.executed.into_iter().collect(), text)
     }
 
-    fn blob(&self, text: &str) -> PathBuf {
+    pub(crate) fn blob(&self, text: &str) -> PathBuf {
         let hex = BlobDigest::of(text.as_bytes()).to_string();
         self.cache.join("blobs").join(&hex[..2]).join(&hex[2..])
     }
 }
 
-fn open(folder: &Path) -> Cache {
+pub(crate) fn open(folder: &Path) -> Cache {
     Cache::open(folder, "test", &|_| true).unwrap()
 }
 
-fn executor(scratch: PathBuf, interrupted: &Arc<AtomicBool>) -> LocalExecutor {
+pub(crate) fn executor(scratch: PathBuf, interrupted: &Arc<AtomicBool>) -> LocalExecutor {
     let interrupted = interrupted.clone();
     LocalExecutor::new(StageContext { device: Device::Cpu, progress: Arc::new(|_| ()), scratch, interrupted }, 2)
 }
@@ -148,6 +148,7 @@ fn run_in(cache: &Cache, graph: &Graph, target: UnitIdx, interrupted: &Arc<Atomi
     let options = RunOptions {
         targets: &[target],
         keep_going: false,
+        retries: 0,
         interrupted: interrupted.clone(),
         clock: &|| 0,
         made_by: "test",
@@ -157,7 +158,7 @@ fn run_in(cache: &Cache, graph: &Graph, target: UnitIdx, interrupted: &Arc<Atomi
     run(graph, cache, &registry(), &mut executor, &options).unwrap()
 }
 
-fn executed(counts: &[(&str, usize)]) -> Vec<(String, usize)> {
+pub(crate) fn executed(counts: &[(&str, usize)]) -> Vec<(String, usize)> {
     counts.iter().map(|(stage, n)| ((*stage).to_owned(), *n)).collect()
 }
 
@@ -232,6 +233,7 @@ fn a_failure_and_a_panic_are_that_units_alone() {
         let report = workspace.run(&graph, last);
         assert_eq!(report.failed.len(), 1, "{value}");
         assert_eq!(report.failed[0].0, "concat_each item1");
+        assert_eq!(report.blocked, ["concat join", "concat end"]);
         assert_eq!(report.executed.get("concat"), None);
         // What did finish is kept.
         assert_eq!(report.executed["concat_each"], 1);
@@ -254,6 +256,7 @@ fn an_interrupted_run_resumes() {
     let options = RunOptions {
         targets: &[last],
         keep_going: false,
+        retries: 0,
         interrupted: interrupted.clone(),
         clock: &|| 0,
         made_by: "test",
@@ -357,45 +360,6 @@ fn a_changed_file_has_a_new_digest_even_at_equal_size_and_time() {
     assert_ne!(workspace.open().digest(&path).unwrap(), first);
 }
 
-/// Not a test of its own: the process that [`killed_at_random_moments`] and [`a_second_process_waits`] start.
-#[test]
-fn child_process() {
-    let Some(folder) = std::env::var_os("S2C_TEST_CHILD") else { return };
-    let (graph, last) = slow_pipeline();
-    run_in(&open(Path::new(&folder)), &graph, last, &AtomicBool::new(false).into());
-}
-
-fn slow_pipeline() -> (Graph, UnitIdx) {
-    let values: Vec<String> = (0..24).map(|i| format!("v{i}")).collect();
-    let values: Vec<&str> = values.iter().map(String::as_str).collect();
-    pipeline(&values, &ConcatParams { sleep: 10, ..params(".") }, "!")
-}
-
-fn child(folder: &Path) -> std::process::Child {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "engine::child_process"]).env("S2C_TEST_CHILD", folder);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-#[test]
-fn killed_at_random_moments() {
-    let undisturbed = Workspace::new();
-    let (graph, last) = slow_pipeline();
-    let expected = undisturbed.run(&graph, last).output(last, "out").unwrap().digest;
-    let workspace = Workspace::new();
-    for i in 0..20u64 {
-        let mut child = child(&workspace.cache);
-        std::thread::sleep(Duration::from_millis(5 + i * 37 % 160));
-        child.kill().unwrap(); // SIGKILL
-        child.wait().unwrap();
-    }
-    let report = workspace.run(&graph, last);
-    assert!(report.failed.is_empty());
-    assert_eq!(report.output(last, "out").unwrap().digest, expected);
-    let verified = workspace.open().verify().unwrap();
-    assert!(verified.corrupt.is_empty() && verified.incomplete.is_empty(), "{verified:?}");
-}
-
 #[test]
 fn a_second_process_waits_and_is_told_who_holds_the_cache() {
     let workspace = Workspace::new();
@@ -407,11 +371,12 @@ fn a_second_process_waits_and_is_told_who_holds_the_cache() {
     });
     assert_eq!(*holder.borrow(), "test");
     assert!(refused.unwrap_err().to_string().contains("is in use by test"));
-    let mut child = child(&workspace.cache);
+    let report = workspace.dir.path().join("report");
+    let mut child = child(&workspace.cache, &report).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
     drop(held);
     assert!(child.wait().unwrap().success());
-    let (graph, last) = slow_pipeline();
+    let (graph, last) = child_pipeline();
     assert_eq!(workspace.run(&graph, last).n_executed(), 0, "it did the work");
 }

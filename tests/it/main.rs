@@ -7,6 +7,7 @@ mod cam_epoch;
 #[cfg(feature = "torch")]
 mod cpm;
 mod engine;
+mod faults;
 mod layers;
 #[cfg(feature = "torch")]
 mod pins;

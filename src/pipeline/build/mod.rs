@@ -225,7 +225,7 @@ mod tests {
             cells.iter().map(|(spec, n)| CellInput { name: "cell", spec, dataset: dataset(*n) }).collect();
         let (graph, _) = build(&inputs, &NoFiles, false).unwrap();
         let mut counts = BTreeMap::new();
-        graph.units().iter().for_each(|unit| *counts.entry(unit.stage).or_default() += 1);
+        graph.units().for_each(|unit| *counts.entry(unit.stage).or_default() += 1);
         counts
     }
 
@@ -361,8 +361,7 @@ mod tests {
         let inputs = |spec: Spec| {
             let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(4) }];
             let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
-            let last = &graph.units()[cells[0].cam_epochs[4]];
-            last.inputs.iter().map(|(slot, _)| *slot).collect::<Vec<_>>()
+            graph.slots(cells[0].cam_epochs[4]).collect::<Vec<_>>()
         };
         let without_ssc = |change: fn(&mut CpmSpec)| {
             let mut spec = of(&[change]).0;
@@ -387,7 +386,7 @@ mod tests {
         // What was cached before there were switches is found again.
         let (graph, cells) =
             build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
-        let params = |unit: UnitIdx| serde_json::from_str::<serde_json::Value>(&graph.units()[unit].params).unwrap();
+        let params = |unit: UnitIdx| serde_json::from_str::<serde_json::Value>(graph.unit(unit).params).unwrap();
         let ssc = r#"{"proto_stopgrad":true,"temperature":0.5,"unassigned_negative":false,"weight":1.0}"#;
         assert_eq!(params(cells[0].cam_epochs[0])["ssc"].to_string(), ssc);
         assert_eq!(params(cells[0].seed_eval.unwrap()).to_string(), r#"{"classes":[],"n_classes":20}"#);
@@ -407,7 +406,7 @@ mod tests {
     fn the_parameters_of_cpm_at_its_defaults() {
         let (graph, cells) =
             build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
-        let params: serde_json::Value = serde_json::from_str(&graph.units()[cells[0].cam_epochs[2]].params).unwrap();
+        let params: serde_json::Value = serde_json::from_str(graph.unit(cells[0].cam_epochs[2]).params).unwrap();
         let cpm = r#"{"alpha_cam":"mean","alpha_sam":"logit","mask_index":2,"min_distance":20,"pad_label":"ignore","scales":[0.5,1.0,1.5,2.0],"tau":0.5,"weight":1.0}"#;
         assert_eq!(params["cpm"].to_string(), cpm);
     }

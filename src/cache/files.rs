@@ -1,0 +1,184 @@
+//! Digests of the user's files, remembered: `index/files`.
+//!
+//! A file is hashed again unless its size, times of change (mtime and ctime, which no program can set back) and inode
+//! are those of when it was hashed. A file that changed less than two seconds before, or in the future, is not
+//! remembered: it could change again within one tick of its clock.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::sorted::{KEY, Sorted, key_at};
+use super::store::StoreError;
+use crate::digest::BlobDigest;
+
+const MAGIC: &[u8; 8] = b"s2cfile1";
+/// A record: BLAKE3 of the path, the stamp, digest.
+const RECORD: usize = KEY + STAMP + KEY;
+const STAMP: usize = 4 * 8;
+
+const SETTLED_NS: i128 = 2_000_000_000;
+/// Bytes read at a time: they stay in the processor's cache between being read and hashed. No file is mapped, since
+/// one that shrinks while it is read would end the process.
+const PIECE: usize = 128 * 1024;
+/// Files of this size and more are hashed by all threads, in pieces of as much.
+const BIG: u64 = 8 << 20;
+/// Tries at a file that changes while it is read.
+const TRIES: usize = 3;
+
+/// What tells that a file is as it was: size, mtime, ctime (nanoseconds, low 64 bits), inode.
+type Stamp = [u8; STAMP];
+
+#[derive(Debug)]
+pub(super) struct Files {
+    path: PathBuf,
+    old: Sorted,
+    /// Hashed by this process, whether they are to be remembered.
+    fresh: Mutex<HashMap<[u8; KEY], (Stamp, BlobDigest, bool)>>,
+    is_dirty: AtomicBool,
+}
+
+impl Files {
+    pub(super) fn open(path: PathBuf) -> Self {
+        let old = Sorted::read(&path, MAGIC, RECORD).unwrap_or_default();
+        Self { path, old, fresh: Mutex::default(), is_dirty: AtomicBool::new(false) }
+    }
+
+    pub(super) fn digest(&self, path: &Path) -> Result<BlobDigest, StoreError> {
+        let mut meta = fs::metadata(path).map_err(StoreError::io("read", path))?;
+        let key = *blake3::hash(path.as_os_str().as_bytes()).as_bytes();
+        if let Some(known) = self.known(&key, &stamp(&meta)) {
+            return Ok(known);
+        }
+        for _ in 0..TRIES {
+            // Before it is read: what changes from now on has a later time.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
+            let digest = hash(path, meta.len()).map_err(StoreError::io("read", path))?;
+            let after = fs::metadata(path).map_err(StoreError::io("read", path))?;
+            if stamp(&after) == stamp(&meta) {
+                let settled = times(&meta).into_iter().all(|time| now - time > SETTLED_NS);
+                self.fresh.lock().unwrap_or_else(|e| e.into_inner()).insert(key, (stamp(&meta), digest, settled));
+                self.is_dirty.fetch_or(settled, Ordering::Relaxed);
+                return Ok(digest);
+            }
+            meta = after;
+        }
+        Err(StoreError::io("read", path)(io::Error::other("it changes while it is read")))
+    }
+
+    fn known(&self, key: &[u8; KEY], stamp: &Stamp) -> Option<BlobDigest> {
+        let fresh = self.fresh.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((of, digest, _)) = fresh.get(key) {
+            return (of == stamp).then_some(*digest);
+        }
+        let record = self.old.record(self.old.find(key)?);
+        (record[KEY..KEY + STAMP] == *stamp).then(|| BlobDigest::from_bytes(key_at(record, KEY + STAMP)))
+    }
+
+    /// Writes what is new. A memo that is lost is only slower.
+    pub(super) fn write(&self) -> io::Result<()> {
+        if !self.is_dirty.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let fresh = self.fresh.lock().unwrap_or_else(|e| e.into_inner());
+        let old = (0..self.old.len()).map(|place| self.old.record(place));
+        let old = old.filter(|record| !fresh.contains_key(&record[..KEY])).map(<[u8]>::to_vec);
+        let new = fresh.iter().filter(|(_, (.., settled))| *settled);
+        let new = new.map(|(key, (stamp, digest, _))| [&key[..], stamp, digest.as_bytes()].concat());
+        let mut records: Vec<Vec<u8>> = old.chain(new).collect();
+        records.sort_unstable();
+        Sorted::write(&self.path, MAGIC, RECORD, &records.concat(), &[])
+    }
+}
+
+fn times(meta: &Metadata) -> [i128; 2] {
+    let time = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+    [time(meta.mtime(), meta.mtime_nsec()), time(meta.ctime(), meta.ctime_nsec())]
+}
+
+fn stamp(meta: &Metadata) -> Stamp {
+    let [mtime, ctime] = times(meta).map(|time| time as u64);
+    let mut stamp = [0; STAMP];
+    for (part, number) in stamp.chunks_exact_mut(8).zip([meta.len(), mtime, ctime, meta.ino()]) {
+        part.copy_from_slice(&number.to_le_bytes());
+    }
+    stamp
+}
+
+fn hash(path: &Path, size: u64) -> io::Result<BlobDigest> {
+    let mut file = File::open(path)?;
+    let is_big = size >= BIG;
+    let mut piece = vec![0; if is_big { BIG as usize } else { PIECE.min(size as usize + 1) }];
+    let mut hasher = blake3::Hasher::new();
+    loop {
+        let mut n = 0;
+        while n < piece.len() {
+            match file.read(&mut piece[n..])? {
+                0 => break,
+                read => n += read,
+            }
+        }
+        match is_big {
+            true => hasher.update_rayon(&piece[..n]),
+            false => hasher.update(&piece[..n]),
+        };
+        if n < piece.len() {
+            return Ok(BlobDigest::from_bytes(*hasher.finalize().as_bytes()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if it had been made an hour ago, but for its ctime.
+    fn old_file(path: &Path, text: &[u8]) {
+        fs::write(path, text).unwrap();
+        let hour_ago = SystemTime::now() - std::time::Duration::from_secs(3600);
+        File::options().write(true).open(path).unwrap().set_modified(hour_ago).unwrap();
+    }
+
+    #[test]
+    fn digests_are_those_of_the_bytes_whatever_the_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        for size in [0, 1, PIECE - 1, PIECE, PIECE + 1, BIG as usize, BIG as usize + 5] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(hash(&path, size as u64).unwrap(), BlobDigest::of(&bytes), "{size}");
+            assert_eq!(hash(&path, 0).unwrap(), BlobDigest::of(&bytes), "{size}, which grew");
+        }
+    }
+
+    #[test]
+    fn a_young_file_is_not_remembered_and_a_settled_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, memo) = (dir.path().join("f"), dir.path().join("memo"));
+        old_file(&path, b"one");
+        let files = Files::open(memo.clone());
+        files.digest(&path).unwrap();
+        files.write().unwrap();
+        // Its ctime is of this moment, whatever its mtime says.
+        assert_eq!(Files::open(memo.clone()).old.len(), 0);
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        let files = Files::open(memo.clone());
+        assert_eq!(files.digest(&path).unwrap(), BlobDigest::of(b"one"));
+        files.write().unwrap();
+        let files = Files::open(memo.clone());
+        assert_eq!(files.old.len(), 1);
+        let (key, meta) = (blake3::hash(path.as_os_str().as_bytes()), fs::metadata(&path).unwrap());
+        assert_eq!(files.known(key.as_bytes(), &stamp(&meta)), Some(BlobDigest::of(b"one")));
+        // Equal size and mtime: its ctime tells.
+        let modified = meta.modified().unwrap();
+        fs::write(&path, b"two").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        assert_eq!(files.digest(&path).unwrap(), BlobDigest::of(b"two"));
+    }
+}

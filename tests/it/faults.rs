@@ -1,0 +1,318 @@
+//! What may go wrong around the engine: processes that are killed, files that are torn, a full disk, a crowd.
+//!
+//! `S2C_FAULTS` is the number of kills, 20 if it is not set; `make test-faults` has 200.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use s2c_pipe::artifact::ArtifactRef;
+use s2c_pipe::data::FileMemo;
+use s2c_pipe::digest::BlobDigest;
+use s2c_pipe::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
+use s2c_pipe::pipeline::run::{Event, RunOptions, RunReport, run};
+use s2c_pipe::stage::{Output, Registry, Stage, StageContext, StageEntry, UnitInput};
+
+use crate::engine::{ConcatParams, Workspace, executed, executor, open, params, pipeline, registry};
+
+/// Units of [`child_pipeline`]: enough that the table of records is written at its end.
+const N_UNITS: usize = 302;
+
+/// Not a test of its own: the process that others start. It tells of each unit once it is done.
+#[test]
+fn child_process() {
+    let Some(folder) = std::env::var_os("S2C_TEST_CHILD") else { return };
+    let report = PathBuf::from(std::env::var_os("S2C_TEST_REPORT").unwrap());
+    let report = fs::File::options().create(true).append(true).open(report).unwrap();
+    let (graph, last) = child_pipeline();
+    let told = |event: Event<'_>| {
+        if let Event::UnitFinished { label, .. } = event {
+            (&report).write_all(format!("{label}\n").as_bytes()).unwrap();
+        }
+    };
+    let cache = open(Path::new(&folder));
+    let done = run_with(&cache, &registry(), (&graph, last), &told, |options| options);
+    assert!(done.failed.is_empty(), "{:?}", done.failed);
+}
+
+pub(crate) fn child_pipeline() -> (Graph, UnitIdx) {
+    let values: Vec<String> = (0..N_UNITS - 2).map(|i| format!("v{i}")).collect();
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    pipeline(&values, &ConcatParams { sleep: 1, ..params(".") }, "!")
+}
+
+/// The process, to be started.
+pub(crate) fn child(cache: &Path, report: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "faults::child_process"]).env("S2C_TEST_CHILD", cache).env("S2C_TEST_REPORT", report);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn run_with<'a>(
+    cache: &s2c_pipe::cache::Cache,
+    registry: &Registry,
+    (graph, target): (&Graph, UnitIdx),
+    observer: &'a dyn Fn(Event<'_>),
+    change: impl FnOnce(RunOptions<'a>) -> RunOptions<'a>,
+) -> RunReport {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let targets: &[UnitIdx] = Box::leak(Box::new([target]));
+    let options = change(RunOptions {
+        targets,
+        keep_going: false,
+        retries: 0,
+        interrupted: interrupted.clone(),
+        clock: &|| 0,
+        made_by: "test",
+        observer,
+    });
+    let limit = Some(Duration::from_millis(500));
+    let mut executor = executor(cache.folder().join("scratch"), &interrupted).with_limit(limit);
+    run(graph, cache, registry, &mut executor, &options).unwrap()
+}
+
+/// Labels that were reported done: none twice.
+fn reported(report: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(report).unwrap_or_default();
+    let labels: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+    assert_eq!(labels.len(), text.lines().count(), "a unit was done twice");
+    labels
+}
+
+/// What each unit gives where nothing goes wrong.
+fn undisturbed() -> &'static [Vec<ArtifactRef>] {
+    static OUTPUTS: OnceLock<Vec<Vec<ArtifactRef>>> = OnceLock::new();
+    OUTPUTS.get_or_init(|| {
+        let (graph, last) = child_pipeline();
+        let report = Workspace::new().run(&graph, last);
+        (0..graph.len()).map(|unit| report.outcomes.outputs(unit)).collect()
+    })
+}
+
+/// Finishes what a disturbed cache has begun; all is as in an undisturbed one, and nothing that was reported runs again.
+#[track_caller]
+fn ends_well(workspace: &Workspace, report: &Path) {
+    let (graph, last) = child_pipeline();
+    let before = reported(report);
+    let status = child(&workspace.cache, report).status().unwrap();
+    assert!(status.success());
+    let labels = reported(report);
+    assert!(labels.is_superset(&before) && labels.len() <= N_UNITS);
+    let ended = workspace.run(&graph, last);
+    assert_eq!(ended.n_executed(), 0);
+    for (unit, expected) in undisturbed().iter().enumerate() {
+        assert_eq!(ended.outcomes.outputs(unit), *expected);
+    }
+    let verified = workspace.open().verify().unwrap();
+    assert!(verified.corrupt.is_empty() && verified.incomplete.is_empty(), "{verified:?}");
+}
+
+#[test]
+fn killed_at_random_moments() {
+    let n_kills: u64 = std::env::var("S2C_FAULTS").map_or(20, |n| n.parse().unwrap());
+    let whole = Workspace::new();
+    let started = Instant::now();
+    assert!(child(&whole.cache, &whole.dir.path().join("report")).status().unwrap().success());
+    let whole_ms = started.elapsed().as_millis() as u64;
+
+    let mut workspace = Workspace::new();
+    let mut report = workspace.dir.path().join("report");
+    let mut random = 1u64;
+    let (mut n_done, mut n_caches) = (0, 1);
+    for _ in 0..n_kills {
+        if reported(&report).len() == N_UNITS {
+            // Done in spite of the kills: from the start again.
+            ends_well(&workspace, &report);
+            workspace = Workspace::new();
+            report = workspace.dir.path().join("report");
+            n_caches += 1;
+        }
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let mut child = child(&workspace.cache, &report).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis((random >> 33) % (whole_ms + whole_ms / 10)));
+        let _ = child.kill(); // SIGKILL
+        child.wait().unwrap();
+        n_done += usize::from(!reported(&report).is_empty());
+    }
+    ends_well(&workspace, &report);
+    assert!(n_done > 0, "no kill came after a unit was done");
+    println!("{n_kills} kills in {n_caches} caches, {n_done} of them after units were done");
+}
+
+#[test]
+fn a_crowd_on_one_cache_does_each_unit_once() {
+    for n in [2, 8] {
+        let workspace = Workspace::new();
+        let report = workspace.dir.path().join("report");
+        let crowd: Vec<_> = (0..n).map(|_| child(&workspace.cache, &report).spawn().unwrap()).collect();
+        crowd.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+        assert_eq!(reported(&report).len(), N_UNITS);
+        ends_well(&workspace, &report);
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_the_next_run_goes_on() {
+    // Files end at so many blocks: those of blobs, the log, or sled's.
+    for blocks in [0, 1, 16, 200] {
+        let workspace = Workspace::new();
+        let report = workspace.dir.path().join("report");
+        open(&workspace.cache);
+        let plain = child(&workspace.cache, &report);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\""), "sh"]);
+        limited.arg(plain.get_program()).args(plain.get_args()).stdout(Stdio::null()).stderr(Stdio::null());
+        limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let status = limited.status().unwrap();
+        assert!(blocks > 16 || !status.success(), "the limit of {blocks} blocks was not felt");
+        ends_well(&workspace, &report);
+    }
+}
+
+#[test]
+fn a_torn_flipped_or_lost_index_costs_no_unit() {
+    let workspace = Workspace::new();
+    let report = workspace.dir.path().join("report");
+    assert!(child(&workspace.cache, &report).status().unwrap().success());
+    let index = workspace.cache.join("index");
+    let files = ["units", "sled/db", "sled/conf"].map(|name| index.join(name));
+    for (file, good) in files.iter().map(|file| (file, fs::read(file).unwrap())) {
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 64;
+        for bad in [&good[..good.len() / 2], &flipped] {
+            fs::write(file, bad).unwrap();
+            ends_well(&workspace, &report);
+        }
+        fs::remove_file(file).unwrap();
+        ends_well(&workspace, &report);
+    }
+    fs::remove_dir_all(&index).unwrap();
+    ends_well(&workspace, &report);
+}
+
+#[test]
+fn a_truncated_blob_is_made_again() {
+    let workspace = Workspace::new();
+    let pipeline = pipeline(&["a", "b"], &params("."), "!");
+    let text = workspace.counts(&pipeline).1;
+    fs::write(workspace.blob("a.b.|!"), "a.b").unwrap();
+    assert_eq!(workspace.counts(&pipeline), (executed(&[("concat", 1)]), text));
+}
+
+#[test]
+fn a_stage_that_hangs_fails_at_its_limit_and_the_rest_goes_on() {
+    let workspace = Workspace::new();
+    let mut graph = Graph::default();
+    let each = |graph: &mut Graph, item: &str, sleep| {
+        let params = serde_json::to_string(&ConcatParams { sleep, ..params(item) }).unwrap().into();
+        let inputs = vec![("value", Source::value(item.as_bytes()))];
+        graph.add(Unit { stage: "concat_each", version: 1, item: item.into(), params, inputs })
+    };
+    let units = [each(&mut graph, "slow", 3000), each(&mut graph, "b", 0), each(&mut graph, "c", 0)];
+    let of = |(i, unit): (usize, &UnitIdx)| (i.to_string(), Source::Output { unit: *unit, name: "out" });
+    let all = graph.add_set(InputSet { members: units.iter().enumerate().map(of).collect() });
+    let params = serde_json::to_string(&params("")).unwrap().into();
+    let last = graph.add(Unit { stage: "concat", version: 1, item: "all".into(), params, inputs: vec![("all", all)] });
+    let started = Instant::now();
+    let cache = workspace.open();
+    let report =
+        run_with(&cache, &registry(), (&graph, last), &|_| (), |options| RunOptions { keep_going: true, ..options });
+    assert!(started.elapsed() < Duration::from_millis(2500), "it does not wait for it");
+    let [(label, error)] = &report.failed[..] else { panic!("{:?}", report.failed) };
+    assert_eq!((label.as_str(), error.to_string().as_str()), ("concat_each slow", "ran past its limit of 500ms"));
+    assert_eq!((report.n_executed(), report.blocked), (2, vec!["concat all".to_owned()]));
+}
+
+/// Fails as often as its input says, then gives it back.
+struct Flaky;
+
+static N_FAILED: AtomicUsize = AtomicUsize::new(0);
+
+impl Stage for Flaky {
+    const KIND: &'static str = "flaky";
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = true;
+    type Params = ();
+
+    fn load((): (), _: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        let bytes = input.bytes("value")?;
+        anyhow::ensure!(N_FAILED.fetch_add(1, Ordering::Relaxed) >= usize::from(bytes[0]), "not yet");
+        Ok(vec![Output::new("out", bytes.to_vec())])
+    }
+}
+
+#[test]
+fn a_unit_that_fails_is_tried_again_as_often_as_asked() {
+    let registry = Registry::default().with(StageEntry::of::<Flaky>());
+    for (n_faults, retries, n_failed) in [(2u8, 2, 0), (2, 1, 1), (1, 0, 1)] {
+        N_FAILED.store(0, Ordering::Relaxed);
+        let workspace = Workspace::new();
+        let mut graph = Graph::default();
+        let inputs = vec![("value", Source::value([n_faults]))];
+        let unit = Unit { stage: "flaky", version: 1, item: "x".into(), params: "null".into(), inputs };
+        let target = graph.add(unit);
+        let cache = workspace.open();
+        let report =
+            run_with(&cache, &registry, (&graph, target), &|_| (), |options| RunOptions { retries, ..options });
+        assert_eq!((report.failed.len(), report.n_executed()), (n_failed, 1 - n_failed));
+    }
+}
+
+#[test]
+fn odd_names_are_names() {
+    let workspace = Workspace::new();
+    let folder = workspace.dir.path();
+    let names = ["a b", "line\nbreak", "\u{e4}\u{1f600}", "quote\"'", "-dash", "tab\t"];
+    for name in names {
+        fs::write(folder.join(name), name).unwrap();
+        assert_eq!(workspace.open().digest(&folder.join(name)).unwrap(), BlobDigest::of(name.as_bytes()));
+    }
+    let mut graph = Graph::default();
+    let params: Arc<str> = serde_json::to_string(&params("")).unwrap().into();
+    let each = |name: &&str| {
+        let file = Source::File { path: folder.join(name).into(), digest: BlobDigest::of(name.as_bytes()) };
+        let inputs = vec![("file", file)];
+        let (stage, params) = ("concat_each", params.clone());
+        let unit = graph.add(Unit { stage, version: 1, item: (*name).to_owned(), params, inputs });
+        ((*name).to_owned(), Source::Output { unit, name: "out" })
+    };
+    let members = names.iter().map(each).collect();
+    let all = graph.add_set(InputSet { members });
+    let last = graph.add(Unit { stage: "concat", version: 1, item: "all".into(), params, inputs: vec![("all", all)] });
+    let pipeline = (graph, last);
+    assert_eq!(workspace.counts(&pipeline).1, names.concat());
+    assert_eq!(workspace.counts(&pipeline).0, vec![]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let workspace = Workspace::new();
+    let path = workspace.dir.path().join("loop");
+    symlink(&path, &path).unwrap();
+    let error = format!("{:#}", workspace.open().digest(&path).unwrap_err());
+    assert!(error.contains(&*path.to_string_lossy()) && error.contains("symbolic link"), "{error}");
+}
+
+/// A clock that was set back leaves files of the future: they are never remembered, so no edit is missed.
+#[test]
+fn a_file_of_the_future_is_hashed_each_time() {
+    let workspace = Workspace::new();
+    let path = workspace.dir.path().join("file");
+    let future = SystemTime::now() + Duration::from_secs(3600);
+    for text in ["one", "two", "six"] {
+        fs::write(&path, text).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(future).unwrap();
+        assert_eq!(workspace.open().digest(&path).unwrap(), BlobDigest::of(text.as_bytes()));
+    }
+}
