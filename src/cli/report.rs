@@ -10,8 +10,9 @@ use anyhow::{Context, ensure};
 use super::experiment::Experiment;
 use crate::artifact::Manifest;
 use crate::cache::{BlobStore, Cache};
+use crate::data::coco::paint_mask;
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
-use crate::data::{FileRef, Item};
+use crate::data::{FileRef, Item, Mask};
 use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;
@@ -100,7 +101,7 @@ impl<'a> Row<'a> {
     /// Two rows with equal parts look the same.
     fn parts(&self) -> String {
         let Self { item, cam, se_map, pseudo_label, prediction } = self;
-        let mask = item.mask.as_ref().map(|mask| mask.digest);
+        let mask = item.mask.as_ref().map(Mask::digest);
         let digests = [Some(item.image.digest), mask, *cam, *se_map, *pseudo_label, *prediction];
         let digests = digests.map(|digest| digest.map_or_else(|| "-".to_owned(), |digest| digest.to_string()));
         format!("\n{} {}", item.id, digests.join(" "))
@@ -124,7 +125,12 @@ impl<'a> Row<'a> {
         let se_map = bytes(self.se_map);
         let se_map = se_map.map(|png| anyhow::Ok(se_map_over(&image, &decode_se_map(&png)?))).transpose()?;
         let (pseudo_label, prediction) = (labels(bytes(self.pseudo_label))?, labels(bytes(self.prediction))?);
-        let truth = labels(self.item.mask.as_ref().map(source).transpose()?)?;
+        let truth = match &self.item.mask {
+            None => None,
+            Some(Mask::File(png)) => Some(decode_label_map(&source(png)?)?),
+            Some(Mask::Outlines { bytes, digest: _ }) => Some(paint_mask(bytes)?),
+        };
+        let truth = truth.map(|truth| labels_over(&image, &truth, &palette));
         Ok(row(&[Some(image.clone()), cam, se_map, pseudo_label, prediction, truth]))
     }
 }

@@ -4,6 +4,7 @@
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;
+mod coco;
 #[cfg(feature = "torch")]
 mod cpm;
 mod engine;
