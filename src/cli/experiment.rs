@@ -137,7 +137,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         }
         Command::Plan { pipeline } => show_plan(cli, pipeline)?,
         Command::Why { pipeline, what } => show_why(cli, pipeline, what)?,
-        Command::Results { pipeline, csv, latex, against } => {
+        Command::Results { pipeline, csv, latex, metrics, against } => {
             let cache = open_cache(cli)?;
             let experiment = Experiment::open(&cache, pipeline)?;
             let table = table(&cache, &experiment)?;
@@ -147,6 +147,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
                 (true, _, false) => repeats::csv(&repeats),
                 (_, true, true) => table.latex(),
                 (_, true, false) => repeats::latex(&repeats),
+                _ if *metrics => format!("{}\n{}", shown(cli, &table, &repeats)?, table.metrics_text()),
                 _ => shown(cli, &table, &repeats)?,
             };
             print!("{text}");

@@ -21,7 +21,7 @@ use crate::stage::cam_file::read_cam;
 use crate::vision::Rgb;
 use crate::vision::overlay::{cam_over, column, labels_over, row, se_map_over};
 
-/// Writes `results.json`, `results.csv` and `overlays/ITEM.png`; the number of pictures.
+/// Writes `results.json`, `results.csv`, `confusion.csv` and `overlays/ITEM.png`; the number of pictures.
 ///
 /// A picture has a row for each variant that shows its image, in the order of the table: image, CAM, SE map,
 /// pseudo-label, prediction, truth. Different images of one id have a number in their names.
@@ -35,6 +35,7 @@ pub(super) fn write(
     fs::create_dir_all(&pictures).with_context(|| format!("making `{}`", pictures.display()))?;
     put(&folder.join("results.json"), table.json()?.as_bytes())?;
     put(&folder.join("results.csv"), table.csv().as_bytes())?;
+    put(&folder.join("confusion.csv"), table.confusion_csv().as_bytes())?;
 
     let finished = experiment.finished(cache)?;
     let rows: Vec<Row<'_>> = experiment
