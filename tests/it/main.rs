@@ -7,6 +7,8 @@ mod cam_epoch;
 mod coco;
 #[cfg(feature = "torch")]
 mod cpm;
+#[cfg(feature = "torch")]
+mod datasets;
 mod engine;
 mod layers;
 #[cfg(feature = "torch")]
