@@ -47,6 +47,9 @@ pub(super) enum Command {
         csv: bool,
         #[arg(long, conflicts_with = "json")]
         latex: bool,
+        /// Show precision, recall, accuracy, fw IoU and boundary F as well; --json has them always, and by class
+        #[arg(long, conflicts_with_all = ["csv", "latex", "json"])]
+        metrics: bool,
         /// Where [sweep] has `rng_seed`: the variant that others are tested against [default: the first]
         #[arg(long, value_name = "VARIANT")]
         against: Option<String>,
@@ -189,6 +192,10 @@ pub(super) struct ExportArgs {
     /// npy: plain arrays; otherwise safetensors for embeddings and CAMs, PNG for maps
     #[arg(long)]
     pub(super) npy: bool,
+    /// Predictions of PASCAL VOC as its evaluation server wants them: in
+    /// results/VOC2012/Segmentation/comp6_LIST_cls, LIST being `dataset.val`
+    #[arg(long, conflicts_with = "npy")]
+    pub(super) voc_server: bool,
     /// Folder to copy to
     #[arg(long, value_name = "DIR")]
     pub(super) to: PathBuf,

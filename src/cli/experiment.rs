@@ -1,7 +1,7 @@
 //! Commands that work on a pipeline file: run, plan, why, results, graph, and what gc keeps.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,8 @@ use super::{Hinted, INTERRUPTED, hint_of, open_cache, report, size, tensorboard}
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
-use crate::data::voc::{VocOptions, scan};
+use crate::data::scan::ScanOptions;
+use crate::data::{coco, folder, voc};
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
@@ -32,7 +33,7 @@ use crate::pipeline::results::{ResultsTable, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
 use crate::stage::StageContext;
-use crate::vision::labels_of;
+use crate::vision::{VOC_CLASSES, labels_of};
 
 /// Units named in a line.
 const N_BLOCKED: usize = 5;
@@ -78,6 +79,14 @@ impl Experiment {
         finished(&self.graph, cache, &self.targets())
     }
 
+    /// Prints what a user should know of the data, each once.
+    fn print_notes(&self, cli: &Cli) {
+        let notes: BTreeSet<&String> = self.cells.iter().flat_map(|cell| &cell.dataset.notes).collect();
+        if !cli.quiet {
+            notes.into_iter().for_each(|note| eprintln!("note: {note}"));
+        }
+    }
+
     fn targets(&self) -> Vec<UnitIdx> {
         let mut targets: Vec<UnitIdx> = self.cells.iter().flat_map(CellUnits::targets).collect();
         targets.sort_unstable();
@@ -87,35 +96,41 @@ impl Experiment {
 }
 
 fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
+    let datasets = cache.folder().join("datasets");
     let made;
     let (name, root) = match spec.kind {
-        DatasetKind::Voc => {
+        DatasetKind::Voc | DatasetKind::Coco | DatasetKind::Folder => {
             let root = spec.root.as_deref().context("`dataset.root` is not set")?;
             (root.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy()), root)
         }
         DatasetKind::Emoji => {
             let emoji = &spec.emoji;
-            let mut labels = labels_of(&emoji.classes)?;
+            let mut labels = labels_of(&VOC_CLASSES, &emoji.classes)?;
             if labels.is_empty() {
                 labels = (1..=20).collect();
             }
             let (n_train, n_val, side, rng_seed) = (emoji.n_train, emoji.n_val, emoji.side, emoji.rng_seed);
             let options = EmojiOptions { n_train, n_val, side, labels, rng_seed };
-            made = materialise(&cache.folder().join("datasets"), &options)?;
+            made = materialise(&datasets, &options)?;
             ("emoji".into(), made.as_path())
         }
     };
-    let options = VocOptions {
+    let options = ScanOptions {
         name: &name,
         root,
         masks: spec.masks.as_deref(),
+        labels: spec.labels,
         train: &spec.train,
         val: &spec.val,
         max_train: spec.max_train,
         max_val: spec.max_val,
         exclude: &spec.exclude,
     };
-    Ok(scan(&options, cache)?)
+    Ok(match spec.kind {
+        DatasetKind::Voc | DatasetKind::Emoji => voc::scan(&options, cache)?,
+        DatasetKind::Coco => coco::scan(&options, cache, &datasets)?,
+        DatasetKind::Folder => folder::scan(&options, cache)?,
+    })
 }
 
 pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {
@@ -123,7 +138,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         Command::Run(args) => return run_pipeline(cli, args),
         Command::Plan { pipeline } => show_plan(cli, pipeline)?,
         Command::Why { pipeline, what } => show_why(cli, pipeline, what)?,
-        Command::Results { pipeline, csv, latex, against } => {
+        Command::Results { pipeline, csv, latex, metrics, against } => {
             let cache = open_cache(cli)?;
             let experiment = Experiment::open(&cache, pipeline)?;
             let table = table(&cache, &experiment)?;
@@ -133,6 +148,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
                 (true, _, false) => repeats::csv(&repeats),
                 (_, true, true) => table.latex(),
                 (_, true, false) => repeats::latex(&repeats),
+                _ if *metrics => format!("{}\n{}", shown(cli, &table, &repeats)?, table.metrics_text()),
                 _ => shown(cli, &table, &repeats)?,
             };
             print!("{text}");
@@ -163,6 +179,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let device = parse_device(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
+    experiment.print_notes(cli);
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || {
@@ -272,6 +289,7 @@ fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable>
 fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
+    experiment.print_notes(cli);
     let plan = plan(&experiment.graph, &cache, &experiment.targets())?;
     let distinct = experiment.cells.iter().filter_map(|cell| cell.cam_epochs.last()).collect::<HashSet<_>>().len();
     let n_epochs: usize = experiment.cells.iter().map(|cell| cell.cam_epochs.len()).sum();

@@ -12,6 +12,7 @@ use super::report::put;
 use super::{Hinted, open_cache};
 use crate::data::image::{decode_label_map, decode_se_map};
 use crate::pipeline::build::CellUnits;
+use crate::vision::VOC_CLASSES;
 
 pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
     let cache = open_cache(cli)?;
@@ -41,7 +42,11 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
     }
     // Label maps go where tools for PASCAL VOC look for them.
     let is_label = matches!(args.what, Exported::PseudoLabels | Exported::Predictions);
-    let folder = if is_label && !args.npy { args.to.join("SegmentationClass") } else { args.to.clone() };
+    let folder = match (args.voc_server, is_label && !args.npy) {
+        (true, _) => args.to.join(server_folder(&experiment, cell, args.what)?),
+        (false, true) => args.to.join("SegmentationClass"),
+        (false, false) => args.to.clone(),
+    };
     fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
     let finished = experiment.finished(&cache);
     let mut missing = 0;
@@ -73,6 +78,19 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
             format!("s2c-pipe run {} makes them", args.pipeline.file.display()),
         )),
     }
+}
+
+/// Where the evaluation server of PASCAL VOC looks for predictions, in an archive of `results`.
+fn server_folder(experiment: &Experiment, cell: &CellUnits, what: Exported) -> anyhow::Result<String> {
+    if what != Exported::Predictions || cell.dataset.classes != VOC_CLASSES {
+        return Err(Hinted::error(
+            "the evaluation server of PASCAL VOC takes predictions of its 20 classes",
+            "give --what predictions, and a data set in VOC layout",
+        ));
+    }
+    let spec = experiment.pipeline.cells.iter().find(|known| known.name == cell.name);
+    let list = &spec.context("a variant without a spec")?.spec.dataset.val;
+    Ok(format!("results/VOC2012/Segmentation/comp6_{list}_cls"))
 }
 
 /// The named variant, or the only one.

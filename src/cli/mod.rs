@@ -68,6 +68,10 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
         return Some(weights.hint());
     }
     #[cfg(feature = "torch")]
+    if let Some(unknown) = error.downcast_ref::<crate::pipeline::build::UnknownEvaluated>() {
+        return Some(unknown.hint());
+    }
+    #[cfg(feature = "torch")]
     if let Some(file) = error.downcast_ref::<crate::model::weights::NotACheckpoint>() {
         return Some(file.hint.to_owned());
     }
@@ -75,7 +79,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     if error.downcast_ref::<crate::model::backbone::UnfitWeights>().is_some() {
         return Some(crate::model::backbone::UnfitWeights::HINT.to_owned());
     }
-    Some(error.downcast_ref::<crate::data::voc::DataError>()?.hint().to_owned())
+    Some(error.downcast_ref::<crate::data::scan::DataError>()?.hint().to_owned())
 }
 
 /// An error of the command line with what to do about it.

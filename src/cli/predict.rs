@@ -20,7 +20,6 @@ use crate::data::image::{decode_label_map, decode_rgb, encode_rgb, voc_palette};
 use crate::digest::BlobDigest;
 use crate::stage::seg_infer::SegInfer;
 use crate::stage::{BlobReader, Bytes, Stage, StageContext, UnitInput};
-use crate::vision::VOC_CLASSES;
 use crate::vision::overlay::labels_over;
 
 pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
@@ -70,7 +69,7 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
         let mut pixels = [0usize; 256];
         labels.data.iter().for_each(|&label| pixels[usize::from(label)] += 1);
         let share = |label: usize| 100.0 * pixels[label] as f64 / labels.data.len() as f64;
-        let classes = VOC_CLASSES.iter().enumerate().skip(1).filter(|(label, _)| pixels[*label] > 0);
+        let classes = cell.dataset.classes.iter().enumerate().skip(1).filter(|(label, _)| pixels[*label] > 0);
         let found: Vec<String> = classes.map(|(label, class)| format!("{class} {:.1} %", share(label))).collect();
         println!("{}: {}", png.display(), if found.is_empty() { "background".into() } else { found.join(", ") });
     }

@@ -8,8 +8,9 @@ use anyhow::{Context, ensure};
 
 use super::experiment::Experiment;
 use crate::cache::{BlobStore, Cache};
+use crate::data::coco::paint_mask;
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
-use crate::data::{FileRef, Item};
+use crate::data::{FileRef, Item, Mask};
 use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;
@@ -19,7 +20,7 @@ use crate::stage::cam_file::read_cam;
 use crate::vision::Rgb;
 use crate::vision::overlay::{cam_over, column, labels_over, row, se_map_over};
 
-/// Writes `results.json`, `results.csv` and `overlays/ITEM.png`; the number of pictures.
+/// Writes `results.json`, `results.csv`, `confusion.csv` and `overlays/ITEM.png`; the number of pictures.
 ///
 /// A picture has a row for each variant that shows its image, in the order of the table: image, CAM, SE map,
 /// pseudo-label, prediction, truth. Different images of one id have a number in their names.
@@ -33,6 +34,7 @@ pub(super) fn write(
     fs::create_dir_all(&pictures).with_context(|| format!("making `{}`", pictures.display()))?;
     put(&folder.join("results.json"), table.json()?.as_bytes())?;
     put(&folder.join("results.csv"), table.csv().as_bytes())?;
+    put(&folder.join("confusion.csv"), table.confusion_csv().as_bytes())?;
 
     let finished = experiment.finished(cache);
     let rows: Vec<Row<'_>> = experiment
@@ -99,7 +101,7 @@ impl<'a> Row<'a> {
     /// Two rows with equal parts look the same.
     fn parts(&self) -> String {
         let Self { item, cam, se_map, pseudo_label, prediction } = self;
-        let mask = item.mask.as_ref().map(|mask| mask.digest);
+        let mask = item.mask.as_ref().map(Mask::digest);
         let digests = [Some(item.image.digest), mask, *cam, *se_map, *pseudo_label, *prediction];
         let digests = digests.map(|digest| digest.map_or_else(|| "-".to_owned(), |digest| digest.to_string()));
         format!("\n{} {}", item.id, digests.join(" "))
@@ -123,7 +125,12 @@ impl<'a> Row<'a> {
         let se_map = bytes(self.se_map);
         let se_map = se_map.map(|png| anyhow::Ok(se_map_over(&image, &decode_se_map(&png)?))).transpose()?;
         let (pseudo_label, prediction) = (labels(bytes(self.pseudo_label))?, labels(bytes(self.prediction))?);
-        let truth = labels(self.item.mask.as_ref().map(source).transpose()?)?;
+        let truth = match &self.item.mask {
+            None => None,
+            Some(Mask::File(png)) => Some(decode_label_map(&source(png)?)?),
+            Some(Mask::Outlines { bytes, digest: _ }) => Some(paint_mask(bytes)?),
+        };
+        let truth = truth.map(|truth| labels_over(&image, &truth, &palette));
         Ok(row(&[Some(image.clone()), cam, se_map, pseudo_label, prediction, truth]))
     }
 }

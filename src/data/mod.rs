@@ -1,9 +1,12 @@
 //! Data sets.
 
 pub mod augment;
+pub mod coco;
 pub mod emoji;
+pub mod folder;
 pub mod image;
 pub mod rng;
+pub mod scan;
 pub mod voc;
 
 use std::fs::File;
@@ -32,15 +35,31 @@ pub struct FileRef {
     pub digest: BlobDigest,
 }
 
+/// Ground truth of an image.
+#[derive(Clone, Debug)]
+pub enum Mask {
+    /// A palette or grey PNG with class ids.
+    File(FileRef),
+    /// What [`coco::paint_mask`] paints, where the mask is needed.
+    Outlines { bytes: Bytes, digest: BlobDigest },
+}
+
+impl Mask {
+    pub fn digest(&self) -> BlobDigest {
+        match self {
+            Self::File(FileRef { digest, path: _ }) | Self::Outlines { digest, bytes: _ } => *digest,
+        }
+    }
+}
+
 /// One image of a data set.
 #[derive(Clone, Debug)]
 pub struct Item {
     /// `2007_000032`.
     pub id: String,
     pub image: FileRef,
-    /// Ground truth; a palette or grey PNG with class ids.
-    pub mask: Option<FileRef>,
-    /// Image-level labels, 1..=20, ascending, never empty for training images.
+    pub mask: Option<Mask>,
+    /// Image-level labels, from 1, ascending, never empty for training images.
     pub labels: Vec<u8>,
     pub height: usize,
     pub width: usize,
@@ -51,10 +70,12 @@ pub struct Item {
 pub struct Dataset {
     /// What figures on it are called: `voc-animals`, `emoji`.
     pub name: String,
-    /// Background first.
+    /// Background first: a label is a place in this list.
     pub classes: Vec<String>,
     pub train: Vec<Item>,
     pub val: Vec<Item>,
+    /// What a user should know: images left out, images without a mask.
+    pub notes: Vec<String>,
 }
 
 /// What is remembered about files between runs, so that a scan of an unchanged data set reads none of them.

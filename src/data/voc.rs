@@ -1,124 +1,45 @@
 //! Data sets in PASCAL VOC 2012 layout, checked whole before any work starts.
 //!
-//! Image-level labels are the classes in an image's mask. What was learnt of a file is remembered by its content, so
-//! a second scan of an unchanged tree reads no picture.
+//! Lists are those of ImageSets/Segmentation, or SBD's (`trainaug`). Image-level labels are the classes in an image's
+//! mask, or the objects in its Annotations.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use anyhow::Context;
 
-use super::image::{decode_label_map, decode_rgb};
-use super::{Dataset, FileMemo, FileRef, Item};
-use crate::digest::BlobDigest;
-use crate::vision::{IGNORE, VOC_CLASSES};
+use super::scan::{
+    DataError, LabelSource, ScanOptions, all_or_no_masks, fact, file, image, items, mask, note_unscored,
+};
+use super::{Dataset, FileMemo, Item};
+use crate::vision::{VOC_CLASSES, labels_of};
 
 /// Where masks are looked for.
 const MASK_FOLDERS: [&str; 2] = ["SegmentationClassAug", "SegmentationClass"];
-/// Offenders named in one message.
-const MAX_NAMED: usize = 5;
-
-/// What to read of a tree.
-#[derive(Clone, Debug)]
-pub struct VocOptions<'a> {
-    pub name: &'a str,
-    pub root: &'a Path,
-    /// Folder within `root`; `None`: found by itself.
-    pub masks: Option<&'a Path>,
-    pub train: &'a str,
-    pub val: &'a str,
-    /// 0 = all.
-    pub max_train: usize,
-    pub max_val: usize,
-    pub exclude: &'a [String],
-}
-
-/// What is wrong with a data set.
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    #[error("no data set at `{0}`")]
-    NoRoot(PathBuf),
-    #[error("no image list `{path}`; there are: {there}")]
-    NoList { path: PathBuf, there: String },
-    #[error("the image list `{0}` names no image")]
-    EmptyList(PathBuf),
-    #[error("`{id}` stands twice in `{list}`")]
-    Twice { id: String, list: PathBuf },
-    #[error("{} of {of} {list} images cannot be used:\n  {}{}", .faults.len(), named(.faults), more(.faults))]
-    Items { list: String, of: usize, faults: Vec<String> },
-}
-
-fn named(faults: &[String]) -> String {
-    faults.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join("\n  ")
-}
-
-fn more(faults: &[String]) -> String {
-    match faults.len().saturating_sub(MAX_NAMED) {
-        0 => String::new(),
-        n => format!("\n  and {n} more"),
-    }
-}
-
-impl DataError {
-    /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::NoRoot(_) => "set `dataset.root` to the folder that holds JPEGImages and ImageSets",
-            Self::NoList { .. } => "set `dataset.train` and `dataset.val` to lists in ImageSets/Segmentation",
-            Self::EmptyList(_) | Self::Twice { .. } => "a list has one image id a line",
-            Self::Items { .. } => "mend the files, or name the images in `dataset.exclude`",
-        }
-    }
-}
-
-/// What is remembered of a picture.
-#[derive(Serialize, Deserialize)]
-struct ImageFact {
-    height: usize,
-    width: usize,
-}
-
-#[derive(Serialize, Deserialize)]
-struct MaskFact {
-    height: usize,
-    width: usize,
-    classes: Vec<u8>,
-}
 
 /// Reads and checks a data set.
 ///
 /// # Errors
 /// What is missing, and every image that is broken, whose mask is missing, broken, of another size or of unknown
 /// classes, and every training image without a label.
-pub fn scan(options: &VocOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, DataError> {
+pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, DataError> {
     if !options.root.is_dir() {
         return Err(DataError::NoRoot(options.root.to_owned()));
     }
-    let items = |list: &str, max: usize, needs_label: bool| {
+    let of = |list: &str, max: usize, is_train: bool| {
         let ids = read_list(options, list, max)?;
-        let scanned: Vec<Result<Item, String>> =
-            ids.par_iter().map(|id| scan_item(options, id, needs_label, memo)).collect();
-        let of = scanned.len();
-        let (good, faults): (Vec<_>, Vec<_>) = scanned.into_iter().partition(Result::is_ok);
-        match faults.is_empty() {
-            true => Ok(good.into_iter().flatten().collect()),
-            false => {
-                let faults = faults.into_iter().filter_map(Result::err).collect();
-                Err(DataError::Items { list: list.to_owned(), of, faults })
-            }
-        }
+        items(list, &ids, |id| scan_item(options, id, is_train, memo))
     };
-    Ok(Dataset {
-        name: options.name.to_owned(),
-        classes: VOC_CLASSES.map(str::to_owned).to_vec(),
-        train: items(options.train, options.max_train, true)?,
-        val: items(options.val, options.max_val, false)?,
-    })
+    let (train, val) = (of(options.train, options.max_train, true)?, of(options.val, options.max_val, false)?);
+    let mut notes = Vec::new();
+    note_unscored(options.train, &train, &mut notes);
+    all_or_no_masks(options.val, &val, &mut notes)?;
+    let classes = VOC_CLASSES.map(str::to_owned).to_vec();
+    Ok(Dataset { name: options.name.to_owned(), classes, train, val, notes })
 }
 
-fn read_list(options: &VocOptions<'_>, list: &str, max: usize) -> Result<Vec<String>, DataError> {
+fn read_list(options: &ScanOptions<'_>, list: &str, max: usize) -> Result<Vec<String>, DataError> {
     let folder = options.root.join("ImageSets/Segmentation");
     let path = folder.join(format!("{list}.txt"));
     let Ok(text) = fs::read_to_string(&path) else {
@@ -129,13 +50,11 @@ fn read_list(options: &VocOptions<'_>, list: &str, max: usize) -> Result<Vec<Str
     };
     let mut seen = HashSet::new();
     let mut ids = Vec::new();
-    // A line is an id, or as in SBD's lists `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`.
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let id = match line.starts_with('/') {
-            true => line.split(' ').next().and_then(|path| Path::new(path).file_stem()).map(|s| s.to_string_lossy()),
-            false => Some(line.into()),
-        };
-        let Some(id) = id.map(|id| id.into_owned()).filter(|id| !options.exclude.contains(id)) else { continue };
+        let id = id_of(line);
+        if options.exclude.contains(&id) {
+            continue;
+        }
         if !seen.insert(id.clone()) {
             return Err(DataError::Twice { id, list: path });
         }
@@ -150,99 +69,89 @@ fn read_list(options: &VocOptions<'_>, list: &str, max: usize) -> Result<Vec<Str
     }
 }
 
-fn scan_item(options: &VocOptions<'_>, id: &str, needs_label: bool, memo: &dyn FileMemo) -> Result<Item, String> {
+/// A line is an id, or as in SBD's lists `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png`, with or without the first
+/// `/`.
+fn id_of(line: &str) -> String {
+    let first = line.split_whitespace().next().unwrap_or(line);
+    let is_picture = Path::new(first).extension().is_some_and(|ending| ending == "jpg" || ending == "png");
+    match Path::new(first).file_stem() {
+        Some(stem) if first.contains('/') && is_picture => stem.to_string_lossy().into_owned(),
+        _ => line.to_owned(),
+    }
+}
+
+fn scan_item(options: &ScanOptions<'_>, id: &str, is_train: bool, memo: &dyn FileMemo) -> Result<Item, String> {
     if id.contains('/') {
         return Err(format!("{id}: an image id is the name of a file in JPEGImages, without `/`"));
     }
     let images = options.root.join("JPEGImages");
-    let image = [format!("{id}.jpg"), format!("{id}.png")].map(|name| images.join(name));
-    let Some(image) = image.into_iter().find(|path| path.exists()) else {
+    let picture = [format!("{id}.jpg"), format!("{id}.png")].map(|name| images.join(name));
+    let Some(picture) = picture.into_iter().find(|path| path.exists()) else {
         return Err(format!("{id}: no image `{}`", images.join(format!("{id}.jpg")).display()));
     };
+    let (image, size) = image(&picture, memo)?;
+
     let folders = match options.masks {
         Some(folder) => vec![options.root.join(folder)],
         None => MASK_FOLDERS.map(|folder| options.root.join(folder)).to_vec(),
     };
-    let masks = folders.iter().map(|folder| folder.join(format!("{id}.png")));
-    let Some(mask) = masks.into_iter().find(|path| path.exists()) else {
-        return Err(format!("{id}: no mask in {}", folders[0].display()));
+    let png = folders.iter().map(|folder| folder.join(format!("{id}.png"))).find(|path| path.exists());
+    let png = png.map(|path| mask((id, &path), &size, VOC_CLASSES.len(), memo)).transpose()?;
+    let xml = options.root.join(format!("Annotations/{id}.xml"));
+    let xml = Some(xml).filter(|path| options.labels != LabelSource::Masks && path.exists());
+
+    let no_mask = || format!("no mask in {}", folders[0].display());
+    let no_xml = || format!("no Annotations/{id}.xml");
+    let (labels, place) = match (options.labels, &png, xml) {
+        (LabelSource::Auto | LabelSource::Masks, Some((_, classes)), _) => (classes.clone(), "mask is all background"),
+        (_, _, Some(path)) => (objects(&path, memo)?, "annotation has no object"),
+        _ if !is_train => (Vec::new(), ""),
+        (LabelSource::Auto, ..) => return Err(format!("{id}: {} and {}", no_mask(), no_xml())),
+        (LabelSource::Masks, ..) => return Err(format!("{id}: {}", no_mask())),
+        (LabelSource::Annotations, ..) => return Err(format!("{id}: {}", no_xml())),
     };
-
-    let image = file(&image, memo)?;
-    let size: ImageFact = fact("image", &image, memo, |bytes| {
-        let image = decode_rgb(bytes)?;
-        Ok(ImageFact { height: image.height, width: image.width })
-    })?;
-    let mask = file(&mask, memo)?;
-    let MaskFact { height, width, classes } = fact("mask", &mask, memo, |bytes| {
-        let map = decode_label_map(bytes)?;
-        let present: HashSet<u8> = map.data.iter().copied().filter(|&label| label != 0 && label != IGNORE).collect();
-        let mut classes: Vec<u8> = present.into_iter().collect();
-        classes.sort_unstable();
-        Ok(MaskFact { height: map.height, width: map.width, classes })
-    })?;
-    if (height, width) != (size.height, size.width) {
-        return Err(format!("{id}: the mask is {width}x{height}, the image {}x{}", size.width, size.height));
+    if is_train && labels.is_empty() {
+        return Err(format!("{id}: a training image without a label: its {place}"));
     }
-    if let Some(class) = classes.iter().find(|&&class| usize::from(class) >= VOC_CLASSES.len()) {
-        return Err(format!("{id}: the mask `{}` has class {class}; known are 0..=20 and 255", mask.path.display()));
-    }
-    if needs_label && classes.is_empty() {
-        return Err(format!("{id}: a training image without a label: its mask is all background"));
-    }
-    Ok(Item { id: id.to_owned(), image, mask: Some(mask), labels: classes, height, width })
+    let mask = png.map(|(mask, _)| mask);
+    Ok(Item { id: id.to_owned(), image, mask, labels, height: size.height, width: size.width })
 }
 
-fn file(path: &Path, memo: &dyn FileMemo) -> Result<FileRef, String> {
-    let digest = memo.digest(path).map_err(|error| format!("{error:#}"))?;
-    Ok(FileRef { path: path.into(), digest })
-}
-
-/// A fact about a file's content, from memory or by reading it.
-fn fact<T: Serialize + for<'de> Deserialize<'de>>(
-    name: &str,
-    file: &FileRef,
-    memo: &dyn FileMemo,
-    learn: impl FnOnce(&[u8]) -> anyhow::Result<T>,
-) -> Result<T, String> {
-    let of: &BlobDigest = &file.digest;
-    if let Some(known) = memo.fact(name, of).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-        return Ok(known);
-    }
-    let bytes = fs::read(&file.path).map_err(|error| format!("`{}`: {error}", file.path.display()))?;
-    let learnt = learn(&bytes).map_err(|error| format!("`{}`: {error:#}", file.path.display()))?;
-    if let Ok(bytes) = serde_json::to_vec(&learnt) {
-        memo.remember(name, of, &bytes);
-    }
-    Ok(learnt)
+/// The classes of the objects in an annotation, ascending.
+fn objects(path: &Path, memo: &dyn FileMemo) -> Result<Vec<u8>, String> {
+    fact("voc_objects", &file(path, memo)?, memo, |bytes| {
+        let text = std::str::from_utf8(bytes).context("not a text")?;
+        let document = roxmltree::Document::parse(text).context("not a whole XML file")?;
+        let objects = document.root_element().children().filter(|node| node.has_tag_name("object"));
+        // A person's parts have names too; they are no children of the object.
+        let name = |object: roxmltree::Node<'_, '_>| {
+            let name = object.children().find(|node| node.has_tag_name("name")).and_then(|name| name.text());
+            anyhow::Ok(name.context("an object without a name")?.trim().to_owned())
+        };
+        let names = objects.map(name).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(BTreeSet::from_iter(labels_of(&VOC_CLASSES, &names)?).into_iter().collect())
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::scan::tests::{NoMemo, options};
     use super::*;
+    use crate::data::Mask;
     use crate::data::image::{encode_label_map, encode_rgb};
     use crate::vision::{Grid, Rgb};
 
-    struct NoMemo;
-    impl FileMemo for NoMemo {
-        fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {
-            Ok(BlobDigest::of(&fs::read(path)?))
-        }
-        fn fact(&self, _: &str, _: &BlobDigest) -> Option<Vec<u8>> {
-            None
-        }
-        fn remember(&self, _: &str, _: &BlobDigest, _: &[u8]) {}
-    }
-
     fn tree(label: u8, mask_width: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for folder in ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"] {
+        for folder in ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation", "Annotations"] {
             fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
         fs::write(dir.path().join("ImageSets/Segmentation/train.txt"), "a\n").unwrap();
         fs::write(dir.path().join("ImageSets/Segmentation/val.txt"), "a\n").unwrap();
         let image = Rgb { height: 4, width: 4, data: vec![9; 48] };
-        fs::write(dir.path().join("JPEGImages/a.png"), encode_rgb(&image)).unwrap();
+        for id in ["a", "b"] {
+            fs::write(dir.path().join(format!("JPEGImages/{id}.png")), encode_rgb(&image)).unwrap();
+        }
         let mut mask = Grid::filled(4, mask_width, 0u8);
         mask.data[0] = label;
         fs::write(dir.path().join("SegmentationClass/a.png"), encode_label_map(&mask)).unwrap();
@@ -250,15 +159,72 @@ mod tests {
     }
 
     fn scan_at(root: &Path) -> Result<Dataset, DataError> {
-        let (train, val) = ("train", "val");
-        scan(&VocOptions { name: "t", root, masks: None, train, val, max_train: 0, max_val: 0, exclude: &[] }, &NoMemo)
+        scan(&options(root), &NoMemo)
     }
+
+    /// `tree` with other lists.
+    fn listed(train: &str, val: &str) -> tempfile::TempDir {
+        let dir = tree(8, 4);
+        fs::write(dir.path().join("ImageSets/Segmentation/train.txt"), train).unwrap();
+        fs::write(dir.path().join("ImageSets/Segmentation/val.txt"), val).unwrap();
+        dir
+    }
+
+    fn annotate(dir: &tempfile::TempDir, id: &str, objects: &str) {
+        let xml = format!("<annotation><filename>{id}.jpg</filename>{objects}</annotation>");
+        fs::write(dir.path().join(format!("Annotations/{id}.xml")), xml).unwrap();
+    }
+
+    const PERSON: &str = "<object><name>person</name><difficult>0</difficult><part><name>head</name></part></object>";
+    const HARD_CAT: &str = "<object><name>cat</name><difficult>1</difficult></object>";
 
     #[test]
     fn a_good_tree() {
         let dir = tree(8, 4);
         let dataset = scan_at(dir.path()).unwrap();
         assert_eq!((dataset.train[0].labels.as_slice(), dataset.train[0].width), (&[8u8][..], 4));
+        assert_eq!(dataset.notes, [""; 0]);
+    }
+
+    #[test]
+    fn labels_from_annotations() {
+        let dir = listed("a\nb\n", "a\n");
+        annotate(&dir, "a", &[PERSON, PERSON].concat());
+        annotate(&dir, "b", &[PERSON, HARD_CAT].concat());
+        let labels = |source: LabelSource| {
+            let options = ScanOptions { labels: source, ..options(dir.path()) };
+            scan(&options, &NoMemo)
+                .map(|dataset| dataset.train.iter().map(|item| item.labels.clone()).collect::<Vec<_>>())
+        };
+        // The mask of `a` has a cat, its annotation a person; `b` has no mask.
+        assert_eq!(labels(LabelSource::Auto).unwrap(), [vec![8], vec![8, 15]]);
+        assert_eq!(labels(LabelSource::Annotations).unwrap(), [vec![15], vec![8, 15]]);
+        let error = labels(LabelSource::Masks).unwrap_err().to_string();
+        assert!(error.contains("1 of 2 train images") && error.contains("b: no mask in"), "{error}");
+        let dataset = scan_at(dir.path()).unwrap();
+        assert!(matches!(dataset.train[0].mask, Some(Mask::File(_))) && dataset.train[1].mask.is_none());
+        assert_eq!(
+            dataset.notes,
+            ["1 of 2 train images have no mask: seeds and pseudo-labels are scored without them"]
+        );
+    }
+
+    #[test]
+    fn a_test_list_has_no_masks() {
+        let notes = scan_at(listed("a\n", "b\n").path()).unwrap().notes;
+        assert_eq!(notes, ["no val image has a mask: predictions are made, but not scored"]);
+        let error = scan_at(listed("a\n", "a\nb\n").path()).unwrap_err();
+        assert!(error.to_string().contains("1 of 2 val images cannot be used:\n  b: no mask, but others have one"));
+        assert!(error.hint().contains("dataset.exclude"));
+    }
+
+    #[test]
+    fn lists_of_sbd() {
+        for line in
+            ["a", "/JPEGImages/a.jpg /SegmentationClassAug/a.png", "JPEGImages/a.jpg SegmentationClassAug/a.png"]
+        {
+            assert_eq!(scan_at(listed(line, "a").path()).unwrap().train[0].id, "a", "{line}");
+        }
     }
 
     #[test]
@@ -271,13 +237,25 @@ mod tests {
         fs::remove_file(no_image.path().join("JPEGImages/a.png")).unwrap();
         let no_list = tree(8, 4);
         fs::remove_file(no_list.path().join("ImageSets/Segmentation/val.txt")).unwrap();
+        let annotated = |objects: &str| {
+            let dir = listed("b\n", "a\n");
+            annotate(&dir, "b", objects);
+            dir
+        };
         for (dir, expected) in [
             (tree(57, 4), "has class 57; known are 0..=20 and 255"),
             (tree(8, 5), "a: the mask is 5x4, the image 4x4"),
-            (tree(0, 4), "a: a training image without a label"),
+            (tree(0, 4), "a: a training image without a label: its mask is all background"),
             (truncated, "not a whole JPEG or PNG image"),
             (no_image, "a: no image"),
             (no_list, "there are: train.txt"),
+            (listed("b\n", "a\n"), "SegmentationClassAug and no Annotations/b.xml"),
+            (listed("x/y\n", "a\n"), "x/y: an image id is the name of a file in JPEGImages"),
+            (listed("a\na\n", "a\n"), "`a` stands twice in"),
+            (annotated(""), "b: a training image without a label: its annotation has no object"),
+            (annotated("<object><name>zebra</name></object>"), "Annotations/b.xml`: no class `zebra`"),
+            (annotated("<object>"), "Annotations/b.xml`: not a whole XML file"),
+            (annotated("<object></object>"), "Annotations/b.xml`: an object without a name"),
         ] {
             let message = scan_at(dir.path()).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

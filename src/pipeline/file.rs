@@ -409,7 +409,7 @@ fn nearest_field(message: &str) -> Option<String> {
     Some(format!("did you mean `{}`?", nearest(written, &known)?))
 }
 
-fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().copied().max_by_key(|name| (strsim::jaro_winkler(name, written) * 1e6) as u64)
 }
 
@@ -428,8 +428,12 @@ fn check(spec: &Spec) -> Result<(), FileError> {
     let segmentation = &spec.segmentation;
     let (least, most) = segmentation.scale;
     let emoji = &spec.dataset.emoji;
-    for (field, names) in [("dataset.emoji.classes", &emoji.classes), ("evaluate.classes", &spec.evaluate.classes)] {
-        if let Err(unknown) = labels_of(names) {
+    let evaluated = match spec.dataset.kind {
+        DatasetKind::Voc | DatasetKind::Emoji => &spec.evaluate.classes[..],
+        DatasetKind::Coco | DatasetKind::Folder => &[], // known when the data set is
+    };
+    for (field, names) in [("dataset.emoji.classes", &emoji.classes[..]), ("evaluate.classes", evaluated)] {
+        if let Err(unknown) = labels_of(&VOC_CLASSES, names) {
             let hint = nearest(&unknown.0, &VOC_CLASSES[1..]).map(|near| format!("did you mean `{near}`?"));
             return Err(FileError { message: format!("`{field}`: {unknown}"), hint });
         }

@@ -274,6 +274,7 @@ mod tests {
                 pseudo_label_miou: None,
                 segmentation_miou: None,
                 per_class: BTreeMap::new(),
+                metrics: BTreeMap::new(),
             };
             (Cell { name: String::new(), variant: (*variant).into(), axes, spec: Spec::default() }, row)
         };

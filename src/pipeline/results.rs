@@ -44,6 +44,57 @@ pub struct Row {
     pub segmentation_miou: Option<f64>,
     /// IoU in percent by class, for classes that occur.
     pub per_class: BTreeMap<&'static str, BTreeMap<String, f64>>,
+    /// What else was measured, by what was scored.
+    pub metrics: BTreeMap<&'static str, Metrics>,
+}
+
+/// Scores of one evaluation in percent; see [`crate::vision::metric::Scores`] and
+/// [`crate::vision::boundary::boundary_f`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Metrics {
+    /// In the order of [`MEANS`]; `boundary_f` is not measured of seeds.
+    #[serde(flatten)]
+    pub means: BTreeMap<&'static str, f64>,
+    pub precision: BTreeMap<String, f64>,
+    pub recall: BTreeMap<String, f64>,
+    pub boundary: BTreeMap<String, f64>,
+    /// Pixels by class of the truth and predicted class, where there are some.
+    pub confusion: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// Scores over all classes: their names in JSON and for people.
+const MEANS: [(&str, &str); 6] = [
+    ("miou", "mIoU"),
+    ("mean_precision", "precision"),
+    ("mean_accuracy", "recall"),
+    ("pixel_accuracy", "pixel accuracy"),
+    ("fw_iou", "fw IoU"),
+    ("boundary_f", "boundary F"),
+];
+
+impl Metrics {
+    fn new(found: &Value, classes: &[String]) -> Self {
+        let percent = |value: &Value| value.as_f64().map(|value| value * 100.0);
+        let named = |value: &Value| -> Vec<(String, Value)> {
+            classes.iter().cloned().zip(value.as_array().cloned().unwrap_or_default()).collect()
+        };
+        let by_class = |name: &str| {
+            let values = named(&found[name]).into_iter();
+            values.filter_map(|(class, value)| Some((class, percent(&value)?))).collect()
+        };
+        let pixels = |row: Value| -> BTreeMap<String, u64> {
+            let counts = named(&row).into_iter().filter_map(|(class, n)| Some((class, n.as_u64()?)));
+            counts.filter(|(_, n)| *n > 0).collect()
+        };
+        let rows = named(&found["confusion"]).into_iter().map(|(class, row)| (class, pixels(row)));
+        Self {
+            means: MEANS.iter().filter_map(|(name, _)| Some((*name, percent(&found[*name])?))).collect(),
+            precision: by_class("precision"),
+            recall: by_class("recall"),
+            boundary: by_class("boundary"),
+            confusion: rows.filter(|(_, row)| !row.is_empty()).collect(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +109,7 @@ impl ResultsTable {
             let percent = |unit| of(unit, "miou").map(|miou| miou * 100.0);
             let evals =
                 [("seed", units.seed_eval), ("pseudo_label", units.pseudo_eval), ("segmentation", units.seg_eval)];
+            let all = |unit: Option<UnitIdx>| Some(Metrics::new(metrics.get(&unit?)?, &units.dataset.classes));
             let per_class = |unit: Option<UnitIdx>| {
                 let ious = metrics.get(&unit?)?.get("per_class")?.as_array()?;
                 let named = units.dataset.classes.iter().zip(ious);
@@ -71,6 +123,7 @@ impl ResultsTable {
                 pseudo_label_miou: percent(units.pseudo_eval),
                 segmentation_miou: percent(units.seg_eval),
                 per_class: evals.into_iter().filter_map(|(name, unit)| Some((name, per_class(unit)?))).collect(),
+                metrics: evals.into_iter().filter_map(|(name, unit)| Some((name, all(unit)?))).collect(),
             }
         };
         Self { rows: pipeline.cells.iter().zip(cells).map(row).collect() }
@@ -100,6 +153,40 @@ impl ResultsTable {
         let dataset = self.rows.first().map_or("", |row| &row.dataset);
         let header = line(&Self::HEADER.map(str::to_owned));
         format!("{dataset}, mIoU in %\n{header}{}", values.iter().map(line).collect::<String>())
+    }
+
+    /// Every mean of every evaluation, a line each.
+    pub fn metrics_text(&self) -> String {
+        let lines = self.rows.iter().flat_map(|row| {
+            row.metrics.iter().map(|(scored, metrics)| (format!("{}: {}", row.cell, scored.replace('_', "-")), metrics))
+        });
+        let lines: Vec<(String, &Metrics)> = lines.collect();
+        let name = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        let head: String = MEANS.iter().map(|(_, head)| format!("  {head:>6}")).collect();
+        let line = |(first, metrics): &(String, &Metrics)| {
+            let cell = |(name, head): &(&str, &str)| {
+                let value = metrics.means.get(name).map_or("-".to_owned(), |value| format!("{value:.1}"));
+                format!("  {value:>0$}", head.len().max(6))
+            };
+            format!("{first:<name$}{}\n", MEANS.iter().map(cell).collect::<String>())
+        };
+        format!("{:<name$}{head}\n{}", "", lines.iter().map(line).collect::<String>())
+    }
+
+    /// The confusion matrices: a line for each pair of classes that has pixels.
+    pub fn confusion_csv(&self) -> String {
+        let mut text = String::from("variant,scored,truth,predicted,pixels\n");
+        for row in &self.rows {
+            for (scored, metrics) in &row.metrics {
+                for (truth, predicted) in &metrics.confusion {
+                    for (class, pixels) in predicted {
+                        let [cell, truth, class] = [&row.cell, truth, class].map(|name| csv_quoted(name));
+                        text.push_str(&format!("{cell},{scored},{truth},{class},{pixels}\n"));
+                    }
+                }
+            }
+        }
+        text
     }
 
     pub fn csv(&self) -> String {
@@ -133,4 +220,43 @@ pub(super) fn csv_quoted(text: &str) -> String {
 pub(super) fn latex_escaped(text: &str) -> String {
     let special = |c: char| if "&%$#_{}".contains(c) { format!("\\{c}") } else { c.to_string() };
     text.chars().map(special).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_its_class_and_its_place() {
+        let found = serde_json::json!({
+            "miou": 0.5, "mean_precision": 0.25, "mean_accuracy": 1.0, "pixel_accuracy": 0.75, "fw_iou": 0.6,
+            "precision": [0.5, null, 0.0], "recall": [1.0, null, null], "boundary_f": 0.125, "boundary": [0.125, null, null],
+            "confusion": [[7, 0, 3], [0, 0, 0], [0, 1, 0]],
+        });
+        let classes = ["background", "cat, large", "dog"].map(str::to_owned);
+        let metrics = Metrics::new(&found, &classes);
+        assert_eq!(metrics.precision, BTreeMap::from([("background".into(), 50.0), ("dog".into(), 0.0)]));
+        let row = Row {
+            cell: "S2C".into(),
+            dataset: "t".into(),
+            seed_miou: None,
+            seed_threshold: None,
+            pseudo_label_miou: None,
+            segmentation_miou: None,
+            per_class: BTreeMap::new(),
+            metrics: BTreeMap::from([("pseudo_label", metrics), ("seed", Metrics::default())]),
+        };
+        let table = ResultsTable { rows: vec![row] };
+        insta::assert_snapshot!(table.metrics_text(), @r"
+                             mIoU  precision  recall  pixel accuracy  fw IoU  boundary F
+        S2C: pseudo-label    50.0       25.0   100.0            75.0    60.0        12.5
+        S2C: seed               -          -       -               -       -           -
+        ");
+        insta::assert_snapshot!(table.confusion_csv(), @r#"
+        variant,scored,truth,predicted,pixels
+        S2C,pseudo_label,background,background,7
+        S2C,pseudo_label,background,dog,3
+        S2C,pseudo_label,dog,"cat, large",1
+        "#);
+    }
 }

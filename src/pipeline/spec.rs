@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::data::scan::LabelSource;
 pub use crate::stage::params::{
     AlphaCam, AlphaSam, Backbone, IdCompaction, IdWidth, OverlapRule, PadLabel, Refinement, SscLevel, SscPrototypes,
     Sweep,
@@ -70,11 +71,17 @@ pub enum Preset {
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetSpec {
     pub kind: DatasetKind,
-    /// The folder that holds JPEGImages, ImageSets and masks. Relative to the pipeline file.
+    /// The folder that holds JPEGImages, ImageSets and masks (`voc`), annotations and folders of images (`coco`), or
+    /// images and labels.csv (`folder`). Relative to the pipeline file.
     pub root: Option<PathBuf>,
-    /// Folder of masks within `root`; found by itself among SegmentationClassAug and SegmentationClass.
+    /// Folder of masks within `root`; found by itself among SegmentationClassAug and SegmentationClass (`voc`), or masks
+    /// (`folder`).
     pub masks: Option<PathBuf>,
-    /// List of training images in ImageSets/Segmentation, without `.txt`.
+    /// Where image-level labels of `voc` come from: the mask, or Annotations where there is none (`auto`), `masks` or
+    /// `annotations` alone. Objects marked difficult count.
+    pub labels: LabelSource,
+    /// List of training images: in ImageSets/Segmentation, without `.txt` (`voc`); LIST of
+    /// annotations/instances_LIST.json (`coco`); value of the column `split` (`folder`).
     pub train: String,
     /// List of validation images.
     pub val: String,
@@ -96,6 +103,11 @@ pub enum DatasetKind {
     Voc,
     /// Scenes of emoji that the program makes itself.
     Emoji,
+    /// MS COCO at `root`: annotations/instances_LIST.json, with the images in LIST or images/LIST.
+    Coco,
+    /// Images in `root`/images with their labels in labels.csv: `image`, `split` and a column of 0 and 1 for each class.
+    /// Masks in masks/ID.png, where there are some, hold the numbers of these columns from 1 on.
+    Folder,
 }
 
 /// Scenes of emoji over painted backgrounds, with exact masks.
@@ -357,6 +369,7 @@ impl Default for DatasetSpec {
             kind: DatasetKind::Voc,
             root: None,
             masks: None,
+            labels: LabelSource::Auto,
             train: "train".into(),
             val: "val".into(),
             max_train: 0,

@@ -27,7 +27,7 @@ pub struct CamInferParams {
     pub flip: bool,
 }
 
-/// Reads `checkpoint`, `image`, `labels` (a byte a class, 1..=20); gives `cam` (see [`super::cam_file`]).
+/// Reads `checkpoint`, `image`, `labels` (a byte a class, from 1); gives `cam` (see [`super::cam_file`]).
 pub struct CamInfer {
     params: CamInferParams,
     device: tch::Device,

@@ -1,4 +1,4 @@
-//! `evaluate`: mIoU of label maps against the truth.
+//! `evaluate`: label maps against the truth.
 
 use anyhow::{Context, ensure};
 use rayon::prelude::*;
@@ -6,18 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use super::{Output, Stage, StageContext, UnitInput};
 use crate::data::image::decode_label_map;
-use crate::vision::metric::ConfusionMatrix;
+use crate::vision::boundary::boundary_f;
+use crate::vision::metric::{ConfusionMatrix, Scores};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateParams {
     /// Foreground classes.
     pub n_classes: i64,
-    /// Labels whose mean, with background, is the mIoU; none: all that the truth has.
+    /// Labels that means are over, with background; none: all that the truth has.
     pub classes: Vec<u8>,
 }
 
-/// Reads the sets `predictions` and `masks`; gives `metrics`: the JSON of [`crate::vision::metric::Scores`].
+/// `metrics` of an evaluation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Metrics {
+    #[serde(flatten)]
+    pub scores: Scores,
+    /// Mean over classes of `boundary`.
+    pub boundary_f: f64,
+    /// Mean of [`boundary_f`] over the images in which a class has a boundary, true or predicted; `None`: it has none.
+    pub boundary: Vec<Option<f64>>,
+}
+
+/// Reads the sets `predictions` and `masks`; gives `metrics`: the JSON of [`Metrics`].
 pub struct Evaluate {
     params: EvaluateParams,
 }
@@ -25,7 +37,8 @@ pub struct Evaluate {
 impl Stage for Evaluate {
     const KIND: &'static str = "evaluate";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: more than mIoU, IoU by class and pixel accuracy
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = EvaluateParams;
 
@@ -36,19 +49,119 @@ impl Stage for Evaluate {
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let n_classes = self.params.n_classes as usize + 1;
         let pairs: Vec<_> = input.set("predictions")?.into_iter().zip(input.set("masks")?).collect();
-        let one = |((item, prediction), (_, mask)): &((String, _), (String, _))| {
+        let add = |(mut matrix, mut boundaries): Counted,
+                   ((item, prediction), (_, mask)): &((String, _), (String, _))| {
             let map = |slot: &str, digest| {
                 decode_label_map(&input.read(slot, digest)?).with_context(|| format!("`{slot}` of `{item}`"))
             };
             let (prediction, truth) = (map("predictions", prediction)?, map("masks", mask)?);
             let same = (prediction.height, prediction.width) == (truth.height, truth.width);
             ensure!(same, "`{item}`: prediction and mask differ in size");
-            let mut matrix = ConfusionMatrix::new(n_classes);
             matrix.add(&prediction, &truth);
-            Ok(matrix)
+            boundaries.extend(boundary_f(&prediction, &truth, n_classes));
+            Ok((matrix, boundaries))
         };
-        let merge = |a: ConfusionMatrix, b: ConfusionMatrix| Ok(a.merge(&b));
-        let matrix = pairs.par_iter().map(one).try_reduce(|| ConfusionMatrix::new(n_classes), merge)?;
-        Ok(vec![Output::new("metrics", serde_json::to_vec(&matrix.scores().over(&self.params.classes))?)])
+        let none = || (ConfusionMatrix::new(n_classes), Vec::new());
+        let merge = |a: Counted, b: Counted| Ok((a.0.merge(&b.0), [a.1, b.1].concat()));
+        let (matrix, boundaries) = pairs.par_iter().try_fold(none, add).try_reduce(none, merge)?;
+        let scores = matrix.scores().over(&self.params.classes);
+        let boundary: Vec<Option<f64>> = (0..n_classes).map(|class| mean_of(class, &boundaries)).collect();
+        let boundary_f = scores.mean_over(&self.params.classes, &boundary);
+        Ok(vec![Output::new("metrics", serde_json::to_vec(&Metrics { scores, boundary_f, boundary })?)])
+    }
+}
+
+/// Pixels, and the boundary scores of images in their order: so their sums are the same whoever counted which.
+type Counted = (ConfusionMatrix, Vec<(u8, f64)>);
+
+fn mean_of(class: usize, boundaries: &[(u8, f64)]) -> Option<f64> {
+    let of_class = boundaries.iter().filter(|(label, _)| usize::from(*label) == class);
+    let (sum, n) = of_class.fold((0.0, 0), |(sum, n), (_, f)| (sum + f, n + 1));
+    (n > 0).then(|| sum / f64::from(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use safetensors::SafeTensors;
+
+    use super::super::{BlobReader, Bytes, Device};
+    use super::*;
+    use crate::artifact::{Fingerprint, FingerprintInput, SetListing};
+    use crate::data::image::encode_label_map;
+    use crate::digest::BlobDigest;
+    use crate::vision::Grid;
+
+    struct Blobs(HashMap<BlobDigest, Vec<u8>>);
+    impl BlobReader for Blobs {
+        fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
+            Ok(self.0[digest].as_slice().into())
+        }
+    }
+
+    impl Blobs {
+        fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
+            let digest = BlobDigest::of(&bytes);
+            self.0.insert(digest, bytes);
+            digest
+        }
+    }
+
+    /// `metrics` of the maps of a golden file.
+    fn metrics(golden: &SafeTensors<'_>, classes: &[u8]) -> Metrics {
+        let mut blobs = Blobs(HashMap::new());
+        let inputs = [("predictions", "prediction"), ("masks", "truth")].map(|(slot, name)| {
+            let map = |i: usize| {
+                let map = golden.tensor(&format!("{name}.{i}")).unwrap();
+                encode_label_map(&Grid::new(map.shape()[0], map.shape()[1], map.data().to_vec()))
+            };
+            let members = (0..3).map(|i| (i.to_string(), blobs.put(map(i)))).collect();
+            let digest = blobs.put(SetListing { members }.to_bytes());
+            FingerprintInput { slot: slot.into(), digest, is_set: true }
+        });
+        let (stage, params) = (Evaluate::KIND.to_owned(), String::new());
+        let fingerprint = Fingerprint { stage, version: Evaluate::VERSION, params, inputs: inputs.into() };
+        let context = StageContext {
+            device: Device::Cpu,
+            progress: Arc::new(|_| ()),
+            scratch: "unused".into(),
+            interrupted: Arc::new(AtomicBool::new(false)),
+        };
+        let params = EvaluateParams { n_classes: 5, classes: classes.to_vec() };
+        let mut stage = Evaluate::load(params, &context).unwrap();
+        let input = UnitInput { label: "evaluate", fingerprint: &fingerprint, reader: &blobs };
+        serde_json::from_slice(&Stage::run(&mut stage, &input).unwrap()[0].bytes).unwrap()
+    }
+
+    /// Against tests/golden/metrics/make.py.
+    #[test]
+    fn every_score_is_that_of_its_definition() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics/golden.safetensors");
+        let golden = std::fs::read(path).unwrap();
+        let golden = SafeTensors::deserialize(&golden).unwrap();
+        let words = |name: &str| golden.tensor(name).unwrap().data().as_chunks::<8>().0.to_vec();
+        let numbers = |name: &str| words(name).into_iter().map(f64::from_le_bytes).collect::<Vec<_>>();
+        let close = |name: &str, found: &[f64]| {
+            let expected = numbers(name);
+            assert_eq!(found.len(), expected.len(), "{name}");
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() < 1e-12 || (a.is_nan() && b.is_nan()), "{name}: {found:?}, not {expected:?}");
+            }
+        };
+        let Metrics { scores, boundary_f, boundary } = metrics(&golden, &[]);
+        let by_class = |values: &[Option<f64>]| values.iter().map(|v| v.unwrap_or(f64::NAN)).collect::<Vec<_>>();
+        close("per_class", &by_class(&scores.per_class));
+        close("precision", &by_class(&scores.precision));
+        close("recall", &by_class(&scores.recall));
+        close("boundary", &by_class(&boundary));
+        close("means", &[scores.miou, scores.mean_precision, scores.mean_accuracy, boundary_f]);
+        close("pixels", &[scores.pixel_accuracy, scores.fw_iou]);
+        let pixels: Vec<u64> = words("confusion").into_iter().map(u64::from_le_bytes).collect();
+        assert_eq!(scores.confusion.concat(), pixels);
+        let Metrics { scores, boundary_f, .. } = metrics(&golden, &[2, 4]);
+        close("means.2.4", &[scores.miou, scores.mean_precision, scores.mean_accuracy, boundary_f]);
     }
 }

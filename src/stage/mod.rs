@@ -8,6 +8,7 @@ pub mod cam_epoch;
 pub mod cam_file;
 #[cfg(feature = "torch")]
 pub mod cam_infer;
+pub mod coco_mask;
 #[cfg(feature = "torch")]
 mod epoch;
 pub mod evaluate;

@@ -8,14 +8,14 @@ use super::cam_file::read_cam;
 use super::params::{Sweep, is_default};
 use super::{Output, Stage, StageContext, UnitInput};
 use crate::data::image::decode_label_map;
-use crate::vision::metric::ThresholdSweep;
+use crate::vision::metric::{Scores, ThresholdSweep};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeedEvalParams {
     /// Foreground classes.
     pub n_classes: i64,
-    /// Labels whose mean, with background, is the mIoU; none: all that the truth has.
+    /// Labels that means are over, with background; none: all that the truth has.
     pub classes: Vec<u8>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub sweep: Sweep,
@@ -31,9 +31,9 @@ pub struct SeedEval {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SeedMetrics {
     /// At the best threshold.
-    pub miou: f64,
+    #[serde(flatten)]
+    pub scores: Scores,
     pub threshold: f64,
-    pub per_class: Vec<Option<f64>>,
     /// Threshold and mIoU.
     pub curve: Vec<(f64, f64)>,
 }
@@ -41,7 +41,8 @@ pub struct SeedMetrics {
 impl Stage for SeedEval {
     const KIND: &'static str = "seed_eval";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: more than mIoU and IoU by class
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = SeedEvalParams;
 
@@ -52,16 +53,16 @@ impl Stage for SeedEval {
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let n_classes = self.params.n_classes as usize + 1;
         let pairs: Vec<_> = input.set("cams")?.into_iter().zip(input.set("masks")?).collect();
-        let one = |((item, cam), (_, mask)): &((String, _), (String, _))| {
+        let add = |mut sweep: ThresholdSweep, ((item, cam), (_, mask)): &((String, _), (String, _))| {
             let cam = read_cam(&input.read("cams", cam)?).with_context(|| format!("CAM of `{item}`"))?;
             let truth = decode_label_map(&input.read("masks", mask)?).with_context(|| format!("mask of `{item}`"))?;
             ensure!((cam.height, cam.width) == (truth.height, truth.width), "`{item}`: CAM and mask differ in size");
-            let mut sweep = ThresholdSweep::new(n_classes);
             sweep.add(&cam, &truth);
             Ok(sweep)
         };
+        let none = || ThresholdSweep::new(n_classes);
         let merge = |a: ThresholdSweep, b: ThresholdSweep| Ok(a.merge(&b));
-        let sweep = pairs.par_iter().map(one).try_reduce(|| ThresholdSweep::new(n_classes), merge)?;
+        let sweep = pairs.par_iter().try_fold(none, add).try_reduce(none, merge)?;
         let scores = sweep.scores().into_iter();
         let scores = scores.map(|(threshold, scores)| (threshold, scores.over(&self.params.classes)));
         let scores: Vec<_> = match self.params.sweep {
@@ -72,7 +73,7 @@ impl Stage for SeedEval {
         // Of equals the lowest threshold.
         let best = scores.into_iter().rev().max_by(|a, b| a.1.miou.total_cmp(&b.1.miou));
         let (threshold, best) = best.context("no threshold")?;
-        let metrics = SeedMetrics { miou: best.miou, threshold, per_class: best.per_class, curve };
+        let metrics = SeedMetrics { scores: best, threshold, curve };
         let text = format!("{threshold:.2}").into_bytes();
         Ok(vec![Output::new("metrics", serde_json::to_vec(&metrics)?), Output::new("threshold", text)])
     }

@@ -32,8 +32,9 @@ impl Stage for SelectEpoch {
         for (i, (epoch, digest)) in metrics.iter().enumerate() {
             let metrics: SeedMetrics = serde_json::from_slice(&input.read("metrics", digest)?)
                 .with_context(|| format!("metrics of epoch {epoch}"))?;
-            if best.is_none_or(|(miou, _)| metrics.miou > miou) {
-                best = Some((metrics.miou, i));
+            let miou = metrics.scores.miou;
+            if best.is_none_or(|(best, _)| miou > best) {
+                best = Some((miou, i));
             }
         }
         let (_, best) = best.context("no epoch")?;
@@ -51,6 +52,7 @@ mod tests {
     use super::*;
     use crate::artifact::{Fingerprint, FingerprintInput, SetListing};
     use crate::digest::BlobDigest;
+    use crate::vision::metric::Scores;
 
     struct Blobs(HashMap<BlobDigest, Vec<u8>>);
     impl BlobReader for Blobs {
@@ -66,7 +68,8 @@ mod tests {
             blobs.0.insert(digest, bytes);
             digest
         };
-        let metrics = |miou: f64| SeedMetrics { miou, threshold: 0.2, per_class: vec![], curve: vec![] };
+        let metrics =
+            |miou: f64| SeedMetrics { scores: Scores { miou, ..Scores::default() }, threshold: 0.2, curve: vec![] };
         let (mut scored, mut trained) = (SetListing::default(), SetListing::default());
         for (epoch, &miou) in mious.iter().enumerate() {
             scored.members.push((epoch.to_string(), put(serde_json::to_vec(&metrics(miou)).unwrap())));

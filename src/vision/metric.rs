@@ -1,4 +1,4 @@
-//! Intersection over union: of label maps, and of CAM seeds at every threshold in one pass.
+//! Scores by pixel: of label maps, and of CAM seeds at every threshold in one pass.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,24 +12,51 @@ pub struct ConfusionMatrix {
     counts: Vec<u64>,
 }
 
-/// Scores of a set. IoUs are 0 to 1; `None`: a class neither predicted nor in the truth.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Scores of a set, 0 to 1. `None`: a class neither predicted nor in the truth.
+///
+/// With `n[t][p]` pixels of truth `t` predicted as `p` (Long, Shelhamer, Darrell: Fully convolutional networks for
+/// semantic segmentation, CVPR 2015). Means are over the classes that the truth has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Mean over the classes that the truth has.
     pub miou: f64,
+    /// IoU: `n[c][c] / (truth of c + predicted as c - n[c][c])`.
     pub per_class: Vec<Option<f64>>,
+    /// Of all pixels.
     pub pixel_accuracy: f64,
+    /// The mean of `recall`.
+    pub mean_accuracy: f64,
+    /// The mean of `precision`.
+    pub mean_precision: f64,
+    /// IoU weighed by the pixels of the truth.
+    pub fw_iou: f64,
+    /// `n[c][c] / predicted as c`; 0 where nothing is and the truth has the class.
+    pub precision: Vec<Option<f64>>,
+    /// `n[c][c] / truth of c`; `None`: the truth does not have the class.
+    pub recall: Vec<Option<f64>>,
+    /// Pixels, a row for each class of the truth.
+    pub confusion: Vec<Vec<u64>>,
 }
 
 impl Scores {
-    /// The mean over background and the given labels instead of all that the truth has; none given: as it is.
+    /// Means over background and the given labels instead of all that the truth has; none given: as it is.
     pub fn over(self, labels: &[u8]) -> Self {
         if labels.is_empty() {
             return self;
         }
-        let chosen = |label: u8| self.per_class.get(usize::from(label)).copied().flatten();
-        let ious: Vec<f64> = std::iter::once(0).chain(labels.iter().copied()).filter_map(chosen).collect();
-        Self { miou: ious.iter().sum::<f64>() / ious.len().max(1) as f64, ..self }
+        let mean = |values: &[Option<f64>]| self.mean_over(labels, values);
+        let (miou, mean_precision, mean_accuracy) = (mean(&self.per_class), mean(&self.precision), mean(&self.recall));
+        Self { miou, mean_precision, mean_accuracy, ..self }
+    }
+
+    /// The mean of values by class over background and the given labels; none given: over the classes that the truth
+    /// has.
+    pub fn mean_over(&self, labels: &[u8], values: &[Option<f64>]) -> f64 {
+        let value = |class: usize| values.get(class).copied().flatten();
+        let values: Vec<f64> = match labels {
+            [] => (0..values.len()).filter(|&class| self.recall[class].is_some()).filter_map(value).collect(),
+            _ => std::iter::once(0).chain(labels.iter().map(|&label| usize::from(label))).filter_map(value).collect(),
+        };
+        values.iter().sum::<f64>() / values.len().max(1) as f64
     }
 }
 
@@ -64,26 +91,26 @@ impl ConfusionMatrix {
             let predicted: u64 = (0..n).map(|t| self.counts[t * n + class]).sum();
             (hit, truth, predicted)
         };
-        scores((0..n).map(of))
-    }
-}
-
-/// From pixels hit, in the truth, predicted, of each class.
-fn scores(classes: impl Iterator<Item = (u64, u64, u64)>) -> Scores {
-    let (mut per_class, mut in_truth, mut hits, mut pixels) = (Vec::new(), Vec::new(), 0, 0);
-    for (hit, truth, predicted) in classes {
-        let union = truth + predicted - hit;
-        let iou = (union > 0).then(|| hit as f64 / union as f64);
-        per_class.push(iou);
-        in_truth.extend(iou.filter(|_| truth > 0));
-        hits += hit;
-        pixels += truth;
-    }
-    let mean = |sum: f64, n: f64| if n > 0.0 { sum / n } else { 0.0 };
-    Scores {
-        miou: mean(in_truth.iter().sum(), in_truth.len() as f64),
-        per_class,
-        pixel_accuracy: mean(hits as f64, pixels as f64),
+        let (mut per_class, mut precision, mut recall) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut hits, mut pixels, mut weighed) = (0, 0, 0.0);
+        for (hit, truth, predicted) in (0..n).map(of) {
+            let union = truth + predicted - hit;
+            let iou = (union > 0).then(|| hit as f64 / union as f64);
+            per_class.push(iou);
+            precision.push(iou.map(|_| hit as f64 / predicted.max(1) as f64));
+            recall.push((truth > 0).then(|| hit as f64 / truth as f64));
+            weighed += truth as f64 * iou.unwrap_or(0.0);
+            hits += hit;
+            pixels += truth;
+        }
+        let part = |sum: f64| if pixels > 0 { sum / pixels as f64 } else { 0.0 };
+        let (pixel_accuracy, fw_iou) = (part(hits as f64), part(weighed));
+        let confusion = self.counts.chunks(n.max(1)).map(<[u64]>::to_vec).collect();
+        let scores = Scores { per_class, pixel_accuracy, fw_iou, precision, recall, confusion, ..Scores::default() };
+        let mean = |values: &[Option<f64>]| scores.mean_over(&[], values);
+        let (miou, mean_precision, mean_accuracy) =
+            (mean(&scores.per_class), mean(&scores.precision), mean(&scores.recall));
+        Scores { miou, mean_precision, mean_accuracy, ..scores }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Pure arrays: no file, no tensor library. Row-major, row first.
 
+pub mod boundary;
 pub mod label;
 pub mod mask;
 pub mod metric;
+pub mod outline;
 pub mod overlay;
 pub mod peaks;
 pub mod se_map;
@@ -39,12 +41,12 @@ pub const VOC_CLASSES: [&str; 21] = [
 #[error("no class `{0}`")]
 pub struct UnknownClass(pub String);
 
-/// Labels by the names of their classes.
+/// Labels by the names of their classes, of which background is the first.
 ///
 /// # Errors
 /// The first name that is no class.
-pub fn labels_of(names: &[String]) -> Result<Vec<u8>, UnknownClass> {
-    let label = |name: &String| VOC_CLASSES.iter().skip(1).position(|class| class == name).map(|at| at as u8 + 1);
+pub fn labels_of(classes: &[impl AsRef<str>], names: &[String]) -> Result<Vec<u8>, UnknownClass> {
+    let label = |name: &String| classes.iter().skip(1).position(|class| class.as_ref() == name).map(|at| at as u8 + 1);
     names.iter().map(|name| label(name).ok_or_else(|| UnknownClass(name.clone()))).collect()
 }
 
@@ -60,7 +62,7 @@ pub struct Grid<T> {
     pub data: Vec<T>,
 }
 
-/// Class ids: 0 background, 1..=20 classes, 255 ignored.
+/// Class ids: 0 background, from 1 classes, 255 ignored.
 pub type LabelMap = Grid<u8>;
 /// Segment ids: 0 = no segment.
 pub type SeMap = Grid<u16>;
@@ -133,7 +135,7 @@ impl fmt::Debug for Rgb {
 /// Class activation maps of the classes present in an image: scores 0 to 1, foreground only.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cam {
-    /// Label of each channel, 1..=20, ascending.
+    /// Label of each channel, from 1, ascending.
     pub classes: Vec<u8>,
     pub height: usize,
     pub width: usize,

@@ -4,8 +4,11 @@
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;
+mod coco;
 #[cfg(feature = "torch")]
 mod cpm;
+#[cfg(feature = "torch")]
+mod datasets;
 mod engine;
 mod faults;
 mod layers;

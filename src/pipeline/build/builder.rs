@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::data::{Dataset, FileMemo, FileRef, Item};
+use crate::data::{Dataset, FileMemo, FileRef, Item, Mask};
 use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use crate::pipeline::spec::{Refinement, SamInput, Select, Spec, Threshold};
 use crate::stage::Stage;
 use crate::stage::cam_epoch::CamEpoch;
 use crate::stage::cam_infer::{CamInfer, CamInferParams};
+use crate::stage::coco_mask::{CocoMask, CocoMaskParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
 use crate::stage::params::Compute;
 use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
@@ -26,7 +27,7 @@ use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
 use crate::vision::labels_of;
 
 use super::effective::{cam_epoch_params, prompt_params, se_map_params};
-use super::{CellUnits, MissingWeights, OverlayUnits, needs_se_maps, prompts_after};
+use super::{CellUnits, MissingWeights, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after};
 
 /// Adds the units of one cell to the graph.
 pub(super) struct Builder<'a> {
@@ -199,11 +200,14 @@ impl Builder<'_> {
         if scored.is_empty() {
             return Ok(None);
         }
-        let masks = with_mask().map(|(item, _, mask)| (item.id.clone(), file(mask))).collect();
+        let masks = with_mask().map(|(item, _, mask)| Ok((item.id.clone(), self.mask(item, mask)?)));
+        let masks = masks.collect::<anyhow::Result<_>>()?;
         let scored = self.graph.add_set(InputSet { members: scored });
         let inputs = vec![(slot, scored), ("masks", self.graph.add_set(InputSet { members: masks }))];
         let n_classes = self.n_classes();
-        let classes = labels_of(&self.spec.evaluate.classes)?;
+        let known = &self.dataset.classes;
+        let classes = labels_of(known, &self.spec.evaluate.classes)
+            .map_err(|unknown| UnknownEvaluated { unknown, known: known[1..].to_vec() })?;
         let classes = BTreeSet::from_iter(classes).into_iter().collect();
         let unit = if kind == SeedEval::KIND {
             self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes, sweep: self.spec.seed.sweep }, inputs)?
@@ -212,6 +216,18 @@ impl Builder<'_> {
             self.add::<Evaluate>(name, &EvaluateParams { n_classes, classes }, inputs)?
         };
         Ok(Some(unit))
+    }
+
+    /// The ground truth of an item.
+    fn mask(&mut self, item: &Item, mask: &Mask) -> anyhow::Result<Source> {
+        match mask {
+            Mask::File(mask) => Ok(file(mask)),
+            Mask::Outlines { bytes, digest } => {
+                let outlines = Source::Value { bytes: bytes.clone(), digest: *digest };
+                let unit = self.add::<CocoMask>(&item.id, &CocoMaskParams {}, vec![("outlines", outlines)])?;
+                Ok(of(unit, "mask"))
+            }
+        }
     }
 
     fn pseudo_label(

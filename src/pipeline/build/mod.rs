@@ -9,10 +9,12 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::data::{Dataset, FileMemo};
+use crate::pipeline::file::nearest;
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::spec::{Precision, Refinement, Spec};
 use crate::stage::cam_epoch::CamEpoch;
 use crate::stage::cam_infer::CamInfer;
+use crate::stage::coco_mask::CocoMask;
 use crate::stage::evaluate::Evaluate;
 use crate::stage::params::Compute;
 use crate::stage::pseudo_label::PseudoLabel;
@@ -24,6 +26,7 @@ use crate::stage::seg_epoch::SegEpoch;
 use crate::stage::seg_infer::SegInfer;
 use crate::stage::select_epoch::SelectEpoch;
 use crate::stage::{Registry, StageEntry};
+use crate::vision::UnknownClass;
 
 use self::builder::Builder;
 
@@ -34,6 +37,7 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<SeMapStage>())
         .with(StageEntry::of::<CamEpoch>())
         .with(StageEntry::of::<CamInfer>())
+        .with(StageEntry::of::<CocoMask>())
         .with(StageEntry::of::<SeedEval>())
         .with(StageEntry::of::<SelectEpoch>())
         .with(StageEntry::of::<SamRefine>())
@@ -113,6 +117,22 @@ pub struct CellInput<'a> {
     pub dataset: Arc<Dataset>,
 }
 
+/// A class of `evaluate.classes` that the data set does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("`evaluate.classes`: {unknown}")]
+pub struct UnknownEvaluated {
+    unknown: UnknownClass,
+    known: Vec<String>,
+}
+
+impl UnknownEvaluated {
+    /// The name that may have been meant.
+    pub fn hint(&self) -> String {
+        let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
+        nearest(&self.unknown.0, &known).map_or_else(String::new, |near| format!("did you mean `{near}`?"))
+    }
+}
+
 /// A checkpoint could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("weights `{}`: {cause}", path.display())]
@@ -173,7 +193,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::data::{FileRef, Item};
+    use crate::data::{FileRef, Item, Mask};
     use crate::digest::BlobDigest;
     use crate::pipeline::spec::{CpmSpec, SamInput, Select, Threshold};
     use crate::pipeline::spec::{IdCompaction, IdWidth, SscLevel, SscPrototypes, SscSpec};
@@ -197,7 +217,7 @@ mod tests {
         let file = |name: String| FileRef { digest: BlobDigest::of(name.as_bytes()), path: Path::new(&name).into() };
         let item = |id: String| Item {
             image: file(format!("{id}.jpg")),
-            mask: Some(file(format!("{id}.png"))),
+            mask: Some(Mask::File(file(format!("{id}.png")))),
             labels: vec![8],
             height: 10,
             width: 10,
@@ -208,6 +228,7 @@ mod tests {
             classes: crate::vision::VOC_CLASSES.map(str::to_owned).to_vec(),
             train: (0..n_train).map(|i| item(format!("train{i}"))).collect(),
             val: vec![item("val".into())],
+            notes: Vec::new(),
         })
     }
 
