@@ -1,5 +1,6 @@
 //! Pure arrays: no file, no tensor library. Row-major, row first.
 
+pub mod crf;
 pub mod label;
 pub mod mask;
 pub mod metric;

@@ -1,0 +1,51 @@
+//! What a CRF starts from: the probabilities of an image's labels, from CAMs, from a label map, from a network.
+
+use super::super::{Cam, IGNORE, LabelMap};
+
+/// Log-probabilities up to a constant of each pixel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unary {
+    /// Label of each channel.
+    pub labels: Vec<u8>,
+    pub height: usize,
+    pub width: usize,
+    /// `labels.len() * height * width`.
+    pub data: Vec<f32>,
+}
+
+/// Probabilities below it count as it.
+const LEAST: f32 = 1e-5;
+
+/// Of scores 0 to 1 by label, which need not add up to 1.
+pub fn from_scores(labels: Vec<u8>, (height, width): (usize, usize), scores: &[f32]) -> Unary {
+    let data = scores.iter().map(|score| score.clamp(LEAST, 1.0).ln()).collect();
+    Unary { labels, height, width, data }
+}
+
+/// Of CAMs: background scores `(1 - the best class)^alpha` (PSA, S2C).
+pub fn from_cam(cam: &Cam, alpha: f32) -> Unary {
+    let pixels = cam.height * cam.width;
+    let best =
+        |i: usize| (0..cam.classes.len()).fold(0.0, |best: f32, channel| best.max(cam.data[channel * pixels + i]));
+    let background = (0..pixels).map(|i| (1.0 - best(i)).max(0.0).powf(alpha));
+    let scores: Vec<f32> = background.chain(cam.data.iter().copied()).collect();
+    let labels = std::iter::once(0).chain(cam.classes.iter().copied()).collect();
+    from_scores(labels, (cam.height, cam.width), &scores)
+}
+
+/// Of a label map that is right with a probability of `certainty`, the others sharing the rest; an ignored pixel may
+/// be anything (IRN).
+pub fn from_labels(map: &LabelMap, certainty: f32) -> Unary {
+    let labels: Vec<u8> = (0..IGNORE).filter(|label| map.data.contains(label)).collect();
+    let n = labels.len() as f32;
+    let (right, wrong, any) = (certainty.ln(), ((1.0 - certainty) / (n - 1.0)).ln(), (1.0 / n).ln());
+    let of = |label: u8| {
+        map.data.iter().map(move |&at| match at {
+            IGNORE => any,
+            at if at == label => right,
+            _ => wrong,
+        })
+    };
+    let data = labels.iter().flat_map(|&label| of(label)).collect();
+    Unary { height: map.height, width: map.width, data, labels }
+}
