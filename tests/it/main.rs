@@ -6,6 +6,7 @@ mod backbone;
 mod cam_epoch;
 #[cfg(feature = "torch")]
 mod cpm;
+mod crf;
 mod engine;
 mod layers;
 #[cfg(feature = "torch")]
