@@ -2,6 +2,7 @@
 
 #[cfg(feature = "torch")]
 pub mod build;
+mod crf;
 #[cfg(feature = "torch")]
 pub mod draw;
 pub mod executor;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use s2c_pipe::data::image::{decode_label_map, decode_rgb, encode_rgb};
 use s2c_pipe::vision::crf::{Bilateral, CrfOptions, Gaussian, Unary, from_cam, from_labels, from_scores, mean_field};
-use s2c_pipe::vision::{Cam, LabelMap, Rgb, label};
+use s2c_pipe::vision::{Cam, LabelMap, Rgb, ScoreMap, label};
 use safetensors::SafeTensors;
 
 const IMAGES: [&str; 3] = ["2007_003841", "2008_007770", "2009_000219"];
@@ -111,8 +111,8 @@ fn formula() -> (Rgb, Unary) {
     };
     let image = Rgb { height, width, data: (0..height * width * 3).map(value).collect() };
     let score = |k: usize, i: usize| ((i * (7 + k) + k * k * 31) / 97 % 64 + 1) as f32 / 64.0;
-    let scores: Vec<f32> = (0..21).flat_map(|k| (0..height * width).map(move |i| score(k, i))).collect();
-    (image, from_scores((0..21).collect(), (height, width), &scores))
+    let data = (0..21).flat_map(|k| (0..height * width).map(move |i| score(k, i))).collect();
+    (image, from_scores(ScoreMap { labels: (0..21).collect(), height, width, data }))
 }
 
 #[test]
@@ -143,8 +143,8 @@ fn any_number_of_labels_and_any_size() {
     for (height, width, n) in [(1, 1, 1), (1, 1, 2), (7, 5, 1), (3, 9, 33), (6, 4, 255)] {
         let value = |i: usize| (i * 37 % 256) as u8;
         let image = Rgb { height, width, data: (0..height * width * 3).map(value).collect() };
-        let scores: Vec<f32> = (0..n * height * width).map(|i| (i % 17) as f32 / 16.0).collect();
-        let unary = from_scores((0..n as u8).collect(), (height, width), &scores);
+        let data = (0..n * height * width).map(|i| (i % 17) as f32 / 16.0).collect();
+        let unary = from_scores(ScoreMap { labels: (0..n as u8).collect(), height, width, data });
         let field = mean_field(&image, &unary, &options("psa"));
         for i in 0..height * width {
             let sum: f32 = (0..n).map(|k| field.data[k * height * width + i]).sum();

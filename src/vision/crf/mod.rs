@@ -7,10 +7,10 @@ mod unary;
 
 use pulp::Arch;
 
-pub use self::unary::{Unary, from_cam, from_labels, from_scores};
+pub use self::unary::{LEAST, Unary, from_cam, from_labels, from_scores};
 
 use self::lattice::Lattice;
-use super::{Grid, LabelMap, Rgb};
+use super::{Rgb, ScoreMap};
 
 /// The energy and how often the field is updated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,32 +38,8 @@ pub struct Bilateral {
     pub weight: f32,
 }
 
-/// Probabilities of an image's labels.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Marginals {
-    /// Label of each channel.
-    pub labels: Vec<u8>,
-    pub height: usize,
-    pub width: usize,
-    /// `labels.len() * height * width`.
-    pub data: Vec<f32>,
-}
-
-impl Marginals {
-    /// The most probable label of each pixel; of equals the first.
-    pub fn best(&self) -> LabelMap {
-        let pixels = self.height * self.width;
-        let best = |i: usize| {
-            let score = |channel: usize| self.data[channel * pixels + i];
-            let better = |best: usize, channel: usize| if score(channel) > score(best) { channel } else { best };
-            self.labels[(1..self.labels.len()).fold(0, better)]
-        };
-        Grid::new(self.height, self.width, (0..pixels).map(best).collect())
-    }
-}
-
-/// The mean field of an image after some updates. Panics unless both are of one size, and without a label.
-pub fn mean_field(image: &Rgb, unary: &Unary, options: &CrfOptions) -> Marginals {
+/// The mean field of an image after some updates: probabilities. Panics unless both are of one size, and without a label.
+pub fn mean_field(image: &Rgb, unary: &Unary, options: &CrfOptions) -> ScoreMap {
     assert_eq!((image.height, image.width), (unary.height, unary.width));
     let run = match unary.labels.len() {
         ..=4 => padded::<4>,
@@ -75,7 +51,7 @@ pub fn mean_field(image: &Rgb, unary: &Unary, options: &CrfOptions) -> Marginals
         _ => padded::<256>,
     };
     let data = run(image, unary, options);
-    Marginals { labels: unary.labels.clone(), height: unary.height, width: unary.width, data }
+    ScoreMap { labels: unary.labels.clone(), height: unary.height, width: unary.width, data }
 }
 
 /// With so many places a pixel, of which those that are not labels have no probability.
