@@ -26,6 +26,17 @@ pub fn segment_vote(labels: &LabelMap, segments: &SeMap) -> LabelMap {
     Grid::new(labels.height, labels.width, labels.data.iter().zip(&segments.data).map(label).collect())
 }
 
+/// Labels to learn affinities from (PSA, IRN): `strict` has few pixels of classes, those that are certain, `lenient` has
+/// few of background; where `strict` has background and `lenient` a class, a pixel is ignored.
+pub fn confident(strict: &LabelMap, lenient: &LabelMap) -> LabelMap {
+    let label = |(&strict, &lenient): (&u8, &u8)| match (strict, lenient) {
+        (0, 0) => 0,
+        (0, _) => IGNORE,
+        (class, _) => class,
+    };
+    Grid::new(strict.height, strict.width, strict.data.iter().zip(&lenient.data).map(label).collect())
+}
+
 /// SEPL (Chen, Mai, Li and Chao 2023, their `max_iou_imp2`) with segments as masks. Class by class, in order: its pixels,
 /// over those of classes before, are those of the segments no other class has taken of which more than half is of the
 /// class or which hold 85 % of it, and its own outside all segments that were not taken before.
@@ -70,6 +81,12 @@ mod tests {
         let labels = Grid::new(1, 6, vec![1, 1, 0, 0, 2, 5]);
         let segments = Grid::new(1, 6, vec![7, 7, 7, 2, 2, 0]);
         assert_eq!(segment_vote(&labels, &segments).data, [1, 1, 1, 0, 0, 5]);
+    }
+
+    #[test]
+    fn what_is_neither_certain_nor_background_is_ignored() {
+        let [strict, lenient] = [[0, 3, 0, 3], [0, 3, 3, 0]].map(|data| Grid::new(1, 4, data.to_vec()));
+        assert_eq!(confident(&strict, &lenient).data, [0, 3, IGNORE, 3]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod mask;
 pub mod metric;
 pub mod overlay;
 pub mod peaks;
+pub mod propagate;
 pub mod se_map;
 
 use std::fmt;

@@ -15,6 +15,9 @@ mod pins;
 mod presets;
 #[cfg(feature = "torch")]
 mod program;
+mod propagate;
+#[cfg(feature = "torch")]
+mod refine;
 #[cfg(feature = "torch")]
 mod sam;
 #[cfg(feature = "torch")]
