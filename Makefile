@@ -1,5 +1,5 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test test-faults setup build lint bench-sam bench-train bench-engine
+.PHONY: quickstart test test-faults setup build lint bench-sam bench-train bench-engine bench-refine
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
@@ -21,6 +21,10 @@ bench-sam: setup ## SAM against the public PyTorch code, which it installs (5 GB
 bench-train: setup ## a training step of S2C against the same in PyTorch f32, which it installs (5 GB)
 	cargo bench --no-run --bench train
 	python3 benches/train/bench.py "cargo bench -q --bench train --"
+
+bench-refine: setup ## the dense CRF against pydensecrf, which it installs and compiles, and the threshold sweep
+	cargo bench --no-run --bench refine
+	python3 benches/refine/bench.py "cargo bench -q --bench refine --"
 
 setup: ## libtorch, once; see .ci/setup
 	@.ci/setup

@@ -15,15 +15,15 @@ PINNED = ["torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "numpy==2.4.6"
 ROOT = pathlib.Path("target/bench-sam")
 
 
-def enter_venv():
+def enter_venv(home=ROOT / "venv", pinned=PINNED):
     """Goes on in the venv's Python, made if it is not there."""
-    home, done = ROOT / "venv", ROOT / "venv/complete"
-    if not done.exists() or done.read_text().split() != PINNED:
+    done = home / "complete"
+    if not done.exists() or done.read_text().split() != pinned:
         print("installing the reference from PyPI", flush=True)
         venv.create(home, clear=True, with_pip=True)
-        if subprocess.run([home / "bin/python", "-m", "pip", "install", "-q", *PINNED]).returncode:
+        if subprocess.run([home / "bin/python", "-m", "pip", "install", "-q", *pinned]).returncode:
             sys.exit("error: the reference could not be installed\nhint: needs PyPI and Python 3.11 or newer")
-        done.write_text("\n".join(PINNED))
+        done.write_text("\n".join(pinned))
     if pathlib.Path(sys.prefix).resolve() != home.resolve():
         python = str(home.absolute() / "bin/python")
         os.execv(python, [python, *sys.argv])

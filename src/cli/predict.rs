@@ -18,8 +18,9 @@ use crate::artifact::{Fingerprint, FingerprintInput};
 use crate::cache::Cache;
 use crate::data::image::{decode_label_map, decode_rgb, encode_rgb, voc_palette};
 use crate::digest::BlobDigest;
+use crate::stage::seg_crf::SegCrf;
 use crate::stage::seg_infer::SegInfer;
-use crate::stage::{BlobReader, Bytes, Stage, StageContext, UnitInput};
+use crate::stage::{BlobReader, Bytes, Output, Stage, StageContext, UnitInput};
 use crate::vision::overlay::labels_over;
 
 pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
@@ -36,29 +37,40 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
             let message = format!("variant `{}` has not been trained", cell.name);
             Hinted::error(message, format!("s2c-pipe run {}", args.pipeline.file.display()))
         })?;
-    let params = experiment.graph.unit(unit).params;
+    // With a CRF the prediction is a unit of that, which reads the network's scores.
+    let graph = &experiment.graph;
+    let mut network = unit;
+    graph.for_each_dependency(unit, |below| {
+        if graph.unit(below).stage == SegInfer::KIND {
+            network = below;
+        }
+    });
+    let params = graph.unit(network).params;
+    let crf_params = (network != unit).then(|| graph.unit(unit).params);
     let context = StageContext {
         device,
         progress: Arc::new(|_| ()),
         scratch: cache.folder().join("scratch"),
         interrupted: Arc::new(AtomicBool::new(false)),
     };
-    let mut stage = SegInfer::load(serde_json::from_str(params)?, &context)?;
+    let mut network = SegInfer::load(serde_json::from_str(params)?, &context)?;
+    let crf = crf_params.map(|params| SegCrf::load(serde_json::from_str(params)?, &context));
+    let mut crf = crf.transpose()?;
     fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
     let targets = targets(&args.images, &args.to)?;
     for (path, png) in args.images.iter().zip(&targets) {
         let bytes: Bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?.into();
         let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
-        let reader = WithImage { digest: BlobDigest::of(&bytes), bytes, cache: &cache };
-        let input = |slot: &str, digest| FingerprintInput { slot: slot.into(), digest, is_set: false };
-        let fingerprint = Fingerprint {
-            stage: SegInfer::KIND.into(),
-            version: SegInfer::VERSION,
-            params: params.to_string(),
-            inputs: vec![input("checkpoint", checkpoint), input("image", reader.digest)],
-        };
-        let outputs =
-            stage.run(&UnitInput { label: &png.to_string_lossy(), fingerprint: &fingerprint, reader: &reader })?;
+        let label = png.to_string_lossy();
+        let given = Given { cache: &cache, blobs: vec![(BlobDigest::of(&bytes), bytes)] };
+        let of_image = ("image", given.blobs[0].0);
+        let mut outputs = given.run(&mut network, params, &label, &[("checkpoint", checkpoint), of_image])?;
+        if let (Some(crf), Some(params)) = (&mut crf, crf_params) {
+            let scores: Bytes = outputs.pop().context("no scores")?.bytes.into();
+            let of_scores = ("scores", BlobDigest::of(&scores));
+            let blobs = given.blobs.into_iter().chain([(of_scores.1, scores)]).collect();
+            outputs = Given { cache: &cache, blobs }.run(crf, params, &label, &[of_image, of_scores])?;
+        }
         let prediction = &outputs.first().context("no prediction")?.bytes;
         let labels = decode_label_map(prediction)?;
         put(png, prediction)?;
@@ -100,18 +112,37 @@ pub(super) fn targets(images: &[PathBuf], to: &Path) -> anyhow::Result<Vec<PathB
     Ok(targets)
 }
 
-/// The cache, and one picture that is not in it.
-struct WithImage<'a> {
-    digest: BlobDigest,
-    bytes: Bytes,
+/// The cache, and what is not in it.
+struct Given<'a> {
     cache: &'a Cache,
+    blobs: Vec<(BlobDigest, Bytes)>,
 }
 
-impl BlobReader for WithImage<'_> {
+impl Given<'_> {
+    fn run<S: Stage>(
+        &self,
+        stage: &mut S,
+        params: &str,
+        label: &str,
+        inputs: &[(&str, BlobDigest)],
+    ) -> anyhow::Result<Vec<Output>> {
+        let input =
+            |&(slot, digest): &(&str, BlobDigest)| FingerprintInput { slot: slot.into(), digest, is_set: false };
+        let fingerprint = Fingerprint {
+            stage: S::KIND.into(),
+            version: S::VERSION,
+            params: params.to_owned(),
+            inputs: inputs.iter().map(input).collect(),
+        };
+        stage.run(&UnitInput { label, fingerprint: &fingerprint, reader: self })
+    }
+}
+
+impl BlobReader for Given<'_> {
     fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
-        match *digest == self.digest {
-            true => Ok(self.bytes.clone()),
-            false => Ok(self.cache.store().read(digest)?.into()),
+        match self.blobs.iter().find(|(of, _)| of == digest) {
+            Some((_, bytes)) => Ok(bytes.clone()),
+            None => Ok(self.cache.store().read(digest)?.into()),
         }
     }
 }

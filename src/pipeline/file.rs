@@ -438,6 +438,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
             return Err(FileError { message: format!("`{field}`: {unknown}"), hint });
         }
     }
+    for (field, crf) in [("pseudo_label", &spec.pseudo_label.crf), ("segmentation", &segmentation.crf)] {
+        if let Some((name, problem)) = crf.problem() {
+            return Err(FileError::new(format!("`{field}.crf.{name}` {problem}")));
+        }
+    }
     let has_stride = |backbone: Backbone, stride: u32| backbone != Backbone::Resnet38d || stride == 8;
     let rules = [
         (spec.dataset.root.is_some() || spec.dataset.kind == DatasetKind::Emoji, "dataset.root", "is not set"),
@@ -503,6 +508,12 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
         (scales(&spec.seed.scales), "seed.scales", "is empty or has a scale outside 0..=8"),
         (threshold, "pseudo_label.threshold", "is not in 0..=1"),
+        (positive(spec.pseudo_label.crf_alpha), "pseudo_label.crf_alpha", "is not above 0"),
+        (
+            spec.pseudo_label.crf_certainty > 0.0 && spec.pseudo_label.crf_certainty < 1.0,
+            "pseudo_label.crf_certainty",
+            "is not above 0 and below 1",
+        ),
         (
             !spec.pseudo_label.refine.iter().skip(1).any(|refinement| *refinement == Refinement::SamPrompt),
             "pseudo_label.refine",
@@ -575,6 +586,14 @@ mod tests {
                 "`pseudo_label.refine` has `sam_prompt` after another refinement",
                 "",
             ),
+            (
+                root,
+                &["segmentation.crf.bilateral_srgb=0.5"],
+                "`segmentation.crf.bilateral_srgb` is not in 1..=10000",
+                "",
+            ),
+            (root, &["crf_certainty=1.0"], "`pseudo_label.crf_certainty` is not above 0 and below 1", ""),
+            (root, &["crf_alpha=0.0"], "`pseudo_label.crf_alpha` is not above 0", ""),
             (root, &["classifier.stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
             (root, &["classifier.backbone=resnet38d"], "`classifier.stride` is not 8, the only one of resnet38d", ""),
             (

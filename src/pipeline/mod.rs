@@ -3,6 +3,7 @@
 mod agenda;
 #[cfg(feature = "torch")]
 pub mod build;
+mod crf;
 #[cfg(feature = "torch")]
 pub mod draw;
 pub mod executor;

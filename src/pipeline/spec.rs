@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::crf::{CrfSpec, CrfStart};
 pub use crate::data::scan::LabelSource;
 pub use crate::stage::params::{
     AlphaCam, AlphaSam, Backbone, IdCompaction, IdWidth, OverlapRule, PadLabel, Refinement, SscLevel, SscPrototypes,
@@ -298,6 +299,14 @@ pub struct PseudoLabelSpec {
     pub threshold: Threshold,
     /// Refinements in order.
     pub refine: Vec<Refinement>,
+    /// Of the refinement `crf`.
+    pub crf: CrfSpec,
+    /// What it starts from where it is the first; later it starts from the labels before it.
+    pub crf_start: CrfStart,
+    /// The higher, the less is background; above 0.
+    pub crf_alpha: f64,
+    /// How probable a label is that it starts from; above 0 and below 1.
+    pub crf_certainty: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -343,6 +352,9 @@ pub struct SegmentationSpec {
     pub test_scales: Vec<f64>,
     /// Add the mirrored image at every scale.
     pub test_flip: bool,
+    /// A dense CRF after inference.
+    pub test_crf: bool,
+    pub crf: CrfSpec,
 }
 
 /// Scoring.
@@ -491,7 +503,14 @@ impl Default for SeedSpec {
 }
 impl Default for PseudoLabelSpec {
     fn default() -> Self {
-        Self { threshold: Threshold::Rule(ThresholdRule::Best), refine: Vec::new() }
+        Self {
+            threshold: Threshold::Rule(ThresholdRule::Best),
+            refine: Vec::new(),
+            crf: CrfSpec::default(),
+            crf_start: CrfStart::Cam,
+            crf_alpha: 10.0,
+            crf_certainty: 0.7,
+        }
     }
 }
 impl Default for SegmentationSpec {
@@ -512,6 +531,8 @@ impl Default for SegmentationSpec {
             weight_decay: 5e-4,
             test_scales: vec![1.0],
             test_flip: true,
+            test_crf: false,
+            crf: CrfSpec::default(),
         }
     }
 }

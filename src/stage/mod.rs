@@ -24,6 +24,7 @@ pub mod sam_refine;
 #[cfg(feature = "torch")]
 pub mod se_map;
 pub mod seed_eval;
+pub mod seg_crf;
 #[cfg(feature = "torch")]
 pub mod seg_epoch;
 #[cfg(feature = "torch")]

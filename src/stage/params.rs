@@ -158,6 +158,11 @@ pub enum Refinement {
     /// The CAMs prompt SAM as `classifier.cpm` says, and its masks are the label map: SAM after training, not in it.
     /// It starts from the CAMs, so it is the first refinement.
     SamPrompt,
+    /// A dense CRF draws the labels to the edges of the image, as `pseudo_label.crf` says.
+    Crf,
+    /// An SE segment takes the class that most of its pixels have, or that has most of its own pixels in it (SEPL);
+    /// pixels in no segment keep theirs.
+    Sepl,
 }
 
 #[cfg(feature = "torch")]

@@ -2,16 +2,18 @@
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
+use super::cam_file::write_scores;
 use super::cam_infer::{Views, over_views};
-use super::params::{Backbone, Compute};
+use super::params::{Backbone, Compute, is_default};
 use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::{decode_rgb, encode_label_map};
 use crate::data::rng::stream;
 use crate::model::deeplab::{DeepLab, DeepLabConfig};
 use crate::model::weights::Weights;
-use crate::vision::LabelMap;
+use crate::vision::crf::LEAST;
+use crate::vision::{LabelMap, ScoreMap};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,9 +25,13 @@ pub struct SegInferParams {
     pub precision: Compute,
     pub scales: Vec<f64>,
     pub flip: bool,
+    /// Give `scores` as well.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scores: bool,
 }
 
-/// Reads `checkpoint`, `image`; gives `prediction`: a palette PNG. The sum of logits over all views decides.
+/// Reads `checkpoint`, `image`; gives `prediction`: a palette PNG. The sum of logits over all views decides. For a CRF also
+/// `scores`: the softmax of their mean, without labels that are nowhere above [`LEAST`].
 pub struct SegInfer {
     params: SegInferParams,
     device: tch::Device,
@@ -60,6 +66,19 @@ impl Stage for SegInfer {
         });
         let labels = Vec::<u8>::try_from(logits.argmax(0, false).to_kind(Kind::Uint8).view([-1]))?;
         let labels = LabelMap::new(image.height, image.width, labels);
-        Ok(vec![Output::new("prediction", encode_label_map(&labels))])
+        let mut outputs = vec![Output::new("prediction", encode_label_map(&labels))];
+        if params.scores {
+            let n_views = params.scales.len() * (1 + usize::from(params.flip));
+            let scores = (logits / n_views as f64).softmax(0, Kind::Float);
+            let highest = Vec::<f32>::try_from(scores.amax([1i64, 2].as_slice(), false))?;
+            let labels: Vec<u8> =
+                (0..=u8::MAX).zip(highest).filter(|(_, p)| *p > LEAST).map(|(label, _)| label).collect();
+            let channels: Vec<i64> = labels.iter().copied().map(i64::from).collect();
+            let scores = scores.index_select(0, &Tensor::from_slice(&channels).to_device(*device));
+            let data = Vec::<f32>::try_from(scores.contiguous().view([-1]))?;
+            let scores = ScoreMap { labels, height: image.height, width: image.width, data };
+            outputs.push(Output::new("scores", write_scores(&scores)?));
+        }
+        Ok(outputs)
     }
 }

@@ -1,12 +1,14 @@
 //! Pure arrays: no file, no tensor library. Row-major, row first.
 
 pub mod boundary;
+pub mod crf;
 pub mod label;
 pub mod mask;
 pub mod metric;
 pub mod outline;
 pub mod overlay;
 pub mod peaks;
+pub mod propagate;
 pub mod se_map;
 
 use std::fmt;
@@ -141,6 +143,30 @@ pub struct Cam {
     pub width: usize,
     /// `classes.len() * height * width`.
     pub data: Vec<f32>,
+}
+
+/// Scores by label, background included.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreMap {
+    /// Label of each channel.
+    pub labels: Vec<u8>,
+    pub height: usize,
+    pub width: usize,
+    /// `labels.len() * height * width`.
+    pub data: Vec<f32>,
+}
+
+impl ScoreMap {
+    /// The label with the highest score of each pixel; of equals the first. Panics without a label.
+    pub fn best(&self) -> LabelMap {
+        let pixels = self.height * self.width;
+        let best = |i: usize| {
+            let score = |channel: usize| self.data[channel * pixels + i];
+            let better = |best: usize, channel: usize| if score(channel) > score(best) { channel } else { best };
+            self.labels[(1..self.labels.len()).fold(0, better)]
+        };
+        Grid::new(self.height, self.width, (0..pixels).map(best).collect())
+    }
 }
 
 /// A local maximum of a CAM channel.

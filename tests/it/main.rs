@@ -7,6 +7,7 @@ mod cam_epoch;
 mod coco;
 #[cfg(feature = "torch")]
 mod cpm;
+mod crf;
 #[cfg(feature = "torch")]
 mod datasets;
 mod engine;
@@ -18,6 +19,9 @@ mod pins;
 mod presets;
 #[cfg(feature = "torch")]
 mod program;
+mod propagate;
+#[cfg(feature = "torch")]
+mod refine;
 #[cfg(feature = "torch")]
 mod sam;
 #[cfg(feature = "torch")]

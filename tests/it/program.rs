@@ -134,7 +134,7 @@ pub(crate) fn plan(folder: &Path, file: &str, sets: &[&str]) -> serde_json::Valu
 }
 
 /// Units that would run, by stage.
-fn to_run(folder: &Path, sets: &[&str]) -> BTreeMap<String, u64> {
+pub(crate) fn to_run(folder: &Path, sets: &[&str]) -> BTreeMap<String, u64> {
     let plan = plan(folder, "tiny.toml", sets);
     let stages = plan["stages"].as_object().unwrap().iter();
     let stages = stages.map(|(stage, counts)| (stage.clone(), counts["to_run"].as_u64().unwrap()));

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::cam_epoch::{Store, picture};
 
 /// The first output of a stage.
-fn run<S: Stage>(store: &mut Store, params: &Value, inputs: &[(&str, Vec<u8>)]) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn run<S: Stage>(store: &mut Store, params: &Value, inputs: &[(&str, Vec<u8>)]) -> anyhow::Result<Vec<u8>> {
     let input = |(slot, bytes): &(&str, Vec<u8>)| FingerprintInput {
         slot: (*slot).into(),
         digest: store.put(bytes.clone()),

@@ -21,13 +21,16 @@ use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
 use crate::stage::sam_refine::{SamRefine, SamRefineParams};
 use crate::stage::se_map::SeMapStage;
 use crate::stage::seed_eval::{SeedEval, SeedEvalParams};
+use crate::stage::seg_crf::{CrfSet, SegCrf};
 use crate::stage::seg_epoch::{SegEpoch, SegEpochParams};
 use crate::stage::seg_infer::{SegInfer, SegInferParams};
 use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
 use crate::vision::labels_of;
 
-use super::effective::{cam_epoch_params, prompt_params, se_map_params};
-use super::{CellUnits, MissingWeights, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after};
+use super::effective::{cam_epoch_params, prompt_params, pseudo_label_params, se_map_params, starts_with_crf};
+use super::{
+    CellUnits, MissingWeights, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after, uses_se_maps,
+};
 
 /// Adds the units of one cell to the graph.
 pub(super) struct Builder<'a> {
@@ -240,6 +243,7 @@ impl Builder<'_> {
         let spec = &self.spec.pseudo_label;
         let mut inputs = vec![("cam", of(cam, "cam"))];
         let threshold = match spec.threshold {
+            _ if starts_with_crf(spec) => None,
             Threshold::At(threshold) => Some(threshold),
             Threshold::Rule(_) => {
                 let seed_eval = seed_eval.context(
@@ -249,7 +253,7 @@ impl Builder<'_> {
                 None
             }
         };
-        self.voted(item, PseudoLabelParams { threshold, refine: spec.refine.clone() }, inputs, se_map)
+        self.refining(item, pseudo_label_params(spec, &spec.refine, threshold), inputs, se_map)
     }
 
     /// The label map that SAM makes of an item's CAMs.
@@ -262,25 +266,29 @@ impl Builder<'_> {
 
     /// What the refinements after the first make of its label map; itself where there are none.
     fn refined(&mut self, item: &Item, label: UnitIdx, se_map: Option<UnitIdx>) -> anyhow::Result<UnitIdx> {
-        match self.spec.pseudo_label.refine[1..].to_vec() {
-            refine if refine.is_empty() => Ok(label),
+        let spec = &self.spec.pseudo_label;
+        match &spec.refine[1..] {
+            [] => Ok(label),
             refine => {
                 let inputs = vec![("label", of(label, "label"))];
-                self.voted(item, PseudoLabelParams { threshold: None, refine }, inputs, se_map)
+                self.refining(item, pseudo_label_params(spec, refine, None), inputs, se_map)
             }
         }
     }
 
-    /// A unit of `pseudo_label`, with the SE map if there is a vote.
-    fn voted(
+    /// A unit of `pseudo_label`, with the SE map and the image if a refinement needs them.
+    fn refining(
         &mut self,
         item: &Item,
         params: PseudoLabelParams,
         mut inputs: Vec<(&'static str, Source)>,
         se_map: Option<UnitIdx>,
     ) -> anyhow::Result<UnitIdx> {
-        if params.refine.contains(&Refinement::SegmentVote) {
+        if uses_se_maps(&params.refine) {
             inputs.push(("se_map", of(se_map.context("no SE map to refine with")?, "se_map")));
+        }
+        if params.refine.contains(&Refinement::Crf) {
+            inputs.push(("image", file(&item.image)));
         }
         self.add::<PseudoLabel>(&item.id, &params, inputs)
     }
@@ -324,9 +332,19 @@ impl Builder<'_> {
             precision: self.precision,
             scales: spec.test_scales.clone(),
             flip: spec.test_flip,
+            scores: spec.test_crf,
         };
-        let inputs = vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image))];
-        self.add::<SegInfer>(&item.id, &params, inputs)
+        let image = ("image", file(&item.image));
+        let unit =
+            self.add::<SegInfer>(&item.id, &params, vec![("checkpoint", of(checkpoint, "checkpoint")), image.clone()])?;
+        match spec.test_crf {
+            true => self.add::<SegCrf>(
+                &item.id,
+                &spec.crf.params(CrfSet::Deeplab),
+                vec![image, ("scores", of(unit, "scores"))],
+            ),
+            false => Ok(unit),
+        }
     }
 
     /// Foreground classes.

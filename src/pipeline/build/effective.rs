@@ -1,10 +1,12 @@
 //! The parameters of a stage that have an effect, from a spec; the rest stands at its default or is not there.
 
-use crate::pipeline::spec::{CpmSpec, SamInput, SeMapSpec, Spec};
+use crate::pipeline::spec::{CpmSpec, CrfStart, PseudoLabelSpec, Refinement, SamInput, SeMapSpec, Spec};
 use crate::stage::cam_epoch::{CamEpochParams, CpmParams, SscParams};
 use crate::stage::params::Compute;
 use crate::stage::prompt::{FirstPeak, MaskPick, PointScale, PromptKind, PromptParams};
+use crate::stage::pseudo_label::{CrfRefineParams, PseudoLabelParams};
 use crate::stage::se_map::{CropParams, SeMapParams, SmallRegionParams};
+use crate::stage::seg_crf::CrfSet;
 
 pub(super) fn se_map_params(spec: &SeMapSpec, precision: Compute) -> SeMapParams {
     SeMapParams {
@@ -94,5 +96,29 @@ pub(super) fn prompt_params(spec: &CpmSpec, sam_input: SamInput) -> PromptParams
         logit_path: spec.logit_path,
         alpha_sam: spec.alpha_sam,
         alpha_cam: spec.alpha_cam,
+    }
+}
+
+/// The CRF that is the first refinement takes the CAM's scores and no threshold.
+pub(super) fn starts_with_crf(spec: &PseudoLabelSpec) -> bool {
+    spec.refine.first() == Some(&Refinement::Crf) && spec.crf_start == CrfStart::Cam
+}
+
+/// Of some refinements; `threshold`: the input says it, or there is none.
+pub(super) fn pseudo_label_params(
+    spec: &PseudoLabelSpec,
+    refine: &[Refinement],
+    threshold: Option<f64>,
+) -> PseudoLabelParams {
+    let n_crfs = refine.iter().filter(|refinement| **refinement == Refinement::Crf).count();
+    let on_cam = starts_with_crf(spec);
+    PseudoLabelParams {
+        threshold,
+        refine: refine.to_vec(),
+        crf: (n_crfs > 0).then(|| CrfRefineParams {
+            field: spec.crf.params(CrfSet::Psa),
+            alpha: on_cam.then_some(spec.crf_alpha),
+            certainty: (n_crfs > usize::from(on_cam)).then_some(spec.crf_certainty),
+        }),
     }
 }

@@ -22,6 +22,7 @@ use crate::stage::sam_embed::SamEmbed;
 use crate::stage::sam_refine::SamRefine;
 use crate::stage::se_map::SeMapStage;
 use crate::stage::seed_eval::SeedEval;
+use crate::stage::seg_crf::SegCrf;
 use crate::stage::seg_epoch::SegEpoch;
 use crate::stage::seg_infer::SegInfer;
 use crate::stage::select_epoch::SelectEpoch;
@@ -44,6 +45,7 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<PseudoLabel>())
         .with(StageEntry::of::<SegEpoch>())
         .with(StageEntry::of::<SegInfer>())
+        .with(StageEntry::of::<SegCrf>())
         .with(StageEntry::of::<Evaluate>())
 }
 
@@ -181,10 +183,13 @@ fn prompts_after(spec: &Spec) -> bool {
     spec.pseudo_label.refine.first() == Some(&Refinement::SamPrompt)
 }
 
+fn uses_se_maps(refine: &[Refinement]) -> bool {
+    refine.iter().any(|refinement| matches!(refinement, Refinement::SegmentVote | Refinement::Sepl))
+}
+
 fn needs_se_maps(spec: &Spec) -> bool {
     let ssc = &spec.classifier.ssc;
-    let voted = spec.pseudo_label.refine.contains(&Refinement::SegmentVote);
-    voted || (ssc.enabled && ssc.start_epoch < spec.classifier.epochs)
+    uses_se_maps(&spec.pseudo_label.refine) || (ssc.enabled && ssc.start_epoch < spec.classifier.epochs)
 }
 
 #[cfg(test)]
@@ -195,11 +200,13 @@ mod tests {
     use super::*;
     use crate::data::{FileRef, Item, Mask};
     use crate::digest::BlobDigest;
+    use crate::pipeline::spec::CrfStart;
     use crate::pipeline::spec::{CpmSpec, SamInput, Select, Threshold};
     use crate::pipeline::spec::{IdCompaction, IdWidth, SscLevel, SscPrototypes, SscSpec};
     use crate::stage::params::AlphaSam;
     use crate::stage::prompt::{AbsentClass, LogitPath};
     use crate::stage::prompt::{FirstPeak, MaskPick, PointScale, PromptKind};
+    use crate::stage::seg_crf::CrfSet;
 
     /// Files are named, never opened: a digest is that of the path.
     struct NoFiles;
@@ -337,6 +344,64 @@ mod tests {
         let voted = plain(|spec| spec.pseudo_label.refine = vec![Refinement::SamPrompt, Refinement::SegmentVote]);
         let found = added(plain(prompted), voted);
         assert_eq!((found["pseudo_label"], found["se_map"], found.get("sam_refine")), (4, 4, None));
+    }
+
+    #[test]
+    fn crf_and_sepl_are_units_of_their_own_and_keys_hold_what_has_an_effect() {
+        let of = |change: fn(&mut Spec)| {
+            let mut spec = Spec::default();
+            change(&mut spec);
+            (spec, 4)
+        };
+        let crf: fn(&mut Spec) = |spec| spec.pseudo_label.refine = vec![Refinement::Crf];
+        let found = added(of(|_| ()), of(crf));
+        assert_eq!((found["pseudo_label"], found.get("se_map"), found.get("cam_epoch")), (4, None, None));
+        // On the CAM there is neither a threshold nor a certainty; on labels there is no alpha.
+        let none: [fn(&mut Spec); 4] = [
+            |spec| spec.pseudo_label.threshold = Threshold::At(0.3),
+            |spec| spec.pseudo_label.crf_certainty = 0.9,
+            |spec| spec.pseudo_label.crf.parameters = Some(CrfSet::Psa),
+            |spec| spec.pseudo_label.crf.bilateral_sxy = Some(80.0),
+        ];
+        let some: [fn(&mut Spec); 4] = [
+            |spec| spec.pseudo_label.crf_alpha = 4.0,
+            |spec| spec.pseudo_label.crf.parameters = Some(CrfSet::Irn),
+            |spec| spec.pseudo_label.crf.bilateral_sxy = Some(81.0),
+            |spec| spec.pseudo_label.crf_start = CrfStart::Labels,
+        ];
+        let with = |start: fn(&mut Spec), change: fn(&mut Spec)| {
+            let (mut spec, n) = of(start);
+            change(&mut spec);
+            added(of(start), (spec, n))
+        };
+        none.iter().for_each(|change| assert_eq!(with(crf, *change), BTreeMap::new()));
+        some.iter().for_each(|change| assert_eq!(with(crf, *change)["pseudo_label"], 4));
+        let on_labels: fn(&mut Spec) = |spec| {
+            spec.pseudo_label.refine = vec![Refinement::Crf];
+            spec.pseudo_label.crf_start = CrfStart::Labels;
+        };
+        assert_eq!(with(on_labels, some[0]), BTreeMap::new());
+        assert_eq!(with(on_labels, none[1])["pseudo_label"], 4);
+        // Without a CRF none of it counts.
+        none[1..].iter().chain(&some).for_each(|change| assert_eq!(with(|_| (), *change), BTreeMap::new()));
+
+        let sepl = added(of(crf), of(|spec| spec.pseudo_label.refine = vec![Refinement::Crf, Refinement::Sepl]));
+        assert_eq!((sepl["pseudo_label"], sepl["se_map"], sepl.get("cam_epoch")), (4, 4, None));
+    }
+
+    /// Scores are given once, whatever CRF reads them.
+    #[test]
+    fn a_crf_after_segmentation_trains_nothing() {
+        let after: fn(&mut Spec) = |spec| spec.segmentation.test_crf = true;
+        let found = added((s2c(), 4), (with(after), 4));
+        assert!(found.keys().all(|stage| ["seg_infer", "seg_crf", "evaluate"].contains(stage)), "{found:?}");
+        assert_eq!(found["seg_crf"], found["seg_infer"]);
+        let other = with(|spec| {
+            spec.segmentation.test_crf = true;
+            spec.segmentation.crf.parameters = Some(CrfSet::Seam);
+        });
+        let found = added((with(after), 4), (other, 4));
+        assert!(!found.contains_key("seg_infer") && found.contains_key("seg_crf"), "{found:?}");
     }
 
     /// Each switch of CPM is another training where it has an effect, and nothing where it has none.
