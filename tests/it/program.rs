@@ -92,17 +92,24 @@ pub(crate) fn succeeds(folder: &Path, args: &[&str]) -> String {
     text(&output)
 }
 
-/// A folder where the pipeline has run once; made once for all tests, which work on copies.
+/// A folder where the pipeline has run once; made once for all tests, which work on copies beside it. A static is never
+/// dropped: folders of processes that are gone are removed by the next.
 fn finished() -> &'static Path {
-    static FINISHED: OnceLock<TempDir> = OnceLock::new();
-    let dir = FINISHED.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        write_pipeline(dir.path(), TINY);
-        let said = succeeds(dir.path(), &["run", "tiny.toml"]);
+    static FINISHED: OnceLock<PathBuf> = OnceLock::new();
+    FINISHED.get_or_init(|| {
+        let folders = Path::new(env!("CARGO_TARGET_TMPDIR")).join("finished");
+        for old in fs::read_dir(&folders).into_iter().flatten().flatten() {
+            if !Path::new("/proc").join(old.file_name()).exists() {
+                let _ = fs::remove_dir_all(old.path());
+            }
+        }
+        let dir = folders.join(std::process::id().to_string()).join("original");
+        fs::create_dir_all(&dir).unwrap();
+        write_pipeline(&dir, TINY);
+        let said = succeeds(&dir, &["run", "tiny.toml"]);
         assert!(said.contains("emoji, mIoU in %") && said.contains("S2C"), "{said}");
         dir
-    });
-    dir.path()
+    })
 }
 
 /// Blobs are never written in place, so links to them do.
