@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "answers go to stdout")]
 
 #[path = "../common/worker.rs"]
+#[expect(dead_code, reason = "all files are in one folder here")]
 mod worker;
 
 use std::fs;

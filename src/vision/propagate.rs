@@ -63,37 +63,38 @@ impl Affinity {
 
     /// `scores (C, height, width)` after `steps` of the walk whose transitions are affinities to the power `beta`,
     /// each pixel's divided by their sum.
-    pub fn walk(&self, scores: &[f32], beta: f32, steps: usize) -> Vec<f32> {
+    pub fn walk(&self, scores: &[f32], beta: f64, steps: usize) -> Vec<f32> {
         let pixels = self.height * self.width;
-        let power = |(offset, values): &(Offset, Vec<f32>)| (*offset, values.iter().map(|a| a.powf(beta)).collect());
-        let powers = Self { pairs: self.pairs.iter().map(power).collect(), ..*self };
-        let sums = powers.spread(&vec![1.0; pixels]);
-        let mut walked = scores.to_vec();
-        for channel in walked.chunks_exact_mut(pixels.max(1)) {
+        // f64, since hundreds of steps add up what each rounds.
+        let power = |(offset, values): &(Offset, Vec<f32>)| {
+            (moved(0, *offset, self.width), values.iter().map(|&a| f64::from(a).powf(beta)).collect())
+        };
+        let powers: Vec<(usize, Vec<f64>)> = self.pairs.iter().map(power).collect();
+        let sums = spread(&powers, &vec![1.0; pixels]);
+        let walked = scores.chunks_exact(pixels.max(1)).flat_map(|channel| {
+            let mut channel: Vec<f64> = channel.iter().copied().map(f64::from).collect();
             for _ in 0..steps {
-                let spread = powers.spread(channel);
-                channel.iter_mut().zip(spread.iter().zip(&sums)).for_each(|(score, (new, sum))| *score = new / sum);
+                channel = spread(&powers, &channel);
+                channel.iter_mut().zip(&sums).for_each(|(score, sum)| *score /= sum);
             }
-        }
-        walked
+            channel
+        });
+        walked.map(|score| score as f32).collect()
     }
+}
 
-    /// The product with the matrix of affinities.
-    fn spread(&self, channel: &[f32]) -> Vec<f32> {
-        let mut out = channel.to_vec();
-        for (offset, values) in &self.pairs {
-            // Pixels whose partner is beyond a border have 0, so rows may be taken as one line.
-            let shift = moved(0, *offset, self.width);
-            let n = channel.len().saturating_sub(shift);
-            for p in 0..n {
-                out[p] += values[p] * channel[p + shift];
-            }
-            for p in 0..n {
-                out[p + shift] += values[p] * channel[p];
-            }
-        }
-        out
+/// The product with the symmetric matrix that has 1 with itself and these values with the pixel so much later. Where that
+/// is beyond a border the value is 0, so rows may be taken as one line.
+fn spread(powers: &[(usize, Vec<f64>)], channel: &[f64]) -> Vec<f64> {
+    let mut out = channel.to_vec();
+    for (shift, values) in powers {
+        let n = channel.len().saturating_sub(*shift);
+        let (values, late) = (&values[..n], &channel[channel.len() - n..]);
+        out.iter_mut().zip(values).zip(late).for_each(|((out, value), other)| *out += value * other);
+        let out = out[channel.len() - n..].iter_mut();
+        out.zip(values).zip(channel).for_each(|((out, value), other)| *out += value * other);
     }
+    out
 }
 
 /// From one pixel to another; offsets of the half-plane only go on.

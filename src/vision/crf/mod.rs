@@ -42,12 +42,12 @@ pub struct Bilateral {
 pub fn mean_field(image: &Rgb, unary: &Unary, options: &CrfOptions) -> ScoreMap {
     assert_eq!((image.height, image.width), (unary.height, unary.width));
     let run = match unary.labels.len() {
-        ..=4 => padded::<4>,
-        ..=8 => padded::<8>,
-        ..=16 => padded::<16>,
-        ..=24 => padded::<24>,
-        ..=32 => padded::<32>,
-        ..=96 => padded::<96>,
+        0..=4 => padded::<4>,
+        5..=8 => padded::<8>,
+        9..=16 => padded::<16>,
+        17..=24 => padded::<24>,
+        25..=32 => padded::<32>,
+        33..=96 => padded::<96>,
         _ => padded::<256>,
     };
     let data = run(image, unary, options);
