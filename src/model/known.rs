@@ -137,7 +137,7 @@ mod tests {
     fn models_are_told_by_names_and_shapes() {
         let patch = "image_encoder.patch_embed.proj.weight";
         #[rustfmt::skip]
-        let cases: [(&str, &[(&str, &[i64])]); 11] = [
+        let cases: [(&str, &[(&str, &[i64])]); 14] = [
             ("SAM ViT-B",         &[(patch, &[768, 1])]),
             ("SAM ViT-L",         &[(patch, &[1024, 1])]),
             ("SAM ViT-H",         &[(patch, &[1280, 1])]),

@@ -35,6 +35,7 @@ pub enum HeadKind {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one a model")]
 pub(super) enum Head {
     AsppV2(Vec<Branch>),
     LargeFov { convs: [NormedConv; 2], last: LastConv },
