@@ -87,9 +87,25 @@ impl Backbone {
     }
 
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
+        self.features(x, dropout).1
+    }
+
+    /// Channels of the low-level features; 0: there are none.
+    pub fn n_low_features(&self) -> i64 {
         match self {
-            Self::Resnet(net) => net.forward(x),
-            Self::Resnet38d(net) => net.forward(x, dropout),
+            Self::Resnet(net) => net.n_low_features(),
+            Self::Resnet38d(_) => 0,
+        }
+    }
+
+    /// Low-level features `(B, F', H / 4, W / 4)`, where a backbone has them, and features.
+    pub fn features(&self, x: &Tensor, dropout: Option<&Dropout>) -> (Option<Tensor>, Tensor) {
+        match self {
+            Self::Resnet(net) => {
+                let (low, x) = net.features(x);
+                (Some(low), x)
+            }
+            Self::Resnet38d(net) => (None, net.forward(x, dropout)),
         }
     }
 

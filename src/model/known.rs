@@ -34,7 +34,9 @@ pub fn recognise(weights: &Weights) -> Known {
     if let Some(n_classes) = side("head.cam.weight") {
         return trained_here(format!("CAM classifier of s2c-pipe, {n_classes} classes"), weights);
     }
-    if let Some(n_labels) = side("head.aspp.0.weight") {
+    // Of each head the logits; `head.4` of LargeFOV is none.
+    let logits = ["head.aspp.0.weight", "head.7.weight", "head.4.weight", "head.1.7.weight"];
+    if let Some(n_labels) = logits.into_iter().find_map(side) {
         return trained_here(format!("DeepLab of s2c-pipe, {n_labels} labels with background"), weights);
     }
     if weights.contains("image_encoder.patch_embed.seq.0.c.weight") {
@@ -135,7 +137,7 @@ mod tests {
     fn models_are_told_by_names_and_shapes() {
         let patch = "image_encoder.patch_embed.proj.weight";
         #[rustfmt::skip]
-        let cases: [(&str, &[(&str, &[i64])]); 11] = [
+        let cases: [(&str, &[(&str, &[i64])]); 14] = [
             ("SAM ViT-B",         &[(patch, &[768, 1])]),
             ("SAM ViT-L",         &[(patch, &[1024, 1])]),
             ("SAM ViT-H",         &[(patch, &[1280, 1])]),
@@ -144,6 +146,12 @@ mod tests {
             ("MobileSAM (SAM with TinyViT)", &[("image_encoder.patch_embed.seq.0.c.weight", &[32, 3, 3, 3])]),
             ("CAM classifier of s2c-pipe, 20 classes", &[("conv1.weight", &[1]), ("head.cam.weight", &[20, 1, 1, 1])]),
             ("DeepLab of s2c-pipe, 21 labels with background", &[("head.aspp.0.weight", &[21, 1, 3, 3])]),
+            (
+                "DeepLab of s2c-pipe, 5 labels with background",
+                &[("head.4.weight", &[512]), ("head.7.weight", &[5, 512, 1, 1])],
+            ),
+            ("DeepLab of s2c-pipe, 6 labels with background", &[("head.4.weight", &[6, 256, 1, 1])]),
+            ("DeepLab of s2c-pipe, 7 labels with background", &[("head.1.7.weight", &[7, 256, 1, 1])]),
             ("ResNet38d",         &[("conv1a.weight", &[64, 3, 3, 3])]),
             ("ResNet38d",         &[("conv1a_weight", &[64, 3, 3, 3])]),
             ("unknown",           &[("features.0.weight", &[1])]),

@@ -177,14 +177,25 @@ impl Resnet {
         self
     }
 
+    /// Channels of the result of `layer1`.
+    pub fn n_low_features(&self) -> i64 {
+        64 * self.depth.expansion()
+    }
+
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.features(x).1
+    }
+
+    /// The result of `layer1`, at stride 4, and the features.
+    pub fn features(&self, x: &Tensor) -> (Tensor, Tensor) {
         let [frozen, trained @ ..] = &self.layers;
-        let x = tch::no_grad(|| {
+        let low = tch::no_grad(|| {
             let x = self.conv1.forward(&x.to_kind(self.compute.kind())).relu();
             let x = x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);
             frozen.iter().fold(x, |x, block| block.forward(&x))
         });
-        trained.iter().flatten().fold(x, |x, block| block.forward(&x))
+        let x = trained.iter().flatten().fold(low.shallow_clone(), |x, block| block.forward(&x));
+        (low, x)
     }
 
     fn convs(&self) -> impl Iterator<Item = &Conv> {

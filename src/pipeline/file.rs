@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::spec::{
-    Backbone, ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Precision, Preset, PseudoLabelSpec, Refinement,
-    ReportSpec, S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
+    Backbone, ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Head, Precision, Preset, PseudoLabelSpec,
+    Refinement, ReportSpec, S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
 use crate::vision::{VOC_CLASSES, labels_of};
 
@@ -455,6 +455,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
             "segmentation.stride",
             "is not 8, the only one of resnet38d",
         ),
+        (
+            segmentation.head != Head::DeepLabV3Plus || segmentation.backbone != Backbone::Resnet38d,
+            "segmentation.head",
+            "is deeplabv3plus, which needs a ResNet with low-level features; with resnet38d take another",
+        ),
         (segmentation.epochs > 0, "segmentation.epochs", "is 0"),
         (segmentation.batch_size > 0, "segmentation.batch_size", "is 0"),
         ((1..=1024).contains(&segmentation.accumulate), "segmentation.accumulate", "is not in 1..=1024"),
@@ -595,6 +600,12 @@ mod tests {
             (root, &["crf_certainty=1.0"], "`pseudo_label.crf_certainty` is not above 0 and below 1", ""),
             (root, &["crf_alpha=0.0"], "`pseudo_label.crf_alpha` is not above 0", ""),
             (root, &["classifier.stride=4"], "`classifier.stride` is neither 8 nor 16", ""),
+            (
+                root,
+                &["segmentation.head=deeplabv3plus", "segmentation.backbone=resnet38d", "segmentation.stride=8"],
+                "`segmentation.head` is deeplabv3plus, which needs a ResNet",
+                "",
+            ),
             (root, &["classifier.backbone=resnet38d"], "`classifier.stride` is not 8, the only one of resnet38d", ""),
             (
                 "",

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub use super::crf::{CrfSpec, CrfStart};
 pub use crate::data::scan::LabelSource;
 pub use crate::stage::params::{
-    AlphaCam, AlphaSam, Backbone, IdCompaction, IdWidth, OverlapRule, PadLabel, Refinement, SscLevel, SscPrototypes,
-    Sweep,
+    AlphaCam, AlphaSam, Backbone, Head, IdCompaction, IdWidth, OverlapRule, PadLabel, Refinement, SscLevel,
+    SscPrototypes, Sweep,
 };
 pub use crate::stage::prompt::{AbsentClass, FirstPeak, LogitPath, MaskPick, PointScale, PromptKind, SamInput};
 use crate::vision::se_map::AutomaticOptions;
@@ -322,7 +322,7 @@ pub enum ThresholdRule {
     Best,
 }
 
-/// DeepLab-v2, trained on the pseudo-labels.
+/// DeepLab, trained on the pseudo-labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SegmentationSpec {
@@ -334,6 +334,8 @@ pub struct SegmentationSpec {
     pub weights: PathBuf,
     /// Pixels of the input a feature covers: 8 or 16; 8 with resnet38d.
     pub stride: u32,
+    /// What makes logits of the features; all but `aspp_v2` have batch norms that are trained.
+    pub head: Head,
     pub epochs: u32,
     pub batch_size: usize,
     /// Batches whose gradients make one step: so many times `batch_size` images in the memory of `batch_size`.
@@ -520,6 +522,7 @@ impl Default for SegmentationSpec {
             backbone: Backbone::Resnet50V1,
             weights: "weights/resnet50_v1.f16.safetensors".into(),
             stride: 16,
+            head: Head::AsppV2,
             epochs: 5,
             batch_size: 8,
             accumulate: 1,

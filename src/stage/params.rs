@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "torch")]
 use crate::model::backbone::{Architecture, BackboneConfig};
 #[cfg(feature = "torch")]
+use crate::model::deeplab::HeadKind;
+#[cfg(feature = "torch")]
 use crate::model::resnet::{Depth, StrideIn};
 
 /// The number format a stage computes in: a spec's precision once the device is known.
@@ -117,6 +119,36 @@ pub enum Backbone {
     Resnet101,
     /// The wide ResNet of 38 layers (paper); its stride is 8.
     Resnet38d,
+}
+
+/// What makes DeepLab's logits of the features.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// DeepLab-v2: the sum of four dilated convolutions.
+    #[default]
+    AsppV2,
+    /// A dilated convolution and two of 1x1, with batch norms: DeepLab on ResNet38d as SEAM and its followers train it.
+    #[serde(rename = "largefov")]
+    LargeFov,
+    /// DeepLab-v3: a pyramid with the image's mean, and batch norms (torchvision's).
+    #[serde(rename = "deeplabv3")]
+    DeepLabV3,
+    /// DeepLab-v3+: the pyramid beside low-level features of a ResNet.
+    #[serde(rename = "deeplabv3plus")]
+    DeepLabV3Plus,
+}
+
+#[cfg(feature = "torch")]
+impl From<Head> for HeadKind {
+    fn from(head: Head) -> Self {
+        match head {
+            Head::AsppV2 => Self::AsppV2,
+            Head::LargeFov => Self::LargeFov,
+            Head::DeepLabV3 => Self::V3,
+            Head::DeepLabV3Plus => Self::V3Plus,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::epoch::{EpochOptions, Members, Start, Trainer, batch_tensor, mean, train};
 use super::loader::each;
-use super::params::{Backbone, Compute, is_one, one};
+use super::params::{Backbone, Compute, Head, is_default, is_one, one};
 use super::{NotFinite, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::Transform;
 use crate::data::image::{decode_label_map, decode_rgb};
@@ -26,6 +26,8 @@ pub struct SegEpochParams {
     pub precision: Compute,
     pub backbone: Backbone,
     pub stride: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub head: Head,
     /// With background.
     pub n_labels: i64,
     pub batch_size: usize,
@@ -79,7 +81,7 @@ impl Stage for SegEpoch {
         let device = context.device.torch();
         let start = Start::read(input, context)?;
         let backbone = params.backbone.config(params.stride, params.precision, device);
-        let config = DeepLabConfig { backbone, n_labels: params.n_labels };
+        let config = DeepLabConfig { backbone, head: params.head.into(), n_labels: params.n_labels };
         let model = DeepLab::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "seg head"))?;
         let SegEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(model.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
@@ -146,8 +148,9 @@ impl Trainer for SegTrainer<'_> {
         let mut sum = None;
         let SegEpochParams { rng_seed, epoch, batch_size, .. } = *self.params;
         for (((crops, labels), share), items) in parts.iter().zip(shares).zip(items.chunks(batch_size)) {
-            let streams = items.iter().map(|item| stream(rng_seed, u64::from(epoch), item, "seg dropout"));
-            let logits = self.model.forward(crops, self.model.dropout(streams).as_ref());
+            let streams = |of: &'static str| items.iter().map(move |item| stream(rng_seed, u64::from(epoch), item, of));
+            let mut training = self.model.training(streams("seg dropout"), streams("seg head dropout"));
+            let logits = self.model.forward(crops, Some(&mut training));
             if let Some(loss) = segmentation(&logits, labels) {
                 let loss = loss * share;
                 loss.backward();

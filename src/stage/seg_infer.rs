@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::cam_file::write_scores;
 use super::cam_infer::{Views, over_views};
-use super::params::{Backbone, Compute, is_default};
+use super::params::{Backbone, Compute, Head, is_default};
 use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::{decode_rgb, encode_label_map};
 use crate::data::rng::stream;
@@ -20,6 +20,8 @@ use crate::vision::{LabelMap, ScoreMap};
 pub struct SegInferParams {
     pub backbone: Backbone,
     pub stride: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub head: Head,
     /// With background.
     pub n_labels: i64,
     pub precision: Compute,
@@ -52,7 +54,7 @@ impl Stage for SegInfer {
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, device, model } = self;
         let backbone = params.backbone.config(params.stride, params.precision, *device);
-        let config = DeepLabConfig { backbone, n_labels: params.n_labels };
+        let config = DeepLabConfig { backbone, head: params.head.into(), n_labels: params.n_labels };
         // A checkpoint has a head, so nothing is drawn from the stream.
         let load = |bytes: Bytes| {
             let model = DeepLab::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "seg head"))?;

@@ -100,7 +100,7 @@ fn small(dataset: &str) -> String {
     format!(
         "precision = 'f32'\n[dataset]\n{dataset}\n[sam]\nweights = 'WEIGHTS/mobile_sam.f16.safetensors'\n
         [classifier]\nweights = 'WEIGHTS/resnet50_v1.f16.safetensors'\nepochs = 1\nbatch_size = 2\ncrop = 64\n
-        resize_long = [64, 64]\nlr = 0.001\n[seed]\nscales = [1.0]\nflip = false\n[segmentation]\nepochs = 1\n
+        resize_long = [64, 64]\nlr = 0.001\n[seed]\nscales = [1.0]\nflip = false\n[segmentation]\nhead = 'deeplabv3plus'\nepochs = 1\n
         weights = 'WEIGHTS/resnet50_v1.f16.safetensors'\nbatch_size = 2\ncrop = 64\n[report]\noverlays = 1\n"
     )
 }

@@ -6,7 +6,7 @@ use s2c_pipe::data::rng::stream;
 use s2c_pipe::model::Compute;
 use s2c_pipe::model::backbone::{Architecture, BackboneConfig};
 use s2c_pipe::model::conv::channels_last;
-use s2c_pipe::model::deeplab::{DeepLab, DeepLabConfig, segmentation};
+use s2c_pipe::model::deeplab::{DeepLab, DeepLabConfig, HeadKind, segmentation};
 use s2c_pipe::model::loss::{AbsentClass, classification, cpm};
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
 use s2c_pipe::model::resnet::{Depth, Resnet, ResnetConfig, StrideIn};
@@ -92,7 +92,7 @@ fn the_head_of_deeplab_is_the_sum_of_its_branches() {
     let weights = Weights::parse(bytes.as_slice()).unwrap();
     let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
     let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
-    let config = DeepLabConfig { backbone, n_labels: 3 };
+    let config = DeepLabConfig { backbone, head: HeadKind::AsppV2, n_labels: 3 };
     let model = DeepLab::load(&weights, &config, &mut stream(0, 0, "", "")).unwrap();
     let image = wave(&[2, 3, 96, 64], 0.37);
     assert_close(&golden(), "deeplab.logits", &slices(&tch::no_grad(|| model.forward(&image, None)), 64), 1e-3);

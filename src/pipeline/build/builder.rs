@@ -306,6 +306,7 @@ impl Builder<'_> {
                 precision: self.precision,
                 backbone: spec.backbone,
                 stride: spec.stride,
+                head: spec.head,
                 n_labels: self.n_classes() + 1,
                 batch_size: spec.batch_size,
                 accumulate: spec.accumulate,
@@ -328,6 +329,7 @@ impl Builder<'_> {
         let params = SegInferParams {
             backbone: spec.backbone,
             stride: spec.stride,
+            head: spec.head,
             n_labels: self.n_classes() + 1,
             precision: self.precision,
             scales: spec.test_scales.clone(),

@@ -200,8 +200,7 @@ mod tests {
     use super::*;
     use crate::data::{FileRef, Item, Mask};
     use crate::digest::BlobDigest;
-    use crate::pipeline::spec::CrfStart;
-    use crate::pipeline::spec::{CpmSpec, SamInput, Select, Threshold};
+    use crate::pipeline::spec::{CpmSpec, CrfStart, Head, SamInput, Select, Threshold};
     use crate::pipeline::spec::{IdCompaction, IdWidth, SscLevel, SscPrototypes, SscSpec};
     use crate::stage::params::AlphaSam;
     use crate::stage::prompt::{AbsentClass, LogitPath};
@@ -503,10 +502,19 @@ mod tests {
             |spec: &mut Spec| spec.segmentation.lr = 0.1,
             |spec: &mut Spec| spec.segmentation.epochs = 7,
             |spec: &mut Spec| spec.segmentation.test_flip = false,
+            |spec: &mut Spec| spec.segmentation.head = Head::LargeFov,
         ] {
             let added = added((s2c(), 4), (with(change), 4));
             assert!(added.keys().all(|stage| stage.starts_with("seg_") || *stage == "evaluate"), "{added:?}");
         }
+        // What was cached before there were heads is found again.
+        let spec = s2c();
+        let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(1) }];
+        let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
+        let params = |unit: UnitIdx| graph.units()[unit].params.to_string();
+        assert!(
+            !params(cells[0].seg_epochs[0]).contains("head\"") && !params(cells[0].predictions[0]).contains("head\"")
+        );
     }
 
     #[test]
