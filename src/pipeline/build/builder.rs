@@ -28,9 +28,7 @@ use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
 use crate::vision::labels_of;
 
 use super::effective::{cam_epoch_params, prompt_params, pseudo_label_params, se_map_params, starts_with_crf};
-use super::{
-    CellUnits, MissingWeights, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after, uses_se_maps,
-};
+use super::{CellUnits, MissingWeights, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after, uses_se_maps};
 
 /// Adds the units of one cell to the graph.
 pub(super) struct Builder<'a> {

@@ -511,7 +511,7 @@ mod tests {
         let spec = s2c();
         let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(1) }];
         let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
-        let params = |unit: UnitIdx| graph.units()[unit].params.to_string();
+        let params = |unit: UnitIdx| graph.unit(unit).params.to_string();
         assert!(
             !params(cells[0].seg_epochs[0]).contains("head\"") && !params(cells[0].predictions[0]).contains("head\"")
         );
