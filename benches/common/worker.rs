@@ -43,7 +43,6 @@ pub(crate) fn number(asked: &Value, name: &str) -> anyhow::Result<u64> {
     asked[name].as_u64().with_context(|| format!("`{name}` is no number"))
 }
 
-#[allow(dead_code, reason = "not every bench is given files")]
 pub(crate) fn read(asked: &Value, name: &str) -> anyhow::Result<Vec<u8>> {
     text(asked, name).and_then(|path| fs::read(path).with_context(|| path.to_owned()))
 }

@@ -2,6 +2,8 @@
 //!
 //! usage: engine run FOLDER VARIANTS [WITH_SETS] | engine hash FOLDER; one process a measurement, a JSON object at its end.
 
+#![allow(clippy::print_stdout, reason = "answers go to stdout")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
