@@ -108,6 +108,8 @@ pub fn run(
     executor: &mut dyn Executor,
     options: &RunOptions<'_>,
 ) -> anyhow::Result<RunReport> {
+    // What is remembered of the user's files need not wait for the end.
+    cache.flush()?;
     let mut running = Running {
         graph,
         cache,

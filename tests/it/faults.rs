@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use s2c_pipe::artifact::ArtifactRef;
+use s2c_pipe::cache::Cache;
 use s2c_pipe::data::FileMemo;
 use s2c_pipe::digest::BlobDigest;
 use s2c_pipe::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
@@ -23,6 +24,9 @@ use crate::engine::{ConcatParams, Workspace, executed, executor, open, params, p
 
 /// Units of [`child_pipeline`]: enough that the table of records is written at its end.
 const N_UNITS: usize = 302;
+
+/// A unit may take, where a test asks for a limit.
+const LIMIT: Duration = Duration::from_millis(500);
 
 /// Not a test of its own: the process that others start. It tells of each unit once it is done.
 #[test]
@@ -37,7 +41,7 @@ fn child_process() {
         }
     };
     let cache = open(Path::new(&folder));
-    let done = run_with(&cache, &registry(), (&graph, last), &told, |options| options);
+    let done = run_with(&cache, &registry(), (&graph, last), Asked { observer: &told, ..Asked::default() });
     assert!(done.failed.is_empty(), "{:?}", done.failed);
 }
 
@@ -55,25 +59,32 @@ pub(crate) fn child(cache: &Path, report: &Path) -> Command {
     command
 }
 
-fn run_with<'a>(
-    cache: &s2c_pipe::cache::Cache,
-    registry: &Registry,
-    (graph, target): (&Graph, UnitIdx),
+/// What a run is asked for beside its target.
+struct Asked<'a> {
     observer: &'a dyn Fn(Event<'_>),
-    change: impl FnOnce(RunOptions<'a>) -> RunOptions<'a>,
-) -> RunReport {
+    keep_going: bool,
+    retries: usize,
+    limit: Option<Duration>,
+}
+
+impl Default for Asked<'_> {
+    fn default() -> Self {
+        Self { observer: &|_| (), keep_going: false, retries: 0, limit: None }
+    }
+}
+
+fn run_with(cache: &Cache, registry: &Registry, (graph, target): (&Graph, UnitIdx), asked: Asked<'_>) -> RunReport {
     let interrupted = Arc::new(AtomicBool::new(false));
-    let targets: &[UnitIdx] = Box::leak(Box::new([target]));
-    let options = change(RunOptions {
-        targets,
-        keep_going: false,
-        retries: 0,
+    let Asked { observer, keep_going, retries, limit } = asked;
+    let options = RunOptions {
+        targets: &[target],
+        keep_going,
+        retries,
         interrupted: interrupted.clone(),
         clock: &|| 0,
         made_by: "test",
         observer,
-    });
-    let limit = Some(Duration::from_millis(500));
+    };
     let mut executor = executor(cache.folder().join("scratch"), &interrupted).with_limit(limit);
     run(graph, cache, registry, &mut executor, &options).unwrap()
 }
@@ -222,8 +233,12 @@ fn a_stage_that_hangs_fails_at_its_limit_and_the_rest_goes_on() {
     let last = graph.add(Unit { stage: "concat", version: 1, item: "all".into(), params, inputs: vec![("all", all)] });
     let started = Instant::now();
     let cache = workspace.open();
-    let report =
-        run_with(&cache, &registry(), (&graph, last), &|_| (), |options| RunOptions { keep_going: true, ..options });
+    let report = run_with(
+        &cache,
+        &registry(),
+        (&graph, last),
+        Asked { keep_going: true, limit: Some(LIMIT), ..Asked::default() },
+    );
     assert!(started.elapsed() < Duration::from_millis(2500), "it does not wait for it");
     let [(label, error)] = &report.failed[..] else { panic!("{:?}", report.failed) };
     assert_eq!((label.as_str(), error.to_string().as_str()), ("concat_each slow", "ran past its limit of 500ms"));
@@ -263,10 +278,53 @@ fn a_unit_that_fails_is_tried_again_as_often_as_asked() {
         let unit = Unit { stage: "flaky", version: 1, item: "x".into(), params: "null".into(), inputs };
         let target = graph.add(unit);
         let cache = workspace.open();
-        let report =
-            run_with(&cache, &registry, (&graph, target), &|_| (), |options| RunOptions { retries, ..options });
+        let report = run_with(&cache, &registry, (&graph, target), Asked { retries, ..Asked::default() });
         assert_eq!((report.failed.len(), report.n_executed()), (n_failed, 1 - n_failed));
     }
+}
+
+/// Gives other bytes each time, which no stage should.
+struct Counter;
+
+impl Stage for Counter {
+    const KIND: &'static str = "counter";
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = ();
+
+    fn load((): (), _: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        static N: AtomicUsize = AtomicUsize::new(0);
+        Ok(vec![Output::new("out", format!("n{}", N.fetch_add(1, Ordering::Relaxed)).into_bytes())])
+    }
+}
+
+#[test]
+fn a_unit_that_gives_other_bytes_when_made_again_renews_all_that_follows() {
+    let registry = registry().with(StageEntry::of::<Counter>());
+    let workspace = Workspace::new();
+    let mut graph = Graph::default();
+    let of = |unit| Source::Output { unit, name: "out" };
+    let add = |graph: &mut Graph, stage, item: &str, params: &str, inputs| {
+        graph.add(Unit { stage, version: 1, item: item.into(), params: params.into(), inputs })
+    };
+    let concat = |suffix: &str| serde_json::to_string(&params(suffix)).unwrap();
+    let counter = add(&mut graph, "counter", "c", "null", vec![]);
+    let middle = add(&mut graph, "concat", "middle", &concat("."), vec![("x", of(counter))]);
+    let last = add(&mut graph, "concat", "last", &concat("!"), vec![("x", of(middle))]);
+    let text = |report: &RunReport| {
+        let digest = report.output(last, "out").unwrap().digest;
+        String::from_utf8(workspace.open().store().read(&digest).unwrap()).unwrap()
+    };
+    let run = || run_with(&workspace.open(), &registry, (&graph, last), Asked::default());
+    assert_eq!(text(&run()), "n0.!");
+    ["n0", "n0.", "n0.!"].iter().for_each(|blob| fs::remove_file(workspace.blob(blob)).unwrap());
+    let report = run();
+    assert_eq!((report.n_executed(), text(&report)), (3, "n1.!".to_owned()));
+    assert_eq!(run().n_executed(), 0);
 }
 
 #[test]
