@@ -9,7 +9,7 @@
 //! - [`artifact`]: the record of a finished unit; the only user of bincode.
 //! - [`cache`]: the store on disk: blobs, manifests, the sled index, the lock.
 //! - [`vision`]: pure arrays: CAMs, peaks, SE maps, label maps, metrics, pictures.
-//! - [`data`]: data sets: VOC trees, the emoji scenes, decoding, augmentation.
+//! - [`data`]: data sets: VOC trees, MS COCO, plain folders, the emoji scenes; decoding, augmentation.
 //! - [`model`]: libtorch: SAM, ResNet, DeepLab, the losses (feature `torch`).
 //! - [`stage`]: one file a stage kind: what it reads, what it gives, its `VERSION`.
 //! - [`cli`]: arguments, one file a command, everything that prints.
