@@ -2,6 +2,8 @@
 //!
 //! `S2C_FAULTS` is the number of kills, 20 if it is not set; `make test-faults` has 200.
 
+#![allow(clippy::print_stdout, reason = "counts of the kills")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
