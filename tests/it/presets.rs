@@ -128,6 +128,8 @@ fn every_pipeline_plans_as_many_trainings_as_it_says() {
         ("ablation-se-map", 6, 6),
         ("ablation-cpm", 13, 13),
         ("ablation-sam-use", 8, 3),
+        ("refinement", 12, 2),
+        ("repeats", 12, 12),
     ] {
         let file = pipelines.join(format!("{name}.toml"));
         let plan = plan(dir.path(), &file.to_string_lossy(), &["dataset.root=voc", "dataset.train=train"]);
