@@ -23,7 +23,7 @@ use crate::vision::overlay::{cam_over, column, labels_over, row, se_map_over};
 /// Writes `results.json`, `results.csv`, `confusion.csv` and `overlays/ITEM.png`; the number of pictures.
 ///
 /// A picture has a row for each variant that shows its image, in the order of the table: image, CAM, SE map,
-/// pseudo-label, prediction, truth. Different images of one id have a number in their names.
+/// pseudo-label, prediction, truth, as far as any row has them. Different images of one id have a number in their names.
 pub(super) fn write(
     cache: &Cache,
     experiment: &Experiment,
@@ -45,17 +45,18 @@ pub(super) fn write(
         })
         .collect();
     // Pictures of the same parts, in the same order, are the same. The number is raised when equal parts give others.
-    let parts = format!("1{}", rows.iter().map(Row::parts).collect::<String>());
+    let parts = format!("2{}", rows.iter().map(Row::parts).collect::<String>());
     let stamp = BlobDigest::of(parts.as_bytes()).to_string();
     let drawn = pictures.join(".parts");
     let (known, names) = drawn_before(&drawn);
     if known == stamp && names.iter().all(|name| pictures.join(name).exists()) {
         return Ok(names.len());
     }
+    let panels = std::array::from_fn(|i| rows.iter().any(|row| row.panels()[i].is_some()));
     let mut by_image: BTreeMap<(&str, BlobDigest), Vec<Rgb>> = BTreeMap::new();
     for shown in &rows {
         let Item { id, image, .. } = shown.item;
-        let picture = shown.draw(cache.store()).with_context(|| format!("the overlay of `{id}`"))?;
+        let picture = shown.draw(cache.store(), &panels).with_context(|| format!("the overlay of `{id}`"))?;
         by_image.entry((id, image.digest)).or_default().push(picture);
     }
     let mut last = ("", 0);
@@ -76,6 +77,8 @@ fn drawn_before(file: &Path) -> (String, Vec<String>) {
     let mut lines = text.lines().map(str::to_owned);
     (lines.next().unwrap_or_default(), lines.collect())
 }
+
+const N_PANELS: usize = 6;
 
 /// One row of a picture: an image and the blobs of what a variant made of it.
 struct Row<'a> {
@@ -98,17 +101,21 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Two rows with equal parts look the same.
-    fn parts(&self) -> String {
+    /// What its panels show.
+    fn panels(&self) -> [Option<BlobDigest>; N_PANELS] {
         let Self { item, cam, se_map, pseudo_label, prediction } = self;
         let mask = item.mask.as_ref().map(Mask::digest);
-        let digests = [Some(item.image.digest), mask, *cam, *se_map, *pseudo_label, *prediction];
-        let digests = digests.map(|digest| digest.map_or_else(|| "-".to_owned(), |digest| digest.to_string()));
-        format!("\n{} {}", item.id, digests.join(" "))
+        [Some(item.image.digest), *cam, *se_map, *pseudo_label, *prediction, mask]
     }
 
-    /// A panel stays empty where its part is not in the store.
-    fn draw(&self, store: &BlobStore) -> anyhow::Result<Rgb> {
+    /// Two rows with equal parts look the same.
+    fn parts(&self) -> String {
+        let digests = self.panels().map(|digest| digest.map_or_else(|| "-".to_owned(), |digest| digest.to_string()));
+        format!("\n{} {}", self.item.id, digests.join(" "))
+    }
+
+    /// Those of `panels` that are shown; one stays empty where its part is not in the store.
+    fn draw(&self, store: &BlobStore, panels: &[bool; N_PANELS]) -> anyhow::Result<Rgb> {
         let bytes = |digest: Option<BlobDigest>| digest.and_then(|digest| store.read(&digest).ok());
         let source = |file: &FileRef| {
             let bytes = fs::read(&file.path).with_context(|| format!("reading `{}`", file.path.display()))?;
@@ -131,7 +138,9 @@ impl<'a> Row<'a> {
             Some(Mask::Outlines { bytes, digest: _ }) => Some(paint_mask(bytes)?),
         };
         let truth = truth.map(|truth| labels_over(&image, &truth, &palette));
-        Ok(row(&[Some(image.clone()), cam, se_map, pseudo_label, prediction, truth]))
+        let all = [Some(image.clone()), cam, se_map, pseudo_label, prediction, truth];
+        let shown = all.into_iter().zip(panels).filter_map(|(panel, is_shown)| is_shown.then_some(panel));
+        Ok(row(&shown.collect::<Vec<_>>()))
     }
 }
 
