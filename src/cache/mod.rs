@@ -188,6 +188,8 @@ impl Cache {
 
     /// The index, with all that was told to it.
     fn index(&self) -> anyhow::Result<&Index> {
+        // Also while it is opened: a second opening would find it locked, take it for broken and remove it.
+        let _log = locked(&self.log);
         let index = match self.index.get() {
             Some(index) => index,
             None => {
@@ -195,7 +197,6 @@ impl Cache {
                 self.index.get_or_init(|| index)
             }
         };
-        let _log = locked(&self.log);
         let untold = std::mem::take(&mut *locked(&self.untold));
         if !untold.is_empty() {
             index.record(&untold, self.records().bytes_read())?;

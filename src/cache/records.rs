@@ -9,10 +9,11 @@ use std::path::Path;
 
 use super::manifest::{self, Place};
 use super::sorted::{KEY, Sorted, key_at, u32_at, u64_at};
+use super::store::StoreError;
 use crate::artifact::{ArtifactRef, Manifest};
 use crate::digest::{BlobDigest, UnitKey};
 
-const MAGIC: &[u8; 8] = b"s2cunit1";
+const MAGIC: &[u8; 8] = b"s2cunit2";
 /// A record: key, offset u64, then u32: log, length, first output, number of outputs.
 const RECORD: usize = KEY + 8 + 4 * 4;
 /// An output: digest, size u64, name u32.
@@ -47,7 +48,12 @@ impl Records {
     /// From the file and what the logs have beyond it.
     pub(super) fn open(path: &Path, manifests: &Path) -> anyhow::Result<Self> {
         let logs = manifest::list(manifests)?;
-        let mut records = Self::read(path, &logs).unwrap_or_default();
+        let records = Self::read(path, &logs);
+        if records.is_none() && path.exists() {
+            // Logs that grow later must not make it look right.
+            std::fs::remove_file(path).map_err(StoreError::io("remove", path))?;
+        }
+        let mut records = records.unwrap_or_default();
         records.read_logs(manifests, &logs)?;
         Ok(records)
     }
@@ -84,28 +90,30 @@ impl Records {
     }
 
     fn read_logs(&mut self, folder: &Path, logs: &[(String, u64)]) -> anyhow::Result<()> {
-        let mut known: HashMap<String, u64> = std::mem::take(&mut self.logs).into_iter().collect();
         for (name, size) in logs {
-            let read = known.get(name).copied().unwrap_or(0);
+            let read = self.logs.iter().find(|(of, _)| of == name).map_or(0, |(_, read)| *read);
             if *size > read {
                 let end = manifest::read(folder, name, read, &mut |place, manifest| self.insert(&manifest, place))?;
-                known.insert(name.clone(), end);
+                self.has_read(name, end);
             }
         }
-        self.logs = known.into_iter().collect();
         Ok(())
     }
 
     /// Takes the record of a unit that has just finished, or did again.
     pub(super) fn insert(&mut self, manifest: &Manifest, place: Place) {
-        let end = place.end();
-        match self.logs.iter_mut().rev().find(|(name, _)| *name == place.log) {
-            Some((_, read)) => *read = end.max(*read),
-            None => self.logs.push((place.log.clone(), end)),
-        }
+        self.has_read(&place.log, place.end());
         let fresh = Fresh { key: manifest.key, place, outputs: manifest.outputs.clone() };
         self.by_key.insert(fresh.key, (self.old.len() + self.fresh.len()) as RecordIdx);
         self.fresh.push(fresh);
+    }
+
+    /// Logs keep their places: records name them by these.
+    fn has_read(&mut self, log: &str, end: u64) {
+        match self.logs.iter_mut().rev().find(|(name, _)| name == log) {
+            Some((_, read)) => *read = end.max(*read),
+            None => self.logs.push((log.to_owned(), end)),
+        }
     }
 
     /// Bytes of all logs that are in here.

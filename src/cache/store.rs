@@ -58,16 +58,23 @@ impl BlobStore {
     pub fn write(&self, bytes: &[u8], synced: bool) -> Result<BlobDigest, StoreError> {
         let digest = BlobDigest::of(bytes);
         let path = self.path(&digest);
-        if self.has(&digest, bytes.len() as u64) {
+        let folder = path.parent().unwrap_or(&self.root);
+        let sync = |path: &Path| File::open(path)?.sync_all();
+        // Of a unit that was not synced: it may not be whole, or not on the disk.
+        if self.has(&digest, bytes.len() as u64) && (!synced || self.read(&digest).is_ok()) {
+            if synced {
+                sync(&path).and_then(|()| sync(folder)).map_err(StoreError::io("sync", &path))?;
+            }
             return Ok(digest);
         }
-        let folder = path.parent().unwrap_or(&self.root);
         // Removed when dropped, so a full disk leaves no litter.
         let write = || {
             let temporary = || tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder);
             let mut file = match temporary() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs::create_dir_all(folder)?;
+                    // A new folder stands in the one above, which may be new too.
+                    folder.ancestors().skip(1).take(2).filter(|_| synced).try_for_each(sync)?;
                     temporary()?
                 }
                 made => made?,
@@ -77,7 +84,7 @@ impl BlobStore {
                 file.as_file().sync_all()?;
             }
             file.persist(&path).map_err(|error| error.error)?;
-            if synced { File::open(folder)?.sync_all() } else { Ok(()) }
+            if synced { sync(folder) } else { Ok(()) }
         };
         write().map_err(StoreError::io("write", &path))?;
         Ok(digest)

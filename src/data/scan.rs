@@ -200,6 +200,9 @@ pub(super) fn fact<T: Serialize + for<'de> Deserialize<'de>>(
         return Ok(known);
     }
     let bytes = fs::read(&file.path).map_err(|error| format!("`{}`: {error}", file.path.display()))?;
+    if BlobDigest::of(&bytes) != *of {
+        return Err(format!("`{}` changed while it was read; run again", file.path.display()));
+    }
     let learnt = learn(&bytes).map_err(|error| format!("`{}`: {error:#}", file.path.display()))?;
     if let Ok(bytes) = serde_json::to_vec(&learnt) {
         memo.remember(name, of, &bytes);

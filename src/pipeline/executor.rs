@@ -46,6 +46,8 @@ pub trait Executor {
     /// Units of both kinds may run at once.
     fn overlaps(&self) -> bool;
     fn start(&mut self, task: UnitTask);
+    /// Takes back what has not begun.
+    fn withdraw(&mut self);
     /// Waits for the next that finishes; `None` if nothing runs.
     fn next(&mut self) -> Option<Finished>;
 }
@@ -159,6 +161,15 @@ impl Executor for LocalExecutor {
         lane.queue.changed.notify_one();
     }
 
+    fn withdraw(&mut self) {
+        for lane in &mut self.lanes {
+            for task in locked(&lane.queue.tasks).0.drain(..) {
+                self.lane_of.remove(&task.unit);
+                lane.n_tasks -= 1;
+            }
+        }
+    }
+
     fn next(&mut self) -> Option<Finished> {
         if self.lane_of.is_empty() {
             return None;
@@ -184,11 +195,16 @@ impl Executor for LocalExecutor {
 
 impl Drop for LocalExecutor {
     fn drop(&mut self) {
+        self.withdraw();
         for lane in &mut self.lanes {
             locked(&lane.queue.tasks).1 = true;
             lane.queue.changed.notify_all();
-            for (_, thread) in lane.workers.drain(..) {
-                let _ = thread.join();
+            for (work, thread) in lane.workers.drain(..) {
+                // With a limit, what is at work still may never end.
+                let is_idle = locked(&work).unit.is_none();
+                if self.limit.is_none() || is_idle {
+                    let _ = thread.join();
+                }
             }
         }
     }

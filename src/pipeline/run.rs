@@ -13,10 +13,10 @@ use crate::cache::{BlobStore, Cache, RecordIdx, SYNC_SECONDS, StoreError};
 use crate::data::read_shared;
 use crate::digest::{BlobDigest, UnitKey};
 use crate::pipeline::agenda::Agenda;
-use crate::pipeline::executor::{Executor, Finished, UnitIo, UnitTask};
+use crate::pipeline::executor::{Executor, Finished, PastLimit, UnitIo, UnitTask};
 use crate::pipeline::graph::{Content, Graph, Input, Kind, UnitIdx};
 use crate::pipeline::outcomes::Outcomes;
-use crate::stage::{BlobReader, Bytes, Interrupted, Output, Registry};
+use crate::stage::{BlobReader, Bytes, Interrupted, NotFinite, Output, Registry};
 
 /// How often a unit is tried when what it reads turns out to be lost.
 const MAX_TRIES: usize = 3;
@@ -135,6 +135,9 @@ pub fn run(
             let Some(unit) = agenda.next(has_room, executor.overlaps()) else { break };
             running.start(&mut agenda, registry, executor, unit)?;
         }
+        if running.stops() {
+            executor.withdraw();
+        }
         match executor.next() {
             Some(finished) => running.take(&mut agenda, finished)?,
             None if agenda.is_stale && !running.stops() => {
@@ -246,7 +249,7 @@ impl Running<'_, '_> {
                     observer(Event::Repaired { label: &label, error: &error });
                     self.report.repaired.push(label);
                     agenda.again(unit, true);
-                } else if !is_lost && *n_tries <= self.options.retries && !self.stops() {
+                } else if is_worth_retrying(&error) && *n_tries <= self.options.retries && !self.stops() {
                     observer(Event::Retried { label: &label, error: &error });
                     agenda.again(unit, false);
                 } else {
@@ -265,15 +268,22 @@ impl Running<'_, '_> {
 /// fingerprint and a store alone.
 fn publish_inputs(io: &RunIo, fingerprint: &Fingerprint, seconds: f64) -> Result<(), StoreError> {
     for input in &fingerprint.inputs {
-        let value = io.known().values.get_mut(&input.digest).and_then(|(bytes, is_stored)| {
-            let is_stored = std::mem::replace(is_stored, true);
-            (!is_stored).then(|| bytes.clone())
-        });
+        let value =
+            io.known().values.get(&input.digest).filter(|(_, is_stored)| !is_stored).map(|(bytes, _)| bytes.clone());
         if let Some(bytes) = value {
             io.store.write(&bytes, seconds > SYNC_SECONDS)?;
+            if let Some((_, is_stored)) = io.known().values.get_mut(&input.digest) {
+                *is_stored = true;
+            }
         }
     }
     Ok(())
+}
+
+/// Not what would fail alike, nor what may still run.
+fn is_worth_retrying(error: &anyhow::Error) -> bool {
+    let is_final = |cause: &(dyn std::error::Error + 'static)| cause.is::<NotFinite>() || cause.is::<PastLimit>();
+    !is_lost_blob(error) && !error.chain().any(is_final)
 }
 
 fn is_lost_blob(error: &anyhow::Error) -> bool {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use s2c_pipe::artifact::ArtifactRef;
+use s2c_pipe::artifact::{ArtifactRef, Fingerprint, Manifest};
 use s2c_pipe::cache::Cache;
 use s2c_pipe::data::FileMemo;
 use s2c_pipe::digest::BlobDigest;
@@ -374,5 +374,56 @@ fn a_file_of_the_future_is_hashed_each_time() {
         fs::write(&path, text).unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(future).unwrap();
         assert_eq!(workspace.open().digest(&path).unwrap(), BlobDigest::of(text.as_bytes()));
+    }
+}
+
+fn manifest(n: usize) -> Manifest {
+    let fingerprint = Fingerprint { stage: "fake".into(), version: 1, params: n.to_string(), inputs: Vec::new() };
+    Manifest {
+        key: fingerprint.key(),
+        label: format!("fake {n}"),
+        fingerprint,
+        outputs: Vec::new(),
+        seconds: 0.0,
+        finished: 0,
+        made_by: String::new(),
+    }
+}
+
+/// Each process writes a log of its own, and a table of records names them by number.
+#[test]
+fn records_of_many_logs_are_found_where_they_stand() {
+    const N_LOGS: usize = 6;
+    const N: usize = 300; // so many that the table is written
+    let workspace = Workspace::new();
+    for log in 0..N_LOGS {
+        let cache = workspace.open();
+        (log * N..(log + 1) * N).for_each(|n| cache.put(&manifest(n)).unwrap());
+    }
+    for _ in 0..3 {
+        let cache = workspace.open();
+        for expected in (0..N_LOGS * N).map(manifest) {
+            assert_eq!(cache.get(&expected.key).map(|found| found.label), Some(expected.label));
+        }
+    }
+}
+
+/// Pictures are scanned by all threads, and the first that asks for a fact opens the index.
+#[test]
+fn threads_that_open_the_index_at_once_lose_no_fact() {
+    let workspace = Workspace::new();
+    for round in 0..10u8 {
+        let cache = workspace.open();
+        let of = |n: u8| BlobDigest::of(&[n]);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for n in 0..round {
+                        assert_eq!(cache.fact("fact", &of(n)), Some(vec![n]), "in round {round}");
+                    }
+                    cache.remember("fact", &of(round), &[round]);
+                });
+            }
+        });
     }
 }

@@ -23,7 +23,7 @@ use super::{Dataset, FileMemo, Item, Mask};
 use crate::digest::BlobDigest;
 
 /// Raised whenever the same file gives other outlines.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Reads and checks a data set. `folder`: where the outlines of parsed files are kept.
 ///
@@ -115,26 +115,33 @@ fn open(
     let instances = Instances::read(file).map_err(|problem| {
         fault(problem, "the file has to be a whole instances_*.json of COCO; get it again if it is cut off")
     })?;
+    if memo.digest(&path).ok() != Some(digest) {
+        return Err(fault("it changed while it was read".to_owned(), "run again"));
+    }
     // Losing it costs time only.
     let _ = pack(&kept, &instances);
     Ok((path, instances))
 }
 
-/// One line of JSON that ends with the lengths of the outlines, then the outlines.
+/// The BLAKE3 of what follows; one line of JSON that ends with the lengths of the outlines; the outlines.
 fn pack(path: &Path, instances: &Instances) -> anyhow::Result<()> {
     let folder = path.parent().context("no folder")?;
     fs::create_dir_all(folder)?;
-    let mut file = std::io::BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
     let lengths: Vec<usize> = instances.pictures.iter().map(|picture| picture.outlines.len()).collect();
-    serde_json::to_writer(&mut file, &(instances, lengths))?;
-    file.write_all(b"\n")?;
-    instances.pictures.iter().try_for_each(|picture| file.write_all(&picture.outlines))?;
-    file.into_inner()?.persist(path)?;
+    let mut bytes = serde_json::to_vec(&(instances, lengths))?;
+    bytes.push(b'\n');
+    instances.pictures.iter().for_each(|picture| bytes.extend_from_slice(&picture.outlines));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(BlobDigest::of(&bytes).as_bytes())?;
+    file.write_all(&bytes)?;
+    file.persist(path)?;
     Ok(())
 }
 
 fn unpack(path: &Path) -> anyhow::Result<Instances> {
     let bytes = fs::read(path)?;
+    let (digest, bytes) = bytes.split_at_checked(32).context("not whole")?;
+    ensure!(BlobDigest::of(bytes).as_bytes() == digest, "not as it was written");
     let end = bytes.iter().position(|&byte| byte == b'\n').context("no line")?;
     let (mut instances, lengths): (Instances, Vec<usize>) = serde_json::from_slice(&bytes[..end])?;
     let mut rest = &bytes[end + 1..];
