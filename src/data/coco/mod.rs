@@ -216,6 +216,8 @@ mod tests {
         let mut packed = fs::read(&kept[0]).unwrap();
         let cow = packed.windows(3).position(|bytes| bytes == b"cow").unwrap();
         packed[cow..cow + 3].copy_from_slice(b"pig");
+        let digest = BlobDigest::of(&packed[32..]);
+        packed[..32].copy_from_slice(digest.as_bytes());
         assert_eq!(
             scan_at(&dir).unwrap().train[0].mask.as_ref().map(Mask::digest),
             item.mask.as_ref().map(Mask::digest)
@@ -223,8 +225,10 @@ mod tests {
         fs::write(&kept[0], packed).unwrap();
         assert_eq!(scan_at(&dir).unwrap().classes[2], "pig");
         // A broken one is made again.
-        fs::write(&kept[0], "{}").unwrap();
-        assert_eq!(scan_at(&dir).unwrap().classes[2], "cow");
+        for broken in [b"{}".to_vec(), fs::read(&kept[0]).unwrap().into_iter().map(|byte| byte ^ 1).collect()] {
+            fs::write(&kept[0], broken).unwrap();
+            assert_eq!(scan_at(&dir).unwrap().classes[2], "cow");
+        }
     }
 
     #[test]
