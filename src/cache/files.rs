@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::locked;
 use super::sorted::{KEY, Sorted, key_at};
 use super::store::StoreError;
 use crate::digest::BlobDigest;
@@ -63,7 +64,7 @@ impl Files {
             let after = fs::metadata(path).map_err(StoreError::io("read", path))?;
             if stamp(&after) == stamp(&meta) {
                 let settled = times(&meta).into_iter().all(|time| now - time > SETTLED_NS);
-                self.fresh.lock().unwrap_or_else(|e| e.into_inner()).insert(key, (stamp(&meta), digest, settled));
+                locked(&self.fresh).insert(key, (stamp(&meta), digest, settled));
                 self.is_dirty.fetch_or(settled, Ordering::Relaxed);
                 return Ok(digest);
             }
@@ -73,7 +74,7 @@ impl Files {
     }
 
     fn known(&self, key: &[u8; KEY], stamp: &Stamp) -> Option<BlobDigest> {
-        let fresh = self.fresh.lock().unwrap_or_else(|e| e.into_inner());
+        let fresh = locked(&self.fresh);
         if let Some((of, digest, _)) = fresh.get(key) {
             return (of == stamp).then_some(*digest);
         }
@@ -86,7 +87,7 @@ impl Files {
         if !self.is_dirty.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let fresh = self.fresh.lock().unwrap_or_else(|e| e.into_inner());
+        let fresh = locked(&self.fresh);
         let old = (0..self.old.len()).map(|place| self.old.record(place));
         let old = old.filter(|record| !fresh.contains_key(&record[..KEY])).map(<[u8]>::to_vec);
         let new = fresh.iter().filter(|(_, (.., settled))| *settled);

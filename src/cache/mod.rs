@@ -323,7 +323,8 @@ fn each(manifests: &Path, take: &mut dyn FnMut(Manifest)) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Also after a panic of another thread: what our locks guard is never left half-changed.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

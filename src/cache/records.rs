@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::manifest::{self, Place};
 use super::sorted::{KEY, Sorted, key_at, u32_at, u64_at};
-use super::store::StoreError;
+use super::store::{BlobStore, StoreError};
 use crate::artifact::{ArtifactRef, Manifest};
 use crate::digest::{BlobDigest, UnitKey};
 
@@ -41,6 +42,8 @@ pub(crate) struct Records {
     /// Where the outputs begin in the rest of the file.
     outputs_at: usize,
     fresh: Vec<Fresh>,
+    /// So many of these were in the file when it was written last.
+    written: AtomicUsize,
     by_key: HashMap<UnitKey, RecordIdx>,
 }
 
@@ -152,6 +155,11 @@ impl Records {
         old.chain(fresh.iter().map(|output| (output.name.as_str(), output.digest, output.size)))
     }
 
+    /// All its blobs are there, with their sizes.
+    pub(crate) fn is_whole(&self, record: RecordIdx, store: &BlobStore) -> bool {
+        self.outputs(record).all(|(_, digest, size)| store.has(&digest, size))
+    }
+
     /// Where the manifest stands.
     pub(super) fn place(&self, record: RecordIdx) -> Place {
         match (record as usize).checked_sub(self.old.len()) {
@@ -172,7 +180,8 @@ impl Records {
 
     /// So many records are beyond the file that reading their logs at every start costs more than writing it.
     pub(super) fn is_worth_writing(&self) -> bool {
-        self.fresh.len() > 256.max(self.old.len() / 16)
+        let written = self.written.load(Ordering::Relaxed);
+        self.fresh.len() - written > 256.max((self.old.len() + written) / 16)
     }
 
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
@@ -218,6 +227,8 @@ impl Records {
         rest.extend_from_slice(&(names.len() as u32).to_le_bytes());
         names.iter().for_each(|name| text(&mut rest, name));
         rest.append(&mut outputs);
-        Sorted::write(path, MAGIC, RECORD, &records, &rest)
+        Sorted::write(path, MAGIC, RECORD, &records, &rest)?;
+        self.written.store(self.fresh.len(), Ordering::Relaxed);
+        Ok(())
     }
 }

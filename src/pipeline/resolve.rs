@@ -263,7 +263,7 @@ impl<'a> Resolver<'a> {
 }
 
 fn is_whole(cache: &Cache, records: &Records, known: Option<RecordIdx>) -> bool {
-    known.is_some_and(|record| records.outputs(record).all(|(_, digest, size)| cache.store().has(&digest, size)))
+    known.is_some_and(|record| records.is_whole(record, cache.store()))
 }
 
 /// The places that are marked, in order of their level, and which are of each level.

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Context;
 
 use crate::artifact::{ArtifactRef, Fingerprint, Manifest};
-use crate::cache::{BlobStore, Cache, RecordIdx, SYNC_SECONDS, StoreError};
+use crate::cache::{BlobStore, Cache, RecordIdx, SYNC_SECONDS, StoreError, locked};
 use crate::data::read_shared;
 use crate::digest::{BlobDigest, UnitKey};
 use crate::pipeline::agenda::Agenda;
@@ -214,10 +214,7 @@ impl Running<'_, '_> {
     /// The record of a unit that has all its blobs.
     fn whole(&self, key: &UnitKey) -> Option<RecordIdx> {
         let records = self.cache.records();
-        let whole = |record: &RecordIdx| {
-            records.outputs(*record).all(|(_, digest, size)| self.cache.store().has(&digest, size))
-        };
-        records.find(key).filter(whole)
+        records.find(key).filter(|record| records.is_whole(*record, self.cache.store()))
     }
 
     fn take(&mut self, agenda: &mut Agenda<'_>, finished: Finished) -> anyhow::Result<()> {
@@ -310,8 +307,8 @@ impl RunIo {
         Self { store, known: Mutex::default() }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        locked(&self.known)
     }
 
     /// Takes the files and values that a unit reads.

@@ -82,58 +82,25 @@ fn mean_of(class: usize, boundaries: &[(u8, f64)]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
-
     use safetensors::SafeTensors;
 
-    use super::super::{BlobReader, Bytes, Device};
+    use super::super::tests::run_on_sets;
     use super::*;
-    use crate::artifact::{Fingerprint, FingerprintInput, SetListing};
     use crate::data::image::encode_label_map;
-    use crate::digest::BlobDigest;
     use crate::vision::Grid;
-
-    struct Blobs(HashMap<BlobDigest, Vec<u8>>);
-    impl BlobReader for Blobs {
-        fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
-            Ok(self.0[digest].as_slice().into())
-        }
-    }
-
-    impl Blobs {
-        fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
-            let digest = BlobDigest::of(&bytes);
-            self.0.insert(digest, bytes);
-            digest
-        }
-    }
 
     /// `metrics` of the maps of a golden file.
     fn metrics(golden: &SafeTensors<'_>, classes: &[u8]) -> Metrics {
-        let mut blobs = Blobs(HashMap::new());
-        let inputs = [("predictions", "prediction"), ("masks", "truth")].map(|(slot, name)| {
+        let maps = |(slot, name)| {
             let map = |i: usize| {
                 let map = golden.tensor(&format!("{name}.{i}")).unwrap();
                 encode_label_map(&Grid::new(map.shape()[0], map.shape()[1], map.data().to_vec()))
             };
-            let members = (0..3).map(|i| (i.to_string(), blobs.put(map(i)))).collect();
-            let digest = blobs.put(SetListing { members }.to_bytes());
-            FingerprintInput { slot: slot.into(), digest, is_set: true }
-        });
-        let (stage, params) = (Evaluate::KIND.to_owned(), String::new());
-        let fingerprint = Fingerprint { stage, version: Evaluate::VERSION, params, inputs: inputs.into() };
-        let context = StageContext {
-            device: Device::Cpu,
-            progress: Arc::new(|_| ()),
-            scratch: "unused".into(),
-            interrupted: Arc::new(AtomicBool::new(false)),
+            (slot, (0..3).map(map).collect())
         };
+        let sets = [("predictions", "prediction"), ("masks", "truth")].map(maps);
         let params = EvaluateParams { n_classes: 5, classes: classes.to_vec() };
-        let mut stage = Evaluate::load(params, &context).unwrap();
-        let input = UnitInput { label: "evaluate", fingerprint: &fingerprint, reader: &blobs };
-        serde_json::from_slice(&Stage::run(&mut stage, &input).unwrap()[0].bytes).unwrap()
+        serde_json::from_slice(&run_on_sets::<Evaluate>(params, sets.into())).unwrap()
     }
 
     /// Against tests/golden/metrics/make.py.

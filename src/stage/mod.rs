@@ -282,3 +282,50 @@ impl Registry {
 pub fn scratch_of(context: &StageContext, fingerprint: &Fingerprint) -> PathBuf {
     Path::new(&context.scratch).join(fingerprint.key().to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::artifact::{FingerprintInput, SetListing};
+
+    struct Blobs(HashMap<BlobDigest, Vec<u8>>);
+
+    impl Blobs {
+        fn put(&mut self, bytes: Vec<u8>) -> BlobDigest {
+            let digest = BlobDigest::of(&bytes);
+            self.0.insert(digest, bytes);
+            digest
+        }
+    }
+
+    impl BlobReader for Blobs {
+        fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
+            Ok(self.0[digest].as_slice().into())
+        }
+    }
+
+    /// What a stage gives first on some sets, whose members are called 0, 1 and so on.
+    pub(super) fn run_on_sets<S: Stage>(params: S::Params, sets: Vec<(&str, Vec<Vec<u8>>)>) -> Vec<u8> {
+        let mut blobs = Blobs(HashMap::new());
+        let mut input = |(slot, members): (&str, Vec<Vec<u8>>)| {
+            let put = |(i, bytes): (usize, Vec<u8>)| (i.to_string(), blobs.put(bytes));
+            let members = members.into_iter().enumerate().map(put).collect();
+            let digest = blobs.put(SetListing { members }.to_bytes());
+            FingerprintInput { slot: slot.to_owned(), digest, is_set: true }
+        };
+        let inputs = sets.into_iter().map(&mut input).collect();
+        let (stage, version) = (S::KIND.to_owned(), S::VERSION);
+        let fingerprint = Fingerprint { stage, version, params: String::new(), inputs };
+        let context = StageContext {
+            device: Device::Cpu,
+            progress: Arc::new(|_| ()),
+            scratch: "unused".into(),
+            interrupted: Arc::new(AtomicBool::new(false)),
+        };
+        let mut stage = S::load(params, &context).unwrap();
+        let input = UnitInput { label: "test", fingerprint: &fingerprint, reader: &blobs };
+        stage.run(&input).unwrap().remove(0).bytes
+    }
+}

@@ -44,53 +44,16 @@ impl Stage for SelectEpoch {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
-
-    use super::super::{BlobReader, Bytes, Device};
+    use super::super::tests::run_on_sets;
     use super::*;
-    use crate::artifact::{Fingerprint, FingerprintInput, SetListing};
-    use crate::digest::BlobDigest;
     use crate::vision::metric::Scores;
 
-    struct Blobs(HashMap<BlobDigest, Vec<u8>>);
-    impl BlobReader for Blobs {
-        fn read(&self, digest: &BlobDigest) -> anyhow::Result<Bytes> {
-            Ok(self.0[digest].as_slice().into())
-        }
-    }
-
     fn chosen(mious: &[f64]) -> Vec<u8> {
-        let mut blobs = Blobs(HashMap::new());
-        let mut put = |bytes: Vec<u8>| {
-            let digest = BlobDigest::of(&bytes);
-            blobs.0.insert(digest, bytes);
-            digest
-        };
         let metrics =
             |miou: f64| SeedMetrics { scores: Scores { miou, ..Scores::default() }, threshold: 0.2, curve: vec![] };
-        let (mut scored, mut trained) = (SetListing::default(), SetListing::default());
-        for (epoch, &miou) in mious.iter().enumerate() {
-            scored.members.push((epoch.to_string(), put(serde_json::to_vec(&metrics(miou)).unwrap())));
-            trained.members.push((epoch.to_string(), put(vec![epoch as u8])));
-        }
-        let inputs = [("metrics", scored), ("checkpoints", trained)].map(|(slot, set)| FingerprintInput {
-            slot: slot.into(),
-            digest: put(set.to_bytes()),
-            is_set: true,
-        });
-        let fingerprint =
-            Fingerprint { stage: SelectEpoch::KIND.into(), version: 1, params: "{}".into(), inputs: inputs.into() };
-        let context = StageContext {
-            device: Device::Cpu,
-            progress: Arc::new(|_| ()),
-            scratch: "unused".into(),
-            interrupted: Arc::new(AtomicBool::new(false)),
-        };
-        let mut stage = SelectEpoch::load(SelectEpochParams {}, &context).unwrap();
-        let input = UnitInput { label: "select_epoch train", fingerprint: &fingerprint, reader: &blobs };
-        Stage::run(&mut stage, &input).unwrap().remove(0).bytes
+        let scored = mious.iter().map(|&miou| serde_json::to_vec(&metrics(miou)).unwrap()).collect();
+        let trained = (0..mious.len()).map(|epoch| vec![epoch as u8]).collect();
+        run_on_sets::<SelectEpoch>(SelectEpochParams {}, vec![("metrics", scored), ("checkpoints", trained)])
     }
 
     #[test]

@@ -265,6 +265,13 @@ mod tests {
         after
     }
 
+    /// The defaults but for a change, and four images.
+    fn plain(change: fn(&mut Spec)) -> (Spec, usize) {
+        let mut spec = Spec::default();
+        change(&mut spec);
+        (spec, 4)
+    }
+
     fn with(change: impl FnOnce(&mut Spec)) -> Spec {
         let mut spec = s2c();
         change(&mut spec);
@@ -316,11 +323,6 @@ mod tests {
 
     #[test]
     fn sam_after_training_runs_no_training_and_needs_no_threshold() {
-        let plain = |change: fn(&mut Spec)| {
-            let mut spec = Spec::default();
-            change(&mut spec);
-            (spec, 4)
-        };
         let prompted: fn(&mut Spec) = |spec| spec.pseudo_label.refine = vec![Refinement::SamPrompt];
         let found = added(plain(|_| ()), plain(prompted));
         assert_eq!((found["sam_embed"], found["sam_refine"]), (4, 4));
@@ -347,11 +349,7 @@ mod tests {
 
     #[test]
     fn crf_and_sepl_are_units_of_their_own_and_keys_hold_what_has_an_effect() {
-        let of = |change: fn(&mut Spec)| {
-            let mut spec = Spec::default();
-            change(&mut spec);
-            (spec, 4)
-        };
+        let of = plain;
         let crf: fn(&mut Spec) = |spec| spec.pseudo_label.refine = vec![Refinement::Crf];
         let found = added(of(|_| ()), of(crf));
         assert_eq!((found["pseudo_label"], found.get("se_map"), found.get("cam_epoch")), (4, None, None));
