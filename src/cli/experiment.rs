@@ -174,6 +174,15 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// Ends the process without what `exit` would run first: libtorch takes itself down under threads that still use it.
+fn leave_at_once(code: u8) -> ! {
+    #[expect(unsafe_code, reason = "a call of the C library that never returns")]
+    // SAFETY: `_exit` takes no pointer and runs nothing of this process.
+    unsafe {
+        libc::_exit(i32::from(code))
+    }
+}
+
 fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let RunArgs { pipeline, device: device_name, jobs, keep_going, retries, time_limit, out } = args;
     let device = parse_device(device_name)?;
@@ -184,7 +193,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let flag = interrupted.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED)); // the second time: at once; the store is whole at any moment
+            leave_at_once(INTERRUPTED); // the second time; the store is whole at any moment
         }
         eprintln!("stopping after this unit; once more to stop at once");
     })?;

@@ -93,8 +93,57 @@ fn until_no_better<T>(values: impl Iterator<Item = T>, score: impl Fn(&T) -> f64
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use half::f16;
+    use safetensors::SafeTensors;
+
+    use super::super::cam_file::write_cam;
+    use super::super::tests::run_on_sets;
     use super::*;
+    use crate::data::image::encode_label_map;
+    use crate::vision::{Cam, Grid};
+
+    pub(in crate::stage) const GOLDEN: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/seeds/golden.safetensors");
+
+    /// The metrics of an epoch's seeds in tests/golden/seeds, as stored.
+    pub(in crate::stage) fn of_epoch(golden: &SafeTensors<'_>, epoch: usize, sweep: Sweep) -> Vec<u8> {
+        let tensor = |name: &str, i: usize| golden.tensor(&format!("{name}.{i}")).unwrap();
+        let cam = |i: usize| {
+            let (cam, classes) = (tensor(&format!("cam.{epoch}"), i), tensor("classes", i).data().to_vec());
+            let scores = cam.data().as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32());
+            let (height, width) = (cam.shape()[1], cam.shape()[2]);
+            write_cam(&Cam { classes, height, width, data: scores.collect() }).unwrap()
+        };
+        let mask = |i: usize| {
+            let truth = tensor("truth", i);
+            encode_label_map(&Grid::new(truth.shape()[0], truth.shape()[1], truth.data().to_vec()))
+        };
+        let sets = vec![("cams", (0..3).map(cam).collect()), ("masks", (0..3).map(mask).collect())];
+        run_on_sets::<SeedEval>(SeedEvalParams { n_classes: 4, classes: vec![], sweep }, sets)
+    }
+
+    /// Against tests/golden/seeds/make.py: a pass over the pixels for each threshold.
+    #[test]
+    fn both_sweeps_are_those_of_their_definitions() {
+        let golden = std::fs::read(GOLDEN).unwrap();
+        let golden = SafeTensors::deserialize(&golden).unwrap();
+        let words = |name: &str| golden.tensor(name).unwrap().data().as_chunks::<8>().0.to_vec();
+        let curves: Vec<f64> = words("curve").into_iter().map(f64::from_le_bytes).collect();
+        let (ends, best) = (words("early"), words("threshold"));
+        for epoch in 0..3 {
+            for (k, sweep) in [Sweep::Full, Sweep::EarlyStop].into_iter().enumerate() {
+                let n = [101, u64::from_le_bytes(ends[epoch]) as usize][k];
+                let found: SeedMetrics = serde_json::from_slice(&of_epoch(&golden, epoch, sweep)).unwrap();
+                assert_eq!((found.threshold * 100.0).round() as u64, u64::from_le_bytes(best[2 * epoch + k]));
+                assert_eq!(found.curve.len(), n, "epoch {epoch}, {sweep:?}");
+                for ((_, found), expected) in found.curve.iter().zip(&curves[101 * epoch..]) {
+                    assert!((found - expected).abs() < 1e-9, "epoch {epoch}: {found}, not {expected}");
+                }
+            }
+        }
+        assert_ne!(best[0], best[1], "the first epoch tells the two apart");
+    }
 
     #[test]
     fn an_early_stop_misses_a_later_rise() {

@@ -44,6 +44,10 @@ impl Stage for SelectEpoch {
 
 #[cfg(test)]
 mod tests {
+    use safetensors::SafeTensors;
+
+    use super::super::params::Sweep;
+    use super::super::seed_eval::tests::{GOLDEN, of_epoch};
     use super::super::tests::run_on_sets;
     use super::*;
     use crate::vision::metric::Scores;
@@ -60,5 +64,18 @@ mod tests {
     fn the_best_epoch_and_of_equals_the_earliest() {
         assert_eq!(chosen(&[0.3, 0.5, 0.4]), [1]);
         assert_eq!(chosen(&[0.5, 0.4, 0.5]), [0]);
+    }
+
+    /// Against tests/golden/seeds/make.py. The last epoch is another.
+    #[test]
+    fn the_epoch_whose_seeds_score_best_by_their_definition() {
+        let golden = std::fs::read(GOLDEN).unwrap();
+        let golden = SafeTensors::deserialize(&golden).unwrap();
+        let metrics = (0..3).map(|epoch| of_epoch(&golden, epoch, Sweep::Full)).collect();
+        let checkpoints = (0..3).map(|epoch| vec![epoch]).collect();
+        let sets = vec![("metrics", metrics), ("checkpoints", checkpoints)];
+        let found = run_on_sets::<SelectEpoch>(SelectEpochParams {}, sets);
+        assert_eq!(found[0], golden.tensor("epoch").unwrap().data()[0]);
+        assert_ne!(found[0], 2);
     }
 }

@@ -497,6 +497,41 @@ fn an_interrupt_finishes_the_unit_and_the_next_run_goes_on() {
     assert_eq!(digests(dir.path()), digests(undisturbed.path()));
 }
 
+/// Killed in the middle of an epoch, where it had begun and where it had resumed, it ends with the bytes of an undisturbed
+/// one.
+#[test]
+fn a_kill_inside_an_epoch_changes_no_byte() {
+    let dirs = [finished_copy(), finished_copy()];
+    let sets = ["classifier.batch_size=1", "classifier.epochs=1", "cpm.start_epoch=0", "segmentation.enabled=false"];
+    let args: Vec<&str> = ["run", "tiny.toml"].into_iter().chain(sets.iter().flat_map(|set| ["--set", set])).collect();
+    let [undisturbed, killed] = dirs.each_ref().map(TempDir::path);
+    let before = digests(killed);
+    succeeds(undisturbed, &args);
+
+    // Logs of steps: those of before are of other units. The first unit is the epoch of the baseline, of 4 steps.
+    let logs = killed.join("cache/logs");
+    let known = walk(&logs);
+    let steps = || {
+        let new: Vec<_> = walk(&logs).into_iter().filter(|path| !known.contains(path)).collect();
+        new.iter().map(|path| fs::read_to_string(path).unwrap().lines().count()).sum::<usize>()
+    };
+    // Stopped with its state saved, killed after a step of what it resumed, killed again.
+    for (signal, code) in [("-INT", Some(130)), ("-KILL", None), ("-KILL", None)] {
+        let (start, started) = (if signal == "-INT" { 0 } else { steps() }, Instant::now());
+        let mut run = program(killed).args(&args).stderr(Stdio::null()).spawn().unwrap();
+        while steps() <= start {
+            assert!(started.elapsed() < Duration::from_secs(300));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+        assert_eq!(run.wait().unwrap().code(), code);
+        assert_eq!(digests(killed), before, "no epoch ended: the kill was inside of one");
+        assert_eq!(walk(&killed.join("cache/scratch")).len(), 1, "the state of the epoch");
+    }
+    succeeds(killed, &args);
+    assert_eq!(digests(killed), digests(undisturbed));
+}
+
 /// A write that fails half-way, as on a full disk: said, nothing half-written, and the next run goes on.
 #[test]
 fn a_disk_that_takes_no_more_loses_nothing() {
