@@ -1,7 +1,7 @@
 //! The sled index: small records only, all of them disposable. The only user of sled.
 //!
 //! Trees: `labels` (label -> key of its newest unit, for `why`), `facts` (name and digest -> a fact derived from
-//! content), `seconds` (stage -> how long its last units took).
+//! content), `costs` (stage -> seconds and bytes of its last units).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,10 +11,10 @@ use anyhow::Context;
 use crate::artifact::{decode, encode};
 use crate::digest::UnitKey;
 
-/// How many durations of a stage are kept.
-const N_SECONDS: usize = 31;
-/// No label.
-const TOLD: &str = "\0told";
+/// Of so many last units of a stage the cost is kept.
+const N_COSTS: usize = 31;
+/// No label. Another name than before sizes were kept, so that an index without them is told all anew.
+const TOLD: &str = "\0told costs";
 
 /// What of a finished unit is kept here.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Finished {
     pub(crate) key: UnitKey,
     pub(crate) stage: String,
     pub(crate) seconds: f64,
+    /// Of its outputs.
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug)]
@@ -30,7 +32,7 @@ pub(crate) struct Index {
     db: sled::Db,
     labels: sled::Tree,
     facts: sled::Tree,
-    seconds: sled::Tree,
+    costs: sled::Tree,
 }
 
 impl Index {
@@ -38,7 +40,7 @@ impl Index {
         let config = sled::Config::new().path(path).cache_capacity(64 << 20).flush_every_ms(Some(500));
         let db = config.open().with_context(|| format!("could not open the index `{}`", path.display()))?;
         let tree = |name: &str| db.open_tree(name);
-        Ok(Self { labels: tree("labels")?, facts: tree("facts")?, seconds: tree("seconds")?, db })
+        Ok(Self { labels: tree("labels")?, facts: tree("facts")?, costs: tree("costs")?, db })
     }
 
     pub(crate) fn newest(&self, label: &str) -> anyhow::Result<Option<UnitKey>> {
@@ -49,18 +51,18 @@ impl Index {
     /// Takes units in the order in which they finished. With them it has been told the logs' first so many bytes.
     pub(crate) fn record(&self, units: &[Finished], told: u64) -> anyhow::Result<()> {
         let mut labels: sled::Batch = Default::default();
-        let mut seconds: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        let mut costs: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
         for unit in units {
             labels.insert(unit.label.as_bytes(), unit.key.as_bytes());
-            let of_stage = seconds.entry(&unit.stage).or_default();
-            of_stage.insert(0, unit.seconds);
-            of_stage.truncate(N_SECONDS);
+            let of_stage = costs.entry(&unit.stage).or_default();
+            of_stage.insert(0, (unit.seconds, unit.bytes));
+            of_stage.truncate(N_COSTS);
         }
         self.labels.apply_batch(labels)?;
-        for (stage, mut newest) in seconds {
-            newest.append(&mut self.seconds(stage)?);
-            newest.truncate(N_SECONDS);
-            self.seconds.insert(stage.as_bytes(), encode(&newest)?)?;
+        for (stage, mut newest) in costs {
+            newest.append(&mut self.costs(stage)?);
+            newest.truncate(N_COSTS);
+            self.costs.insert(stage.as_bytes(), encode(&newest)?)?;
         }
         self.labels.insert(TOLD, &told.to_le_bytes())?;
         Ok(())
@@ -72,9 +74,9 @@ impl Index {
         Ok(told.and_then(|bytes| Some(u64::from_le_bytes(bytes.as_ref().try_into().ok()?))).unwrap_or(0))
     }
 
-    /// Of the last units of a stage, newest first.
-    pub(crate) fn seconds(&self, stage: &str) -> anyhow::Result<Vec<f64>> {
-        Ok(self.seconds.get(stage)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
+    /// Seconds and bytes of the last units of a stage, newest first.
+    pub(crate) fn costs(&self, stage: &str) -> anyhow::Result<Vec<(f64, u64)>> {
+        Ok(self.costs.get(stage)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
     }
 
     pub(crate) fn fact(&self, key: &[u8]) -> Option<Vec<u8>> {

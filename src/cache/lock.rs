@@ -38,3 +38,16 @@ impl Lock {
         Ok(Self { _file: file })
     }
 }
+
+/// Who works in a cache folder now, as told to [`Lock::acquire`]; nobody is waited for.
+pub fn holder(folder: &Path) -> Option<String> {
+    let mut file = File::open(folder.join("lock")).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).ok()?;
+            Some(holder)
+        }
+        _ => None,
+    }
+}

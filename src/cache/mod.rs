@@ -7,7 +7,8 @@
 //!   index/               made again when it is gone or torn, or by `cache rebuild`:
 //!     units              what finished units gave, by key
 //!     files              digests of the user's files, by path, size, times and inode
-//!     sled/              labels, facts about files, durations
+//!     sled/              labels, facts about files, durations and sizes
+//!   history/             runs, a line each, and the files they ran: see [`history`]
 //!   datasets/            data sets the program made itself
 //!   scratch/             half-done long units; losing it costs time only
 //!   lock                 held while a process works here, with its name inside
@@ -19,6 +20,7 @@
 //! blobs are checked when they are read.
 
 mod files;
+pub mod history;
 mod index;
 mod lock;
 mod manifest;
@@ -37,6 +39,7 @@ use crate::digest::{BlobDigest, UnitKey};
 use files::Files;
 use index::{Finished, Index};
 use lock::Lock;
+pub use lock::holder;
 use manifest::{ManifestLog, Place};
 pub(crate) use records::{RecordIdx, Records};
 pub use store::{BlobStore, StoreError};
@@ -168,11 +171,17 @@ impl Cache {
         Ok(())
     }
 
-    /// The median of the last durations of a stage, seconds a unit.
-    pub fn typical_seconds(&self, stage: &str) -> anyhow::Result<Option<f64>> {
-        let mut seconds = self.index()?.seconds(stage)?;
+    /// What a unit of a stage cost lately: the median of seconds, which one slow unit does not change, and the mean of
+    /// bytes, whose sum is that of the units. `None` if the stage has never run here.
+    pub fn typical_cost(&self, stage: &str) -> anyhow::Result<Option<(f64, u64)>> {
+        let costs = self.index()?.costs(stage)?;
+        if costs.is_empty() {
+            return Ok(None);
+        }
+        let bytes = costs.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>() / costs.len() as f64;
+        let mut seconds: Vec<f64> = costs.into_iter().map(|(seconds, _)| seconds).collect();
         seconds.sort_by(f64::total_cmp);
-        Ok(seconds.get(seconds.len() / 2).copied())
+        Ok(Some((seconds[seconds.len() / 2], bytes.round() as u64)))
     }
 
     /// Makes the index again from the manifests; gives the number of units.
@@ -311,8 +320,9 @@ fn tell_all(index: &Index, manifests: &Path, bytes: u64) -> anyhow::Result<usize
 }
 
 fn told(manifest: &Manifest) -> Finished {
-    let Manifest { key, label, fingerprint, outputs: _, seconds, finished: _, made_by: _ } = manifest;
-    Finished { label: label.clone(), key: *key, stage: fingerprint.stage.clone(), seconds: *seconds }
+    let Manifest { key, label, fingerprint, outputs, seconds, finished: _, made_by: _ } = manifest;
+    let bytes = outputs.iter().map(|output| output.size).sum();
+    Finished { label: label.clone(), key: *key, stage: fingerprint.stage.clone(), seconds: *seconds, bytes }
 }
 
 /// Every record of every log, in the order in which they were written.

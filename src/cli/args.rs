@@ -27,17 +27,37 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Run what is not in the cache, then show the results
     Run(RunArgs),
-    /// Show what would run, what is shared and how long it may take
+    /// Show what would run, what is shared and what it may cost
     Plan {
         #[command(flatten)]
         pipeline: PipelineArgs,
     },
-    /// Say why a variant's units, or one unit such as `cam_epoch epoch 3`, are not fresh
+    /// Say why a variant's units, or one unit such as `cam_epoch epoch 3`, are not fresh; of two variants, where they part
     Why {
         #[command(flatten)]
         pipeline: PipelineArgs,
         /// A variant's name, or the beginning of a unit's label
         what: String,
+        /// A variant that the first is compared with
+        other: Option<String>,
+        /// Compare the variant as it was in a run, see `history`; given twice: of the one in that run and the other in this
+        #[arg(long = "run", value_name = "N")]
+        runs: Vec<u64>,
+    },
+    /// Show the tree from an image's predicted mask, or the last there is, back to its files and weights
+    Lineage {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// The image's id, such as `2007_000032`
+        image: String,
+        /// Whose result; needed where the file has several
+        #[arg(long)]
+        variant: Option<String>,
+    },
+    /// Show the runs this cache has seen: when, what they executed, how they ended, what the variants scored
+    History {
+        /// Only runs of this pipeline file
+        file: Option<PathBuf>,
     },
     /// Show the table of variants and metrics
     Results {

@@ -10,10 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 
 use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs, RunArgs};
+use super::compare::compare_two;
 use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
+use super::lineage::show_lineage;
+use super::plan::show_plan;
 use super::predict::predict;
-use super::progress::{LOGS, Progress, span};
+use super::progress::{LOGS, Progress};
+use super::record::Recorded;
 use super::segment::segment;
 use super::{Hinted, INTERRUPTED, hint_of, open_cache, report, size, tensorboard};
 use crate::cache::Cache;
@@ -27,7 +31,7 @@ use crate::pipeline::executor::LocalExecutor;
 use crate::pipeline::file::{Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::outcomes::Outcomes;
-use crate::pipeline::plan::{Freshness, StaleReason, finished, plan, why};
+use crate::pipeline::plan::{StaleReason, finished, why};
 use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
@@ -47,7 +51,10 @@ pub(super) struct Experiment {
 
 impl Experiment {
     pub(super) fn open(cache: &Cache, args: &PipelineArgs) -> anyhow::Result<Self> {
-        let pipeline = load(&args.file, &args.sets)?;
+        Self::of(cache, load(&args.file, &args.sets)?)
+    }
+
+    pub(super) fn of(cache: &Cache, pipeline: Pipeline) -> anyhow::Result<Self> {
         let mut scanned: HashMap<String, Arc<Dataset>> = HashMap::new();
         let mut inputs = Vec::new();
         for cell in &pipeline.cells {
@@ -80,14 +87,14 @@ impl Experiment {
     }
 
     /// Prints what a user should know of the data, each once.
-    fn print_notes(&self, cli: &Cli) {
+    pub(super) fn print_notes(&self, cli: &Cli) {
         let notes: BTreeSet<&String> = self.cells.iter().flat_map(|cell| &cell.dataset.notes).collect();
         if !cli.quiet {
             notes.into_iter().for_each(|note| eprintln!("note: {note}"));
         }
     }
 
-    fn targets(&self) -> Vec<UnitIdx> {
+    pub(super) fn targets(&self) -> Vec<UnitIdx> {
         let mut targets: Vec<UnitIdx> = self.cells.iter().flat_map(CellUnits::targets).collect();
         targets.sort_unstable();
         targets.dedup();
@@ -137,7 +144,11 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
     match command {
         Command::Run(args) => return run_pipeline(cli, args),
         Command::Plan { pipeline } => show_plan(cli, pipeline)?,
-        Command::Why { pipeline, what } => show_why(cli, pipeline, what)?,
+        Command::Why { pipeline, what, other: None, runs } if runs.is_empty() => show_why(cli, pipeline, what)?,
+        Command::Why { pipeline, what, other, runs } => {
+            compare_two(cli, pipeline, [what, other.as_ref().unwrap_or(what)], runs)?;
+        }
+        Command::Lineage { pipeline, image, variant } => show_lineage(cli, pipeline, image, variant.as_deref())?,
         Command::Results { pipeline, csv, latex, metrics, against } => {
             let cache = open_cache(cli)?;
             let experiment = Experiment::open(&cache, pipeline)?;
@@ -209,12 +220,14 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}, {device_name}");
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let events = tensorboard::folder(out, &experiment);
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let recorded = Recorded::begin(&cache, &experiment, pipeline, clock());
     let options = RunOptions {
         targets: &experiment.targets(),
         keep_going: *keep_going,
         retries: *retries,
         interrupted,
-        clock: &|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        clock: &clock,
         made_by: &made_by,
         observer: &|event| {
             progress.event(event);
@@ -226,7 +239,10 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let limit = time_limit.map(|seconds| Duration::from_secs(seconds.into()));
     let mut executor = LocalExecutor::new(context, jobs).with_limit(limit);
-    let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options)?;
+    let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
+    let table = table(&cache, &experiment);
+    recorded.end(report.as_ref().ok(), table.as_ref().ok(), clock());
+    let (report, table) = (report?, table?);
     if !cli.quiet {
         let repaired = match report.repaired.len() {
             0 => String::new(),
@@ -238,7 +254,6 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted; the same command goes on from here");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let table = table(&cache, &experiment)?;
     let repeats = repeats_of(&experiment, &table, None)?;
     print!("{}", shown(cli, &table, &repeats)?);
     if !report.blocked.is_empty() {
@@ -290,54 +305,9 @@ fn repeats_of(experiment: &Experiment, table: &ResultsTable, against: Option<&st
 }
 
 /// The results that are in the cache.
-fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
+pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
     let metrics = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
     Ok(ResultsTable::new(&experiment.pipeline, &experiment.cells, metrics))
-}
-
-fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
-    let experiment = Experiment::open(&cache, args)?;
-    experiment.print_notes(cli);
-    let plan = plan(&experiment.graph, &cache, &experiment.targets())?;
-    let distinct = experiment.cells.iter().filter_map(|cell| cell.cam_epochs.last()).collect::<HashSet<_>>().len();
-    let n_epochs: usize = experiment.cells.iter().map(|cell| cell.cam_epochs.len()).sum();
-    let n_distinct_epochs = experiment.cells.iter().flat_map(|cell| &cell.cam_epochs).collect::<HashSet<_>>().len();
-    if cli.json {
-        let units: Vec<_> =
-            plan.units.iter().map(|(unit, fresh)| (experiment.graph.unit(*unit).label(), fresh)).collect();
-        let stages = &plan.stages;
-        println!(
-            "{}",
-            serde_json::json!({ "cells": experiment.cells.len(), "trainings": distinct, "stages": stages, "units": units })
-        );
-        return Ok(());
-    }
-    println!(
-        "{} cells = {distinct} distinct trainings; {n_epochs} epochs, of which {n_distinct_epochs} are distinct",
-        experiment.cells.len()
-    );
-    println!("{:<14} {:>8} {:>8} {:>14}", "stage", "cached", "to run", "time");
-    let (mut total, mut is_complete) = (0.0, true);
-    for (stage, counts) in &plan.stages {
-        let time = match counts.seconds {
-            _ if counts.to_run == 0 => String::new(),
-            Some(seconds) => span(seconds),
-            None => "unknown".to_owned(),
-        };
-        is_complete &= counts.to_run == 0 || counts.seconds.is_some();
-        total += counts.seconds.unwrap_or(0.0);
-        println!("{stage:<14} {:>8} {:>8} {time:>14}", counts.fresh, counts.to_run);
-    }
-    let waits = plan.units.iter().filter(|(_, freshness)| *freshness == Freshness::Waits).count();
-    match plan.n_to_run() {
-        0 => println!("everything is in the cache"),
-        n => {
-            let at_least = if is_complete { "about" } else { "more than" };
-            println!("{n} units to run, {waits} of them after others; {at_least} {}", span(total));
-        }
-    }
-    Ok(())
 }
 
 fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {

@@ -3,15 +3,24 @@
 
 mod args;
 #[cfg(feature = "torch")]
+mod compare;
+#[cfg(feature = "torch")]
 mod doctor;
 #[cfg(feature = "torch")]
 mod experiment;
 #[cfg(feature = "torch")]
 mod export;
+mod history;
+#[cfg(feature = "torch")]
+mod lineage;
+#[cfg(feature = "torch")]
+mod plan;
 #[cfg(feature = "torch")]
 mod predict;
 #[cfg(feature = "torch")]
 mod progress;
+#[cfg(feature = "torch")]
+mod record;
 #[cfg(feature = "torch")]
 mod report;
 #[cfg(feature = "torch")]
@@ -30,6 +39,7 @@ use self::args::WeightsAction;
 use self::args::{CacheAction, Cli, Command, Shell};
 use crate::cache::Cache;
 use crate::pipeline::file::FileError;
+use crate::pipeline::words::size;
 
 /// Exit code of a run that was interrupted (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
@@ -90,7 +100,6 @@ struct Hinted {
     hint: String,
 }
 
-#[cfg(feature = "torch")]
 impl Hinted {
     fn error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         Self { message: message.into(), hint: hint.into() }.into()
@@ -111,6 +120,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             };
             generate(to, &mut Cli::command(), "s2c-pipe", &mut std::io::stdout());
         }
+        Command::History { file } => history::history(cli, file.as_deref())?,
         Command::Cache { action: CacheAction::Du } => usage(cli)?,
         Command::Cache { action: CacheAction::Verify } => return verify(cli),
         Command::Cache { action: CacheAction::Rebuild } => {
@@ -136,9 +146,13 @@ fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
         }
         true
     };
+    Cache::open(&cli.cache, &who(), &waiting)
+}
+
+/// This process for others.
+fn who() -> String {
     let command: Vec<String> = std::env::args().skip(1).collect();
-    let who = format!("process {} (s2c-pipe {})", std::process::id(), command.join(" "));
-    Cache::open(&cli.cache, &who, &waiting)
+    format!("process {} (s2c-pipe {})", std::process::id(), command.join(" "))
 }
 
 fn usage(cli: &Cli) -> anyhow::Result<()> {
@@ -164,14 +178,4 @@ fn verify(cli: &Cli) -> anyhow::Result<ExitCode> {
         report.incomplete.iter().for_each(|label| println!("runs again when needed: {label}"));
     }
     Ok(if report.corrupt.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn size(bytes: u64) -> String {
-    let units = ["B", "KB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cache::locked;
 use crate::digest::UnitKey;
 use crate::pipeline::run::Event;
+use crate::pipeline::words::span;
 use crate::stage::Step;
 
 /// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
@@ -199,15 +200,5 @@ impl Progress {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
-    }
-}
-
-/// Seconds for people.
-pub(super) fn span(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
     }
 }

@@ -409,7 +409,7 @@ fn nearest_field(message: &str) -> Option<String> {
     Some(format!("did you mean `{}`?", nearest(written, &known)?))
 }
 
-pub(super) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     known.iter().copied().max_by_key(|name| (strsim::jaro_winkler(name, written) * 1e6) as u64)
 }
 

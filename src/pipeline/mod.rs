@@ -3,13 +3,17 @@
 mod agenda;
 #[cfg(feature = "torch")]
 pub mod build;
+pub mod compare;
+pub mod cost;
 mod crf;
 #[cfg(feature = "torch")]
 pub mod draw;
 pub mod executor;
 pub mod file;
 pub mod graph;
+pub mod lineage;
 pub mod outcomes;
+pub mod past;
 pub mod plan;
 pub mod preset;
 #[cfg(feature = "torch")]
@@ -21,3 +25,4 @@ pub mod run;
 pub mod spec;
 #[cfg(feature = "torch")]
 pub mod tensorboard;
+pub mod words;

@@ -41,6 +41,8 @@ pub struct StagePlan {
     pub to_run: usize,
     /// Seconds, from the median of recorded durations; `None` if the stage has never run here.
     pub seconds: Option<f64>,
+    /// Bytes that its units will store: those they had where a blob is lost, else from the mean of recorded ones.
+    pub bytes: Option<u64>,
 }
 
 impl Plan {
@@ -55,6 +57,9 @@ pub fn plan(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result
     resolver.look_up();
     let states = resolver.states(targets);
     let mut plan = Plan { units: Vec::new(), stages: BTreeMap::new() };
+    // By stage: bytes of lost blobs, and units that never ran.
+    let mut to_store: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let records = cache.records();
     for (unit, state) in states.iter().enumerate().filter(|(unit, _)| resolver.needed[*unit]) {
         let stage = plan.stages.entry(graph.kind(unit).stage).or_default();
         let freshness = match state {
@@ -64,12 +69,23 @@ pub fn plan(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result
         };
         match freshness {
             Freshness::Fresh => stage.fresh += 1,
-            Freshness::Missing | Freshness::Waits => stage.to_run += 1,
+            Freshness::Missing | Freshness::Waits => {
+                stage.to_run += 1;
+                let (lost, new) = to_store.entry(graph.kind(unit).stage).or_default();
+                match resolver.known[unit] {
+                    Some(record) => *lost += records.outputs(record).map(|(.., size)| size).sum::<u64>(),
+                    None => *new += 1,
+                }
+            }
         }
         plan.units.push((unit, freshness));
     }
+    drop(records);
     for (kind, stage) in &mut plan.stages {
-        stage.seconds = cache.typical_seconds(kind)?.map(|seconds| seconds * stage.to_run as f64);
+        let (lost, new) = to_store.get(kind).copied().unwrap_or_default();
+        if let Some((seconds, bytes)) = cache.typical_cost(kind)? {
+            (stage.seconds, stage.bytes) = (Some(seconds * stage.to_run as f64), Some(lost + new * bytes));
+        }
     }
     Ok(plan)
 }
@@ -259,7 +275,12 @@ fn differences(
     found
 }
 
-fn param_differences(path: &str, old: &serde_json::Value, new: &serde_json::Value, found: &mut Vec<Difference>) {
+pub(super) fn param_differences(
+    path: &str,
+    old: &serde_json::Value,
+    new: &serde_json::Value,
+    found: &mut Vec<Difference>,
+) {
     use serde_json::Value;
     if let (Value::Object(was), Value::Object(is)) = (old, new) {
         let mut names: Vec<&String> = was.keys().chain(is.keys()).collect();

@@ -6,16 +6,11 @@ use std::f64::consts::PI;
 use serde::Serialize;
 
 use super::file::Cell;
+use super::past::METRICS;
 use super::results::{Row, csv_quoted, latex_escaped};
 
 /// The axis that is averaged over.
 pub const AXIS: &str = "rng_seed";
-/// What is averaged, and its name for people.
-const METRICS: [(&str, &str); 3] = [
-    ("seed_miou", "seed mIoU"),
-    ("pseudo_label_miou", "pseudo-label mIoU"),
-    ("segmentation_miou", "segmentation mIoU"),
-];
 
 /// A variant at one point of the other axes, over its seeds of randomness.
 #[derive(Clone, Debug, Serialize)]
@@ -115,7 +110,7 @@ pub fn repeats(cells: &[Cell], rows: &[Row], against: Option<&str>) -> Result<Ve
 }
 
 /// In the order of [`METRICS`].
-fn mious(row: &Row) -> [Option<f64>; 3] {
+pub(crate) fn mious(row: &Row) -> [Option<f64>; 3] {
     [row.seed_miou, row.pseudo_label_miou, row.segmentation_miou]
 }
 

@@ -67,7 +67,11 @@ pub(crate) fn registry() -> Registry {
     Registry::default().with(StageEntry::of::<Concat<true>>()).with(StageEntry::of::<Concat<false>>())
 }
 
-fn unit<const PARALLEL: bool>(item: &str, params: &ConcatParams, inputs: Vec<(&'static str, Source)>) -> Unit {
+pub(crate) fn unit<const PARALLEL: bool>(
+    item: &str,
+    params: &ConcatParams,
+    inputs: Vec<(&'static str, Source)>,
+) -> Unit {
     let params = serde_json::to_value(params).unwrap().to_string().into();
     let (stage, version) = (Concat::<PARALLEL>::KIND, Concat::<PARALLEL>::VERSION);
     Unit { stage, version, item: item.into(), params, inputs }
@@ -77,7 +81,7 @@ pub(crate) fn params(suffix: &str) -> ConcatParams {
     ConcatParams { suffix: suffix.into(), upper: false, sleep: 0 }
 }
 
-fn of(unit: UnitIdx) -> Source {
+pub(crate) fn of(unit: UnitIdx) -> Source {
     Source::Output { unit, name: "out" }
 }
 

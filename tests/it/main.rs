@@ -1,5 +1,8 @@
 //! One integration binary: every further one would link libtorch again.
 
+mod answers;
+#[cfg(feature = "torch")]
+mod asked;
 #[cfg(feature = "torch")]
 mod backbone;
 #[cfg(feature = "torch")]

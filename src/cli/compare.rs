@@ -1,0 +1,117 @@
+//! Two variants, or two runs of one, against each other.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::args::{Cli, PipelineArgs};
+use super::experiment::{Experiment, table};
+use super::history::of_file;
+use super::{Hinted, open_cache};
+use crate::cache::Cache;
+use crate::cache::history::{History, Run};
+use crate::pipeline::compare::{Effect, compare};
+use crate::pipeline::file::{Cell, Pipeline, load, nearest};
+use crate::pipeline::past::{METRICS, changed_since, data_digest, restored, versions};
+use crate::pipeline::repeats::mious;
+
+/// What stands on one side.
+struct Side {
+    /// `S2C`, `S2C in run 3`
+    name: String,
+    variant: String,
+    cell: Cell,
+    run: Option<Run>,
+}
+
+/// Tells what two variants, each of now or of a run, do differently and what that is worth.
+pub(super) fn compare_two(
+    cli: &Cli,
+    args: &PipelineArgs,
+    [left, right]: [&str; 2],
+    runs: &[u64],
+) -> anyhow::Result<()> {
+    if runs.len() > 2 {
+        return Err(Hinted::error("--run is given more than twice", "two runs are compared: --run 3 --run 5"));
+    }
+    if left == right && (runs.is_empty() || runs.len() == 2 && runs[0] == runs[1]) {
+        let message = format!("`{left}` is compared with itself");
+        return Err(Hinted::error(message, "name another variant, or two runs: --run 3 --run 5"));
+    }
+    let cache = open_cache(cli)?;
+    let sides = [(left, runs.first()), (right, runs.get(1))];
+    let [left, right] = sides.map(|(variant, run)| side(&cache, args, variant, run.copied(), !runs.is_empty()));
+    let sides = [left?, right?];
+    let cells = sides.iter().map(|side| side.cell.clone()).collect();
+    let experiment = Experiment::of(&cache, Pipeline { name: String::new(), cells })?;
+    let now = table(&cache, &experiment)?;
+    let metrics = |at: usize| match &sides[at].run {
+        None => mious(&now.rows[at]),
+        Some(run) => {
+            let ended = run.ended.iter().flat_map(|ended| &ended.metrics);
+            let of = ended.filter(|(variant, _)| *variant == sides[at].variant).map(|(_, of)| of).next();
+            METRICS.map(|(name, _)| of?.get(name).copied())
+        }
+    };
+    let (was, is) = (metrics(0), metrics(1));
+    let effects = (0..METRICS.len()).map(|i| Effect::new(METRICS[i].1, was[i], is[i])).collect();
+    let targets = [0, 1].map(|at| experiment.cells[at].targets());
+    let found = compare(&experiment.graph, &cache, &targets[0], &targets[1], effects);
+    let versions = versions(&experiment.graph);
+    let notes = sides.iter().zip(&experiment.cells).flat_map(|(side, units)| {
+        let of = |run| changed_since(run, &side.variant, data_digest(&units.dataset), &versions);
+        side.run.as_ref().map(of).unwrap_or_default()
+    });
+    let notes: Vec<String> = notes.collect();
+    let names = [0, 1].map(|at| sides[at].name.as_str());
+    if cli.json {
+        let mut json = serde_json::to_value(&found)?;
+        (json["left"], json["right"], json["notes"]) = (names[0].into(), names[1].into(), notes.into());
+        println!("{}", serde_json::to_string_pretty(&json)?);
+        return Ok(());
+    }
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
+    print!("{}", found.text(names));
+    Ok(())
+}
+
+fn side(cache: &Cache, args: &PipelineArgs, variant: &str, run: Option<u64>, is_told: bool) -> anyhow::Result<Side> {
+    let (pipeline, run) = match run {
+        None => (load(&args.file, &args.sets)?, None),
+        Some(number) => {
+            let (pipeline, run) = past(cache, &args.file, number)?;
+            (pipeline, Some(run))
+        }
+    };
+    let place = match &run {
+        Some(run) => format!(" in run {}", run.run),
+        None if is_told => " now".to_owned(),
+        None => String::new(),
+    };
+    let names: Vec<&str> = pipeline.cells.iter().map(|cell| cell.name.as_str()).collect();
+    let Some(cell) = pipeline.cells.iter().find(|cell| cell.name == variant) else {
+        let near = nearest(variant, &names).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+        let hint = format!("{near}there are: {}", names.join("; "));
+        return Err(Hinted::error(format!("no variant `{variant}`{place}"), hint));
+    };
+    let mut cell = cell.clone();
+    // Pictures of other variants' parts are no part of this one.
+    cell.spec.report.overlays = 0;
+    Ok(Side { name: format!("{variant}{place}"), variant: variant.to_owned(), cell, run })
+}
+
+/// The file as it was in a run of it.
+fn past(cache: &Cache, file: &Path, number: u64) -> anyhow::Result<(Pipeline, Run)> {
+    let history = History::new(cache.folder());
+    let runs = of_file(&history.runs()?, file)?;
+    let Some(run) = runs.iter().find(|run| run.run == number) else {
+        let numbers: Vec<String> = runs.iter().map(|run| run.run.to_string()).collect();
+        let hint = format!("its runs are {}; see `s2c-pipe history {}`", numbers.join(", "), file.display());
+        return Err(Hinted::error(format!("no run {number} of `{}`", file.display()), hint));
+    };
+    let folder = Path::new(&run.began.file).parent().unwrap_or(Path::new(""));
+    let kept = history.file(&run.began.digest).with_context(|| format!("the file of run {number}"))?;
+    let pipeline = restored(&kept, "", folder).with_context(|| format!("the file of run {number}"))?;
+    Ok((pipeline, run.clone()))
+}

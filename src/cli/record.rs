@@ -1,0 +1,74 @@
+//! What a run leaves in the history.
+#![expect(clippy::print_stderr, reason = "this is where printing happens")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::args::PipelineArgs;
+use super::experiment::Experiment;
+use super::who;
+use crate::cache::Cache;
+use crate::cache::history::{Began, Ended, History, How};
+use crate::pipeline::past::{METRICS, data_digest, normalised, versions};
+use crate::pipeline::repeats::mious;
+use crate::pipeline::results::ResultsTable;
+use crate::pipeline::run::RunReport;
+
+/// A run on its way. What cannot be written is told, and is no reason to stop.
+pub(super) struct Recorded {
+    history: History,
+    run: Option<u64>,
+}
+
+impl Recorded {
+    pub(super) fn begin(cache: &Cache, experiment: &Experiment, args: &PipelineArgs, now: u64) -> Self {
+        let history = History::new(cache.folder());
+        let begin = || {
+            let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
+            let kept = normalised(&experiment.pipeline, file.parent().unwrap_or(Path::new("")))?;
+            let data = experiment.cells.iter().map(|cell| (cell.name.clone(), data_digest(&cell.dataset)));
+            anyhow::Ok(history.begin(Began {
+                began: now,
+                file: file.to_string_lossy().into_owned(),
+                sets: args.sets.clone(),
+                digest: history.keep_file(&kept)?,
+                data: data.collect(),
+                versions: versions(&experiment.graph),
+                who: who(),
+            })?)
+        };
+        let run = told(begin());
+        Self { history, run }
+    }
+
+    /// `table`: what is there at the end. `report`: `None` if the cache itself failed.
+    pub(super) fn end(&self, report: Option<&RunReport>, table: Option<&ResultsTable>, now: u64) {
+        let Some(run) = self.run else { return };
+        let how = match report {
+            Some(report) if report.interrupted => How::Interrupted,
+            Some(report) if report.failed.is_empty() => How::Finished,
+            _ => How::Failed,
+        };
+        let metrics = table.map(|table| &table.rows[..]).unwrap_or_default().iter().map(|row| {
+            let values =
+                METRICS.iter().zip(mious(row)).filter_map(|((name, _), value)| Some(((*name).to_owned(), value?)));
+            (row.cell.clone(), values.collect::<BTreeMap<_, _>>())
+        });
+        told(self.history.end(
+            run,
+            Ended {
+                ended: now,
+                how,
+                executed: report.map_or(0, RunReport::n_executed),
+                reused: report.map_or(0, |report| report.reused),
+                failed: report.map_or(0, |report| report.failed.len()),
+                metrics: metrics.collect(),
+            },
+        ));
+    }
+}
+
+fn told<T>(written: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
+    let tell = |error: anyhow::Error| eprintln!("note: this run is not in the history: {error:#}");
+    written.map_err(|error| tell(error.into())).ok()
+}

@@ -1,0 +1,438 @@
+//! Two variants of one graph, unit by unit: where their keys part, by what, and what that made of the artifacts.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::graph::{Graph, Input, UnitIdx};
+use super::plan::{Difference, param_differences};
+use super::resolve::Resolver;
+use super::words::table;
+use crate::cache::Cache;
+use crate::digest::BlobDigest;
+
+/// How many names are given before the rest is counted.
+const MAX_NAMED: usize = 3;
+/// Characters of a name that still heads a column.
+const MAX_NAME: usize = 16;
+
+/// What two variants share and where they differ. Left and right are in the order in which they were asked for.
+#[derive(Debug, Serialize)]
+pub struct Comparison {
+    /// The first unit in order whose key differs by something of its own, if both have one.
+    pub first: Option<First>,
+    /// In the order in which they run.
+    pub stages: Vec<StageComparison>,
+    /// The first artifact in order that both have and that differs.
+    pub first_blob: Option<BlobPair>,
+    /// Labels of units whose keys differ and whose artifacts are equal.
+    pub equal_blobs: Vec<String>,
+    /// mIoU in percent of what was scored.
+    pub effects: Vec<Effect>,
+}
+
+/// Where keys part.
+#[derive(Clone, Debug, Serialize)]
+pub struct First {
+    pub unit: String,
+    pub causes: Vec<Cause>,
+}
+
+/// The units of one stage.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StageComparison {
+    pub stage: &'static str,
+    /// Units that both have, with one key.
+    pub equal: usize,
+    /// Units of one name whose keys differ.
+    pub differ: usize,
+    /// Units of one name whose keys are not known before something has run.
+    pub unknown: usize,
+    pub only_left: usize,
+    pub only_right: usize,
+    /// Of those that differ, units that have finished on both sides and gave other artifacts.
+    pub blobs_differ: usize,
+    /// Of those that differ, units that have finished on both sides and gave the same.
+    pub blobs_equal: usize,
+    /// What differs in its units themselves, not in what they read alone: each cause at the first unit that has it.
+    pub parts: Vec<First>,
+}
+
+/// What makes a key another, in the unit itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum Cause {
+    Version {
+        left: u64,
+        right: u64,
+    },
+    /// JSON values; `null` where a side has no such parameter.
+    Param {
+        path: String,
+        left: serde_json::Value,
+        right: serde_json::Value,
+    },
+    /// Only one side reads it.
+    OnlyLeft {
+        slot: String,
+    },
+    OnlyRight {
+        slot: String,
+    },
+    /// Other bytes, or the output of another stage.
+    Input {
+        slot: String,
+        left: String,
+        right: String,
+    },
+    Items {
+        slot: String,
+        only_left: Vec<String>,
+        only_right: Vec<String>,
+        changed: Vec<String>,
+    },
+}
+
+/// An artifact of both sides.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BlobPair {
+    pub unit: String,
+    pub output: String,
+    pub left: BlobDigest,
+    pub right: BlobDigest,
+}
+
+/// One metric of both sides; `None` where it is not there.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Effect {
+    pub metric: &'static str,
+    pub left: Option<f64>,
+    pub right: Option<f64>,
+    /// Right minus left.
+    pub difference: Option<f64>,
+}
+
+impl Effect {
+    pub fn new(metric: &'static str, left: Option<f64>, right: Option<f64>) -> Self {
+        Self { metric, left, right, difference: left.zip(right).map(|(left, right)| right - left) }
+    }
+}
+
+/// Compares the units that two lists of targets need. Units that are one in the graph are equal; the others are paired by
+/// stage and item.
+pub fn compare(graph: &Graph, cache: &Cache, left: &[UnitIdx], right: &[UnitIdx], effects: Vec<Effect>) -> Comparison {
+    let needed = |targets: &[UnitIdx]| Resolver::new(graph, cache, targets).needed;
+    let (in_left, in_right) = (needed(left), needed(right));
+    let mut resolver = Resolver::new(graph, cache, &[left, right].concat());
+    resolver.look_up();
+    let (pairs, alone) = paired(graph, &in_left, &in_right);
+
+    let mut order: BTreeMap<&'static str, (usize, UnitIdx)> = BTreeMap::new();
+    let mut stages: BTreeMap<&'static str, StageComparison> = BTreeMap::new();
+    let mut of_stage = |unit: UnitIdx, count: &mut dyn FnMut(&mut StageComparison)| {
+        let stage = graph.kind(unit).stage;
+        let place = order.entry(stage).or_insert((graph.level(unit), unit));
+        *place = (*place).max((graph.level(unit), unit));
+        count(stages.entry(stage).or_insert_with(|| StageComparison { stage, ..StageComparison::default() }));
+    };
+    for unit in (0..graph.len()).filter(|&unit| in_left[unit] && in_right[unit]) {
+        of_stage(unit, &mut |stage| stage.equal += 1);
+    }
+    for &unit in &alone {
+        of_stage(unit, &mut |stage| *(if in_left[unit] { &mut stage.only_left } else { &mut stage.only_right }) += 1);
+    }
+    let (mut first, mut first_blob, mut equal_blobs) = (None, None, Vec::new());
+    for (a, b) in pairs {
+        let (keys, label) = ([a, b].map(|unit| resolver.key(unit)), graph.unit(b).label());
+        if keys[0].is_some() && keys[0] == keys[1] {
+            of_stage(b, &mut |stage| stage.equal += 1);
+            continue;
+        }
+        let is_known = keys.iter().all(Option::is_some);
+        let part = First { unit: label.clone(), causes: causes(graph, a, b) };
+        if first.is_none() && !part.causes.is_empty() {
+            first = Some(part.clone());
+        }
+        let blobs = if is_known { blobs(&resolver, a, b) } else { None };
+        let differing = blobs.iter().flatten().find(|(_, left, right)| left != right);
+        of_stage(b, &mut |stage| {
+            *(if is_known { &mut stage.differ } else { &mut stage.unknown }) += 1;
+            stage.take(&part);
+            stage.blobs_differ += usize::from(differing.is_some());
+            stage.blobs_equal += usize::from(blobs.is_some() && differing.is_none());
+        });
+        match differing {
+            Some((output, left, right)) if first_blob.is_none() => {
+                first_blob = Some(BlobPair { unit: label, output: output.clone(), left: *left, right: *right });
+            }
+            None if blobs.is_some() => equal_blobs.push(label),
+            _ => {}
+        }
+    }
+    let mut stages: Vec<StageComparison> = stages.into_values().collect();
+    stages.sort_by_key(|stage| order[stage.stage]);
+    Comparison { first, stages, first_blob, equal_blobs, effects }
+}
+
+impl StageComparison {
+    /// Takes what of a unit's causes is new.
+    fn take(&mut self, part: &First) {
+        let known: HashSet<String> = self.parts.iter().flat_map(|part| &part.causes).map(Cause::name).collect();
+        let causes: Vec<Cause> = part.causes.iter().filter(|cause| !known.contains(&cause.name())).cloned().collect();
+        if !causes.is_empty() {
+            self.parts.push(First { unit: part.unit.clone(), causes });
+        }
+    }
+
+    /// What differs, in words; from which unit on, where that is not the first.
+    fn by(&self) -> String {
+        let named = |(at, First { unit, causes }): (usize, &First)| {
+            let names = causes.iter().map(Cause::name).collect::<Vec<_>>().join(", ");
+            let item = unit.strip_prefix(self.stage).unwrap_or(unit).trim_start();
+            if at == 0 { names } else { format!("{names} from {item}") }
+        };
+        match self.parts.is_empty() {
+            false => self.parts.iter().enumerate().map(named).collect::<Vec<_>>().join("; "),
+            true if self.differ + self.unknown > 0 => "what it reads".to_owned(),
+            true => String::new(),
+        }
+    }
+}
+
+/// Units that differ, paired by stage and item, those that read nothing of others first; and those without a partner.
+fn paired(graph: &Graph, in_left: &[bool], in_right: &[bool]) -> (Vec<(UnitIdx, UnitIdx)>, Vec<UnitIdx>) {
+    let own = |of: &[bool], other: &[bool]| -> Vec<UnitIdx> {
+        (0..graph.len()).filter(|&unit| of[unit] && !other[unit]).collect()
+    };
+    let name = |unit: UnitIdx| (graph.kind(unit).stage, graph.unit(unit).item);
+    let mut partners: HashMap<(&str, &str), Vec<UnitIdx>> = HashMap::new();
+    for unit in own(in_right, in_left).into_iter().rev() {
+        partners.entry(name(unit)).or_default().push(unit);
+    }
+    let (mut pairs, mut alone) = (Vec::new(), Vec::new());
+    for unit in own(in_left, in_right) {
+        match partners.get_mut(&name(unit)).and_then(Vec::pop) {
+            Some(partner) => pairs.push((unit, partner)),
+            None => alone.push(unit),
+        }
+    }
+    alone.extend(partners.into_values().flatten());
+    pairs.sort_by_key(|&(a, b)| (graph.level(a).max(graph.level(b)), b));
+    (pairs, alone)
+}
+
+/// Outputs of two units that have both finished: name, left, right.
+fn blobs(resolver: &Resolver<'_>, left: UnitIdx, right: UnitIdx) -> Option<Vec<(String, BlobDigest, BlobDigest)>> {
+    let records = resolver.cache.records();
+    let (left, right) = (resolver.known[left]?, resolver.known[right]?);
+    let both =
+        |(name, digest, _): (&str, BlobDigest, u64)| Some((name.to_owned(), digest, records.output(right, name)?.0));
+    Some(records.outputs(left).filter_map(both).collect())
+}
+
+/// What of two units differs beside the artifacts they read.
+fn causes(graph: &Graph, left: UnitIdx, right: UnitIdx) -> Vec<Cause> {
+    let (was, is) = (graph.kind(left), graph.kind(right));
+    let mut found = Vec::new();
+    if was.version != is.version {
+        found.push(Cause::Version { left: was.version, right: is.version });
+    }
+    let params = |text: &str| serde_json::from_str(text).unwrap_or_default();
+    let mut differences = Vec::new();
+    param_differences("", &params(&was.params), &params(&is.params), &mut differences);
+    found.extend(differences.into_iter().filter_map(|difference| match difference {
+        Difference::Param { path, old, new } => Some(Cause::Param { path, left: old, right: new }),
+        _ => None,
+    }));
+    let input =
+        |unit: UnitIdx, slot: u16| graph.inputs(unit).iter().find(|(of, _)| *of == slot).map(|(_, input)| *input);
+    for &(slot, was) in graph.inputs(left) {
+        let name = graph.name_at(slot).to_owned();
+        match input(right, slot) {
+            None => found.push(Cause::OnlyLeft { slot: name }),
+            Some(is) => found.extend(input_cause(graph, name, was, is)),
+        }
+    }
+    for &(slot, _) in graph.inputs(right) {
+        if input(left, slot).is_none() {
+            found.push(Cause::OnlyRight { slot: graph.name_at(slot).to_owned() });
+        }
+    }
+    found
+}
+
+/// `None` where both read the same output of the same stage: what differs there is not of these units.
+fn input_cause(graph: &Graph, slot: String, left: Input, right: Input) -> Option<Cause> {
+    if let (Input::Set(left), Input::Set(right)) = (left, right) {
+        return set_cause(graph, slot, left as usize, right as usize);
+    }
+    is_other(graph, left, right).then(|| Cause::Input { slot, left: said(graph, left), right: said(graph, right) })
+}
+
+fn is_other(graph: &Graph, left: Input, right: Input) -> bool {
+    let source = |input: Input| match input {
+        Input::Output { unit, name } => Some((graph.kind(unit as usize).stage, name)),
+        Input::Content(_) | Input::Set(_) => None,
+    };
+    left != right && (source(left).is_none() || source(left) != source(right))
+}
+
+fn said(graph: &Graph, input: Input) -> String {
+    match input {
+        Input::Output { unit, name } => format!("{} of {}", graph.name_at(name), graph.kind(unit as usize).stage),
+        Input::Content(content) => graph.content(content).0.short(),
+        Input::Set(set) => format!("a set of {}", graph.members(set as usize).len()),
+    }
+}
+
+fn set_cause(graph: &Graph, slot: String, left: usize, right: usize) -> Option<Cause> {
+    if left == right {
+        return None;
+    }
+    let (was, is): (HashMap<_, _>, HashMap<_, _>) = (graph.members(left).collect(), graph.members(right).collect());
+    let owned = |(item, _): (&str, Input)| item.to_owned();
+    let only_left: Vec<String> = graph.members(left).filter(|(item, _)| !is.contains_key(item)).map(owned).collect();
+    let only_right: Vec<String> = graph.members(right).filter(|(item, _)| !was.contains_key(item)).map(owned).collect();
+    let is_changed = |(item, is): &(&str, Input)| was.get(item).is_some_and(|was| is_other(graph, *was, *is));
+    let changed: Vec<String> = graph.members(right).filter(is_changed).map(owned).collect();
+    let is_same = only_left.is_empty() && only_right.is_empty() && changed.is_empty();
+    (!is_same).then_some(Cause::Items { slot, only_left, only_right, changed })
+}
+
+impl Comparison {
+    /// Nothing that has an effect differs.
+    pub fn is_equal(&self) -> bool {
+        self.stages.iter().all(|stage| stage.differ + stage.unknown + stage.only_left + stage.only_right == 0)
+    }
+
+    /// For people. `names`: left and right.
+    pub fn text(&self, names: [&str; 2]) -> String {
+        let [left, right] = names;
+        let effects = self.effects.iter().any(|effect| effect.left.is_some() || effect.right.is_some());
+        let effects = if effects { format!("\n{}", table(&self.effect_rows(names))) } else { String::new() };
+        if self.is_equal() {
+            let n: usize = self.stages.iter().map(|stage| stage.equal).sum();
+            return format!("`{left}` and `{right}` are one experiment: all {n} units are the same\n{effects}");
+        }
+        let parts = match &self.first {
+            Some(First { unit, causes }) => {
+                let causes = causes.iter().map(|cause| format!("  {}\n", cause.text(names)));
+                format!("`{left}` and `{right}` part at {unit}:\n{}", causes.collect::<String>())
+            }
+            None => format!("what `{left}` and `{right}` both compute differs in nothing of its own\n"),
+        };
+        let counts = table(&self.counts(names));
+        let width = counts.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let by = std::iter::once("by".to_owned()).chain(self.stages.iter().map(StageComparison::by));
+        let lines =
+            counts.lines().zip(by).map(|(line, by)| format!("{line:<width$}  {by}").trim_end().to_owned() + "\n");
+        format!("{parts}\n{}\n{}\n{effects}", lines.collect::<String>(), self.blobs_text())
+    }
+
+    /// Of each stage, units: equal, differing and so on; without the columns that have none.
+    fn counts(&self, names: [&str; 2]) -> Vec<Vec<String>> {
+        let is_short = names.iter().all(|name| name.chars().count() <= MAX_NAME);
+        let [left, right] = if is_short { names } else { ["1st", "2nd"] };
+        let only = [left, right].map(|name| format!("only {name}"));
+        let columns: [(&str, fn(&StageComparison) -> usize); 5] = [
+            ("equal", |stage| stage.equal),
+            ("differ", |stage| stage.differ),
+            ("not known yet", |stage| stage.unknown),
+            (&only[0], |stage| stage.only_left),
+            (&only[1], |stage| stage.only_right),
+        ];
+        let has_some = |of: fn(&StageComparison) -> usize| self.stages.iter().any(|stage| of(stage) > 0);
+        let there: Vec<_> = columns.into_iter().filter(|(_, of)| has_some(*of)).collect();
+        let number = |n: usize| if n == 0 { "-".to_owned() } else { n.to_string() };
+        let head = std::iter::once("stage").chain(there.iter().map(|(name, _)| *name)).map(str::to_owned);
+        let row = |stage: &StageComparison| {
+            std::iter::once(stage.stage.to_owned()).chain(there.iter().map(|(_, of)| number(of(stage)))).collect()
+        };
+        std::iter::once(head.collect()).chain(self.stages.iter().map(row)).collect()
+    }
+
+    fn blobs_text(&self) -> String {
+        let mut lines = Vec::new();
+        match &self.first_blob {
+            Some(BlobPair { unit, output, left, right }) => lines.push(format!(
+                "first artifact that differs: {output} of {unit}, {} and {}",
+                left.short(),
+                right.short()
+            )),
+            None => lines.push("no artifact differs of what has run of both".to_owned()),
+        }
+        let n_unknown: usize = self.stages.iter().map(|stage| stage.unknown).sum();
+        let n_compared: usize = self.stages.iter().map(|stage| stage.blobs_differ + stage.blobs_equal).sum();
+        let n_differ: usize = self.stages.iter().map(|stage| stage.differ).sum();
+        match (n_differ + n_unknown).saturating_sub(n_compared) {
+            0 => {}
+            n => lines.push(format!("{n} of {} such units have not run on both sides", n_differ + n_unknown)),
+        }
+        if !self.equal_blobs.is_empty() {
+            let named = self.equal_blobs.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+            let n = self.equal_blobs.len();
+            let more = if n > MAX_NAMED { format!(" and {} more", n - MAX_NAMED) } else { String::new() };
+            lines.push(format!("other keys, equal artifacts: {named}{more}; work that reads only these is shared"));
+        }
+        lines.join("\n")
+    }
+
+    fn effect_rows(&self, [left, right]: [&str; 2]) -> Vec<Vec<String>> {
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+        let head = ["mIoU in %", left, right, "difference"].map(str::to_owned).to_vec();
+        let row = |effect: &Effect| {
+            let difference = effect.difference.map_or("-".to_owned(), |value| format!("{value:+.1}"));
+            vec![effect.metric.to_owned(), number(effect.left), number(effect.right), difference]
+        };
+        std::iter::once(head).chain(self.effects.iter().map(row)).collect()
+    }
+}
+
+impl Cause {
+    /// In a word or two.
+    fn name(&self) -> String {
+        match self {
+            Self::Version { .. } => "stage version".to_owned(),
+            Self::Param { path, .. } => path.clone(),
+            Self::OnlyLeft { slot }
+            | Self::OnlyRight { slot }
+            | Self::Input { slot, .. }
+            | Self::Items { slot, .. } => slot.clone(),
+        }
+    }
+
+    fn text(&self, [left_name, right_name]: [&str; 2]) -> String {
+        match self {
+            Self::Version { left, right } => format!("stage version: {left} -> {right}"),
+            Self::Param { path, left, right } => format!("parameter `{path}`: {} -> {}", plain(left), plain(right)),
+            Self::OnlyLeft { slot } => format!("input `{slot}`: only `{left_name}` reads it"),
+            Self::OnlyRight { slot } => format!("input `{slot}`: only `{right_name}` reads it"),
+            Self::Input { slot, left, right } => format!("input `{slot}`: {left} -> {right}"),
+            Self::Items { slot, only_left, only_right, changed } => {
+                let part = |(what, items): (String, &Vec<String>)| {
+                    let named = items.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+                    let more = items.len().saturating_sub(MAX_NAMED);
+                    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                    (!items.is_empty()).then(|| format!("{} {what} ({named}{more})", items.len()))
+                };
+                let parts = [
+                    (format!("only in `{left_name}`"), only_left),
+                    (format!("only in `{right_name}`"), only_right),
+                    ("of other content".to_owned(), changed),
+                ];
+                format!("inputs `{slot}`: {}", parts.into_iter().filter_map(part).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
+/// A parameter for people: a group of them by name, what is not there as `none`.
+fn plain(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "none".to_owned(),
+        serde_json::Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
+}

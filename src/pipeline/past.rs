@@ -1,0 +1,168 @@
+//! Runs of the past: the pipeline file as it was, the data it read, and the history in words.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::file::{Cell, Pipeline};
+use super::graph::Graph;
+use super::spec::Spec;
+use super::words::{date, span, table};
+use crate::cache::history::{Began, Ended, How, Run};
+use crate::data::{Dataset, Mask};
+use crate::digest::BlobDigest;
+
+/// What a variant is measured by, and its name for people.
+pub const METRICS: [(&str, &str); 3] = [
+    ("seed_miou", "seed mIoU"),
+    ("pseudo_label_miou", "pseudo-label mIoU"),
+    ("segmentation_miou", "segmentation mIoU"),
+];
+
+/// A cell as it is kept.
+#[derive(Serialize, Deserialize)]
+struct KeptCell {
+    name: String,
+    variant: String,
+    axes: Vec<(String, String)>,
+    spec: Spec,
+}
+
+/// A pipeline with every field of every cell, as JSON. Paths are as seen from the file's folder, so that the same file is
+/// the same wherever it stands.
+pub fn normalised(pipeline: &Pipeline, folder: &Path) -> anyhow::Result<Vec<u8>> {
+    let kept = |cell: &Cell| {
+        let Cell { name, variant, axes, spec } = cell.clone();
+        let seen = |path: PathBuf| path.strip_prefix(folder).map(Path::to_owned).unwrap_or(path);
+        KeptCell { name, variant, axes, spec: with_paths(spec, seen) }
+    };
+    Ok(serde_json::to_vec(&pipeline.cells.iter().map(kept).collect::<Vec<_>>())?)
+}
+
+/// The pipeline that was kept, its file being in `folder`.
+pub fn restored(kept: &[u8], name: &str, folder: &Path) -> anyhow::Result<Pipeline> {
+    let cells: Vec<KeptCell> = serde_json::from_slice(kept).context("a program of other fields kept it")?;
+    let cell = |KeptCell { name, variant, axes, spec }| Cell {
+        name,
+        variant,
+        axes,
+        spec: with_paths(spec, |path| folder.join(path)),
+    };
+    Ok(Pipeline { name: name.to_owned(), cells: cells.into_iter().map(cell).collect() })
+}
+
+fn with_paths(mut spec: Spec, change: impl Fn(PathBuf) -> PathBuf) -> Spec {
+    spec.dataset.root = spec.dataset.root.map(&change);
+    for weights in [&mut spec.sam.weights, &mut spec.classifier.weights, &mut spec.segmentation.weights] {
+        *weights = change(std::mem::take(weights));
+    }
+    spec
+}
+
+/// A digest of all that a data set gives: classes, and of each image its id, content, labels and mask.
+pub fn data_digest(dataset: &Dataset) -> BlobDigest {
+    let item = |list: &'static str| {
+        move |item: &crate::data::Item| {
+            let mask = item.mask.as_ref().map_or_else(String::new, |mask: &Mask| mask.digest().to_string());
+            format!("{list}\t{}\t{}\t{:?}\t{mask}\n", item.id.escape_default(), item.image.digest, item.labels)
+        }
+    };
+    let lines = dataset.train.iter().map(item("train")).chain(dataset.val.iter().map(item("val")));
+    BlobDigest::of(format!("{:?}\n{}", dataset.classes, lines.collect::<String>()).as_bytes())
+}
+
+/// The stages of a graph and their versions.
+pub fn versions(graph: &Graph) -> BTreeMap<String, u64> {
+    graph.kinds().iter().map(|kind| (kind.stage.to_owned(), kind.version)).collect()
+}
+
+/// What of a run cannot be compared as it was: data and stages are those of now.
+pub fn changed_since(run: &Run, variant: &str, data: BlobDigest, versions: &BTreeMap<String, u64>) -> Vec<String> {
+    let number = run.run;
+    let mut notes = Vec::new();
+    let then = run.began.data.iter().find(|(name, _)| name == variant);
+    if then.is_some_and(|(_, then)| *then != data) {
+        notes.push(format!("run {number} read other data than there is now; units are those of the data of now"));
+    }
+    for (stage, version) in versions {
+        match run.began.versions.get(stage) {
+            Some(then) if then != version => {
+                notes.push(format!("`{stage}` was version {then} in run {number} and is {version} now"));
+            }
+            _ => {}
+        }
+    }
+    notes
+}
+
+/// A run as it is shown.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shown {
+    #[serde(flatten)]
+    pub run: Run,
+    /// `None` once it has ended.
+    pub goes_on: Option<bool>,
+}
+
+impl Shown {
+    /// `holder`: who works in the cache now.
+    pub fn new(run: Run, holder: Option<&str>) -> Self {
+        let goes_on = run.ended.is_none().then_some(holder == Some(run.began.who.as_str()));
+        Self { run, goes_on }
+    }
+}
+
+/// The history for people, the newest last.
+pub fn text(runs: &[Shown]) -> String {
+    let blocks = runs.iter().enumerate().map(|(at, Shown { run, goes_on })| {
+        let Began { began, file, sets, digest, .. } = &run.began;
+        let sets: String = sets.iter().map(|set| format!(" --set {set}")).collect();
+        let head = format!("run {}  {} UTC  {file}{sets}  {}\n", run.run, date(*began), digest.short());
+        let Some(ended) = &run.ended else {
+            let state = if *goes_on == Some(true) { "goes on" } else { "was cut off" };
+            return format!("{head}  {state}\n");
+        };
+        let same = runs[..at].iter().rev().find(|of| has_metrics_of(&of.run, run));
+        let metrics = match same {
+            _ if ended.metrics.iter().all(|(_, of)| of.is_empty()) => String::new(),
+            Some(same) => format!("  metrics as in run {}\n", same.run.run),
+            None => indented(&table(&metric_rows(ended))),
+        };
+        format!("{head}  {}\n{metrics}", outcome(*began, ended))
+    });
+    blocks.collect::<Vec<_>>().join("\n")
+}
+
+fn has_metrics_of(earlier: &Run, run: &Run) -> bool {
+    let metrics = |run: &Run| run.ended.as_ref().map(|ended| ended.metrics.clone());
+    earlier.began.file == run.began.file && metrics(earlier) == metrics(run)
+}
+
+fn outcome(began: u64, ended: &Ended) -> String {
+    let Ended { ended, how, executed, reused, failed, metrics: _ } = ended;
+    let how = match how {
+        How::Finished => "finished after",
+        How::Failed => "failed after",
+        How::Interrupted => "interrupted after",
+    };
+    let failed = if *failed > 0 { format!(", {failed} failed") } else { String::new() };
+    let took = span(ended.saturating_sub(began) as f64);
+    format!("{how} {took}: {executed} units executed, {reused} reused{failed}")
+}
+
+fn metric_rows(ended: &Ended) -> Vec<Vec<String>> {
+    let there: Vec<&(&str, &str)> =
+        METRICS.iter().filter(|(name, _)| ended.metrics.iter().any(|(_, of)| of.contains_key(*name))).collect();
+    let head = std::iter::once("variant").chain(there.iter().map(|(_, title)| *title)).map(str::to_owned);
+    let row = |(variant, of): &(String, BTreeMap<String, f64>)| {
+        let cell = |(name, _): &&(&str, &str)| of.get(*name).map_or("-".to_owned(), |value| format!("{value:.1}"));
+        std::iter::once(variant.clone()).chain(there.iter().map(cell)).collect()
+    };
+    std::iter::once(head.collect()).chain(ended.metrics.iter().map(row)).collect()
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
