@@ -1,9 +1,9 @@
 //! The runs that were made here: `history/runs.jsonl`, append-only.
 //!
-//! A run has two lines, one when it begins and one when it ends, so a run that was killed is there as well. Writers take
-//! turns by a lock of the file's own; readers need none. A line that was torn (a full disk, a power cut) is skipped, and
-//! the next begins on a line of its own. `history/DIGEST.json` are the pipeline files that were run, normalised, each
-//! once. All of it is for people: nothing here is read to tell what is fresh.
+//! A run has two lines, one when it begins and one when it ends, so a run that was killed is there as well. Writers
+//! take turns by a lock of the file's own; readers need none. A line that was torn (a full disk, a power cut) is
+//! skipped, and the next begins on a line of its own. `history/DIGEST.json` are the pipeline files that were run,
+//! normalised, each once. All of it is for people: nothing here is read to tell what is fresh.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

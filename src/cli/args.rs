@@ -32,7 +32,7 @@ pub(super) enum Command {
         #[command(flatten)]
         pipeline: PipelineArgs,
     },
-    /// Say why a variant's units, or one unit such as `cam_epoch epoch 3`, are not fresh; of two variants, where they part
+    /// Say why a variant's units, or one such as `cam_epoch epoch 3`, are not fresh; of two variants, where they part
     Why {
         #[command(flatten)]
         pipeline: PipelineArgs,
@@ -40,7 +40,7 @@ pub(super) enum Command {
         what: String,
         /// A variant that the first is compared with
         other: Option<String>,
-        /// Compare the variant as it was in a run, see `history`; given twice: of the one in that run and the other in this
+        /// Take the variant as it was in a run, see `history`; a second time: the other variant, or the same, in that run
         #[arg(long = "run", value_name = "N")]
         runs: Vec<u64>,
     },

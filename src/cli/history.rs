@@ -39,9 +39,12 @@ pub(super) fn history(cli: &Cli, file: Option<&Path>) -> anyhow::Result<()> {
 
 /// The runs of a pipeline file.
 pub(super) fn of_file(all: &[Run], file: &Path) -> anyhow::Result<Vec<Run>> {
+    // Also by another path to it; one that is gone is known by its old path.
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-    let path = path.to_string_lossy();
-    let runs: Vec<Run> = all.iter().filter(|run| run.began.file == path).cloned().collect();
+    let real = path.canonicalize().ok();
+    let is_it =
+        |known: &str| path == Path::new(known) || real.is_some() && Path::new(known).canonicalize().ok() == real;
+    let runs: Vec<Run> = all.iter().filter(|run| is_it(&run.began.file)).cloned().collect();
     if !runs.is_empty() {
         return Ok(runs);
     }

@@ -1,8 +1,9 @@
 //! What a run leaves in the history.
 #![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::args::PipelineArgs;
 use super::experiment::Experiment;
@@ -26,7 +27,12 @@ impl Recorded {
         let begin = || {
             let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
             let kept = normalised(&experiment.pipeline, file.parent().unwrap_or(Path::new("")))?;
-            let data = experiment.cells.iter().map(|cell| (cell.name.clone(), data_digest(&cell.dataset)));
+            // Variants mostly share one data set.
+            let mut digests = HashMap::new();
+            let data = experiment.cells.iter().map(|cell| {
+                let digest = digests.entry(Arc::as_ptr(&cell.dataset)).or_insert_with(|| data_digest(&cell.dataset));
+                (cell.name.clone(), *digest)
+            });
             anyhow::Ok(history.begin(Began {
                 began: now,
                 file: file.to_string_lossy().into_owned(),

@@ -113,9 +113,7 @@ impl Walk<'_> {
             for &(slot, input) in graph.inputs(current) {
                 let slot_name = graph.name_at(slot).to_owned();
                 match input {
-                    Input::Output { unit: below, name }
-                        if graph.kind(below as usize).stage == graph.kind(unit).stage =>
-                    {
+                    Input::Output { unit: below, name } if self.goes_on(current, below as usize) => {
                         self.seen.insert(below as usize);
                         epochs.push(self.alone(slot_name, below as usize, graph.name_at(name)));
                         next = Some(below as usize);
@@ -129,6 +127,13 @@ impl Walk<'_> {
             }
         }
         [own, epochs, earlier].concat()
+    }
+
+    /// Both are of one training: the stage is the same, the item another.
+    fn goes_on(&self, unit: UnitIdx, below: UnitIdx) -> bool {
+        let graph = self.resolver.graph;
+        let [unit, below] = [unit, below].map(|unit| graph.unit(unit));
+        unit.stage == below.stage && unit.item != below.item
     }
 
     fn input(&mut self, slot: String, input: Input) -> Node {
@@ -180,7 +185,7 @@ impl Node {
                 (unit.clone(), if *is_repeated { "see above".to_owned() } else { String::new() })
             }
             NodeSource::File { path } => (path.rsplit('/').next().unwrap_or(path).to_owned(), path.clone()),
-            NodeSource::Value => ("value".to_owned(), String::new()),
+            NodeSource::Value => ("a small value".to_owned(), String::new()),
             NodeSource::Set { members: 1 } => ("the only one".to_owned(), String::new()),
             NodeSource::Set { members } => (format!("one of {members}"), String::new()),
         };

@@ -30,8 +30,8 @@ struct KeptCell {
     spec: Spec,
 }
 
-/// A pipeline with every field of every cell, as JSON. Paths are as seen from the file's folder, so that the same file is
-/// the same wherever it stands.
+/// A pipeline with every field of every cell, as JSON. Paths are as seen from the file's folder, so that the same file
+/// is the same wherever it stands.
 pub fn normalised(pipeline: &Pipeline, folder: &Path) -> anyhow::Result<Vec<u8>> {
     let kept = |cell: &Cell| {
         let Cell { name, variant, axes, spec } = cell.clone();
@@ -124,7 +124,7 @@ pub fn text(runs: &[Shown]) -> String {
             let state = if *goes_on == Some(true) { "goes on" } else { "was cut off" };
             return format!("{head}  {state}\n");
         };
-        let same = runs[..at].iter().rev().find(|of| has_metrics_of(&of.run, run));
+        let same = runs[..at].iter().find(|of| has_metrics_of(&of.run, run));
         let metrics = match same {
             _ if ended.metrics.iter().all(|(_, of)| of.is_empty()) => String::new(),
             Some(same) => format!("  metrics as in run {}\n", same.run.run),
@@ -148,7 +148,10 @@ fn outcome(began: u64, ended: &Ended) -> String {
         How::Interrupted => "interrupted after",
     };
     let failed = if *failed > 0 { format!(", {failed} failed") } else { String::new() };
-    let took = span(ended.saturating_sub(began) as f64);
+    let took = match ended.saturating_sub(began) {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds => span(seconds as f64),
+    };
     format!("{how} {took}: {executed} units executed, {reused} reused{failed}")
 }
 

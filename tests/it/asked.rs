@@ -1,50 +1,68 @@
 //! `plan`, `why`, `lineage` and `history` as a user asks them, after a run of the program.
 
+use std::path::Path;
+
+use tempfile::TempDir;
+
 use crate::program::{call, finished_copy, plan, succeeds, text};
+
+/// Run 1 was made in another folder, so it is one of another file; run 2 is one of the file here.
+fn run_again() -> TempDir {
+    let dir = finished_copy();
+    succeeds(dir.path(), &["run", "tiny.toml"]);
+    dir
+}
+
+/// What is printed on stdout.
+#[track_caller]
+fn answer(folder: &Path, args: &[&str]) -> String {
+    let output = call(folder, args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
 
 #[test]
 fn a_plan_ends_with_what_it_costs() {
     let dir = finished_copy();
-    let said = succeeds(dir.path(), &["plan", "tiny.toml"]);
+    let said = answer(dir.path(), &["plan", "tiny.toml"]);
     assert!(said.ends_with("2 cells = 2 distinct trainings; everything is in the cache\n"), "{said}");
-    let said = succeeds(dir.path(), &["plan", "tiny.toml", "--set", "classifier.lr=0.002"]);
+    let said = answer(dir.path(), &["plan", "tiny.toml", "--set", "classifier.lr=0.002"]);
     let last = said.lines().last().unwrap();
-    assert!(last.contains(" % cached; about ") && last.ends_with(" MB"), "{said}");
+    assert!(last.contains(" % cached; about ") && last.ends_with('B'), "{said}");
     let cost = plan(dir.path(), "tiny.toml", &["classifier.lr=0.002"]);
     let to_run: u64 = cost["stages"].as_object().unwrap().values().map(|stage| stage["to_run"].as_u64().unwrap()).sum();
     assert_eq!(cost["cost"]["to_run"], to_run);
     assert!(cost["cost"]["bytes"].as_u64().unwrap() > 1_000_000, "{}", cost["cost"]);
     assert_eq!(cost["cost"]["unknown"], serde_json::json!([]));
-    let said = succeeds(dir.path(), &["plan", "tiny.toml", "--set", "segmentation.test_crf=true"]);
+    let said = answer(dir.path(), &["plan", "tiny.toml", "--set", "segmentation.test_crf=true"]);
     assert!(said.lines().last().unwrap().contains("unknown for seg_crf"), "{said}");
 }
 
 #[test]
 fn two_variants_and_two_runs_are_compared() {
-    let dir = finished_copy();
-    let said = succeeds(dir.path(), &["why", "tiny.toml", "baseline", "S2C"]);
+    let dir = run_again();
+    let said = answer(dir.path(), &["why", "tiny.toml", "baseline", "S2C"]);
     assert!(said.starts_with("`baseline` and `S2C` part at cam_epoch epoch 0:\n  parameter `ssc`: none -> "), "{said}");
     for line in ["first artifact that differs: checkpoint of cam_epoch epoch 0", "seed mIoU", "; cpm, "] {
         assert!(said.contains(line), "{said}");
     }
     assert!(said.lines().any(|line| line.starts_with("sam_embed ") && line.trim_end().ends_with('4')), "{said}");
 
-    // The second run scores alone; its classes are part of nothing before.
+    // Run 3 scores other classes, and nothing before the scores differs.
     let set = ["--set", "evaluate.classes=['cat']"];
     succeeds(dir.path(), &[&["run", "tiny.toml"], &set[..]].concat());
-    let runs = ["why", "tiny.toml", "S2C", "--run", "1", "--run", "2"];
-    let said = succeeds(dir.path(), &runs);
-    assert!(said.starts_with("`S2C in run 1` and `S2C in run 2` part at seed_eval train:"), "{said}");
+    let runs = ["why", "tiny.toml", "S2C", "--run", "2", "--run", "3"];
+    let said = answer(dir.path(), &runs);
+    assert!(said.starts_with("`S2C in run 2` and `S2C in run 3` part at seed_eval train:"), "{said}");
     let json = call(dir.path(), &[&["--json"], &runs[..]].concat()).stdout;
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    assert_eq!((&json["right"], &json["notes"]), (&"S2C in run 2".into(), &serde_json::json!([])));
+    assert_eq!((&json["right"], &json["notes"]), (&"S2C in run 3".into(), &serde_json::json!([])));
     assert!(json["effects"][0]["difference"].is_number(), "{json}");
-    // Run 1 is the file as it is.
-    let said = succeeds(dir.path(), &["why", "tiny.toml", "S2C", "--run", "1"]);
-    assert!(said.starts_with("`S2C in run 1` and `S2C now` are one experiment"), "{said}");
+    let said = answer(dir.path(), &["why", "tiny.toml", "S2C", "--run", "2"]);
+    assert!(said.starts_with("`S2C in run 2` and `S2C now` are one experiment"), "{said}");
 
-    let history = succeeds(dir.path(), &["history", "tiny.toml"]);
-    assert!(history.contains("run 1  ") && history.contains("finished after"), "{history}");
+    let history = answer(dir.path(), &["history", "tiny.toml"]);
+    assert!(history.starts_with("run 2  ") && history.contains("finished after"), "{history}");
     assert!(history.contains("tiny.toml --set evaluate.classes=['cat']"), "{history}");
     assert!(history.lines().any(|line| line.trim_start().starts_with("S2C ")), "{history}");
 }
@@ -52,7 +70,7 @@ fn two_variants_and_two_runs_are_compared() {
 #[test]
 fn a_mask_is_traced_to_image_and_weights() {
     let dir = finished_copy();
-    let said = succeeds(dir.path(), &["lineage", "tiny.toml", "val_0001", "--variant", "S2C"]);
+    let said = answer(dir.path(), &["lineage", "tiny.toml", "val_0001", "--variant", "S2C"]);
     assert!(said.starts_with("the prediction of validation image `val_0001`, variant `S2C`\n"), "{said}");
     for part in ["seg_epoch epoch 0", "pseudo_label ", "cam_infer ", "cam_epoch epoch 1", "se_map ", "sam_embed "] {
         assert!(said.contains(part), "{part}: {said}");
@@ -61,7 +79,7 @@ fn a_mask_is_traced_to_image_and_weights() {
         assert!(said.contains(file), "{file}: {said}");
     }
     // A training image that no overlay shows ends with its pseudo-label, and is itself in every set.
-    let said = succeeds(dir.path(), &["lineage", "tiny.toml", "train_0003.png", "--variant", "baseline"]);
+    let said = answer(dir.path(), &["lineage", "tiny.toml", "train_0003.png", "--variant", "baseline"]);
     assert!(
         said.starts_with("the pseudo-label of training image `train_0003`") && !said.contains("sam_embed"),
         "{said}"
@@ -73,7 +91,7 @@ fn a_mask_is_traced_to_image_and_weights() {
 
 #[test]
 fn bad_questions_are_answered_with_a_hint() {
-    let dir = finished_copy();
+    let dir = run_again();
     for (args, error, hint) in [
         (
             &["why", "tiny.toml", "baseline", "S2c"][..],
@@ -81,9 +99,13 @@ fn bad_questions_are_answered_with_a_hint() {
             "did you mean `S2C`? there are: baseline; S2C",
         ),
         (&["why", "tiny.toml", "S2C", "S2C"], "`S2C` is compared with itself", "two runs: --run 3 --run 5"),
-        (&["why", "tiny.toml", "S2C", "--run", "1", "--run", "1"], "compared with itself", "two runs"),
-        (&["why", "tiny.toml", "S2C", "--run", "7"], "no run 7 of `tiny.toml`", "its runs are 1"),
-        (&["why", "tiny.toml", "none", "--run", "1"], "no variant `none` in run 1", "there are: baseline; S2C"),
+        (&["why", "tiny.toml", "S2C", "--run", "2", "--run", "2"], "compared with itself", "two runs"),
+        (
+            &["why", "tiny.toml", "S2C", "--run", "7"],
+            "no run 7 of `tiny.toml`",
+            "its runs are 2; see `s2c-pipe history tiny.toml`",
+        ),
+        (&["why", "tiny.toml", "none", "--run", "2"], "no variant `none` in run 2", "there are: baseline; S2C"),
         (&["lineage", "tiny.toml", "val_001", "--variant", "S2C"], "no image `val_001`", "did you mean `val_0001`?"),
         (&["lineage", "tiny.toml", "val_0001"], "which variant?", "baseline; S2C"),
         (&["lineage", "tiny.toml", "val_0001", "--variant", "x"], "no variant `x`", ""),

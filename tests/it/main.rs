@@ -15,6 +15,7 @@ mod crf;
 mod datasets;
 mod engine;
 mod faults;
+mod history;
 mod layers;
 #[cfg(feature = "torch")]
 mod pins;

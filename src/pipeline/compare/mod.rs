@@ -1,5 +1,7 @@
 //! Two variants of one graph, unit by unit: where their keys part, by what, and what that made of the artifacts.
 
+mod text;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
@@ -7,14 +9,8 @@ use serde::Serialize;
 use super::graph::{Graph, Input, UnitIdx};
 use super::plan::{Difference, param_differences};
 use super::resolve::Resolver;
-use super::words::table;
 use crate::cache::Cache;
 use crate::digest::BlobDigest;
-
-/// How many names are given before the rest is counted.
-const MAX_NAMED: usize = 3;
-/// Characters of a name that still heads a column.
-const MAX_NAME: usize = 16;
 
 /// What two variants share and where they differ. Left and right are in the order in which they were asked for.
 #[derive(Debug, Serialize)]
@@ -66,11 +62,11 @@ pub enum Cause {
         left: u64,
         right: u64,
     },
-    /// JSON values; `null` where a side has no such parameter.
+    /// `None` where a side does not write the parameter, which is then at its default, or of no effect.
     Param {
         path: String,
-        left: serde_json::Value,
-        right: serde_json::Value,
+        left: Option<serde_json::Value>,
+        right: Option<serde_json::Value>,
     },
     /// Only one side reads it.
     OnlyLeft {
@@ -118,8 +114,8 @@ impl Effect {
     }
 }
 
-/// Compares the units that two lists of targets need. Units that are one in the graph are equal; the others are paired by
-/// stage and item.
+/// Compares the units that two lists of targets need. Units that are one in the graph are equal; the others are paired
+/// by stage and item.
 pub fn compare(graph: &Graph, cache: &Cache, left: &[UnitIdx], right: &[UnitIdx], effects: Vec<Effect>) -> Comparison {
     let needed = |targets: &[UnitIdx]| Resolver::new(graph, cache, targets).needed;
     let (in_left, in_right) = (needed(left), needed(right));
@@ -183,20 +179,6 @@ impl StageComparison {
             self.parts.push(First { unit: part.unit.clone(), causes });
         }
     }
-
-    /// What differs, in words; from which unit on, where that is not the first.
-    fn by(&self) -> String {
-        let named = |(at, First { unit, causes }): (usize, &First)| {
-            let names = causes.iter().map(Cause::name).collect::<Vec<_>>().join(", ");
-            let item = unit.strip_prefix(self.stage).unwrap_or(unit).trim_start();
-            if at == 0 { names } else { format!("{names} from {item}") }
-        };
-        match self.parts.is_empty() {
-            false => self.parts.iter().enumerate().map(named).collect::<Vec<_>>().join("; "),
-            true if self.differ + self.unknown > 0 => "what it reads".to_owned(),
-            true => String::new(),
-        }
-    }
 }
 
 /// Units that differ, paired by stage and item, those that read nothing of others first; and those without a partner.
@@ -237,13 +219,17 @@ fn causes(graph: &Graph, left: UnitIdx, right: UnitIdx) -> Vec<Cause> {
     if was.version != is.version {
         found.push(Cause::Version { left: was.version, right: is.version });
     }
-    let params = |text: &str| serde_json::from_str(text).unwrap_or_default();
+    let [left_params, right_params]: [serde_json::Value; 2] =
+        [was, is].map(|kind| serde_json::from_str(&kind.params).unwrap_or_default());
     let mut differences = Vec::new();
-    param_differences("", &params(&was.params), &params(&is.params), &mut differences);
-    found.extend(differences.into_iter().filter_map(|difference| match difference {
-        Difference::Param { path, old, new } => Some(Cause::Param { path, left: old, right: new }),
-        _ => None,
-    }));
+    param_differences("", &left_params, &right_params, &mut differences);
+    for difference in differences {
+        if let Difference::Param { path, .. } = difference {
+            let at = |params: &serde_json::Value| params.pointer(&format!("/{}", path.replace('.', "/"))).cloned();
+            let (left, right) = (at(&left_params), at(&right_params));
+            found.push(Cause::Param { path, left, right });
+        }
+    }
     let input =
         |unit: UnitIdx, slot: u16| graph.inputs(unit).iter().find(|(of, _)| *of == slot).map(|(_, input)| *input);
     for &(slot, was) in graph.inputs(left) {
@@ -297,142 +283,4 @@ fn set_cause(graph: &Graph, slot: String, left: usize, right: usize) -> Option<C
     let changed: Vec<String> = graph.members(right).filter(is_changed).map(owned).collect();
     let is_same = only_left.is_empty() && only_right.is_empty() && changed.is_empty();
     (!is_same).then_some(Cause::Items { slot, only_left, only_right, changed })
-}
-
-impl Comparison {
-    /// Nothing that has an effect differs.
-    pub fn is_equal(&self) -> bool {
-        self.stages.iter().all(|stage| stage.differ + stage.unknown + stage.only_left + stage.only_right == 0)
-    }
-
-    /// For people. `names`: left and right.
-    pub fn text(&self, names: [&str; 2]) -> String {
-        let [left, right] = names;
-        let effects = self.effects.iter().any(|effect| effect.left.is_some() || effect.right.is_some());
-        let effects = if effects { format!("\n{}", table(&self.effect_rows(names))) } else { String::new() };
-        if self.is_equal() {
-            let n: usize = self.stages.iter().map(|stage| stage.equal).sum();
-            return format!("`{left}` and `{right}` are one experiment: all {n} units are the same\n{effects}");
-        }
-        let parts = match &self.first {
-            Some(First { unit, causes }) => {
-                let causes = causes.iter().map(|cause| format!("  {}\n", cause.text(names)));
-                format!("`{left}` and `{right}` part at {unit}:\n{}", causes.collect::<String>())
-            }
-            None => format!("what `{left}` and `{right}` both compute differs in nothing of its own\n"),
-        };
-        let counts = table(&self.counts(names));
-        let width = counts.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-        let by = std::iter::once("by".to_owned()).chain(self.stages.iter().map(StageComparison::by));
-        let lines =
-            counts.lines().zip(by).map(|(line, by)| format!("{line:<width$}  {by}").trim_end().to_owned() + "\n");
-        format!("{parts}\n{}\n{}\n{effects}", lines.collect::<String>(), self.blobs_text())
-    }
-
-    /// Of each stage, units: equal, differing and so on; without the columns that have none.
-    fn counts(&self, names: [&str; 2]) -> Vec<Vec<String>> {
-        let is_short = names.iter().all(|name| name.chars().count() <= MAX_NAME);
-        let [left, right] = if is_short { names } else { ["1st", "2nd"] };
-        let only = [left, right].map(|name| format!("only {name}"));
-        let columns: [(&str, fn(&StageComparison) -> usize); 5] = [
-            ("equal", |stage| stage.equal),
-            ("differ", |stage| stage.differ),
-            ("not known yet", |stage| stage.unknown),
-            (&only[0], |stage| stage.only_left),
-            (&only[1], |stage| stage.only_right),
-        ];
-        let has_some = |of: fn(&StageComparison) -> usize| self.stages.iter().any(|stage| of(stage) > 0);
-        let there: Vec<_> = columns.into_iter().filter(|(_, of)| has_some(*of)).collect();
-        let number = |n: usize| if n == 0 { "-".to_owned() } else { n.to_string() };
-        let head = std::iter::once("stage").chain(there.iter().map(|(name, _)| *name)).map(str::to_owned);
-        let row = |stage: &StageComparison| {
-            std::iter::once(stage.stage.to_owned()).chain(there.iter().map(|(_, of)| number(of(stage)))).collect()
-        };
-        std::iter::once(head.collect()).chain(self.stages.iter().map(row)).collect()
-    }
-
-    fn blobs_text(&self) -> String {
-        let mut lines = Vec::new();
-        match &self.first_blob {
-            Some(BlobPair { unit, output, left, right }) => lines.push(format!(
-                "first artifact that differs: {output} of {unit}, {} and {}",
-                left.short(),
-                right.short()
-            )),
-            None => lines.push("no artifact differs of what has run of both".to_owned()),
-        }
-        let n_unknown: usize = self.stages.iter().map(|stage| stage.unknown).sum();
-        let n_compared: usize = self.stages.iter().map(|stage| stage.blobs_differ + stage.blobs_equal).sum();
-        let n_differ: usize = self.stages.iter().map(|stage| stage.differ).sum();
-        match (n_differ + n_unknown).saturating_sub(n_compared) {
-            0 => {}
-            n => lines.push(format!("{n} of {} such units have not run on both sides", n_differ + n_unknown)),
-        }
-        if !self.equal_blobs.is_empty() {
-            let named = self.equal_blobs.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
-            let n = self.equal_blobs.len();
-            let more = if n > MAX_NAMED { format!(" and {} more", n - MAX_NAMED) } else { String::new() };
-            lines.push(format!("other keys, equal artifacts: {named}{more}; work that reads only these is shared"));
-        }
-        lines.join("\n")
-    }
-
-    fn effect_rows(&self, [left, right]: [&str; 2]) -> Vec<Vec<String>> {
-        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
-        let head = ["mIoU in %", left, right, "difference"].map(str::to_owned).to_vec();
-        let row = |effect: &Effect| {
-            let difference = effect.difference.map_or("-".to_owned(), |value| format!("{value:+.1}"));
-            vec![effect.metric.to_owned(), number(effect.left), number(effect.right), difference]
-        };
-        std::iter::once(head).chain(self.effects.iter().map(row)).collect()
-    }
-}
-
-impl Cause {
-    /// In a word or two.
-    fn name(&self) -> String {
-        match self {
-            Self::Version { .. } => "stage version".to_owned(),
-            Self::Param { path, .. } => path.clone(),
-            Self::OnlyLeft { slot }
-            | Self::OnlyRight { slot }
-            | Self::Input { slot, .. }
-            | Self::Items { slot, .. } => slot.clone(),
-        }
-    }
-
-    fn text(&self, [left_name, right_name]: [&str; 2]) -> String {
-        match self {
-            Self::Version { left, right } => format!("stage version: {left} -> {right}"),
-            Self::Param { path, left, right } => format!("parameter `{path}`: {} -> {}", plain(left), plain(right)),
-            Self::OnlyLeft { slot } => format!("input `{slot}`: only `{left_name}` reads it"),
-            Self::OnlyRight { slot } => format!("input `{slot}`: only `{right_name}` reads it"),
-            Self::Input { slot, left, right } => format!("input `{slot}`: {left} -> {right}"),
-            Self::Items { slot, only_left, only_right, changed } => {
-                let part = |(what, items): (String, &Vec<String>)| {
-                    let named = items.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
-                    let more = items.len().saturating_sub(MAX_NAMED);
-                    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                    (!items.is_empty()).then(|| format!("{} {what} ({named}{more})", items.len()))
-                };
-                let parts = [
-                    (format!("only in `{left_name}`"), only_left),
-                    (format!("only in `{right_name}`"), only_right),
-                    ("of other content".to_owned(), changed),
-                ];
-                format!("inputs `{slot}`: {}", parts.into_iter().filter_map(part).collect::<Vec<_>>().join(", "))
-            }
-        }
-    }
-}
-
-/// A parameter for people: a group of them by name, what is not there as `none`.
-fn plain(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::Null => "none".to_owned(),
-        serde_json::Value::Object(fields) => {
-            fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect::<Vec<_>>().join(" ")
-        }
-        other => other.to_string(),
-    }
 }
