@@ -1,7 +1,8 @@
 //! The sled index: small records only, all of them disposable. The only user of sled.
 //!
 //! Trees: `labels` (label -> key of its newest unit, for `why`), `facts` (name and digest -> a fact derived from
-//! content), `costs` (stage -> seconds and bytes of its last units).
+//! content), `costs` (stage, and stage with the names of its inputs -> seconds
+//! and bytes of the last units).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +12,7 @@ use anyhow::Context;
 use crate::artifact::{decode, encode};
 use crate::digest::UnitKey;
 
-/// Of so many last units of a stage the cost is kept.
+/// Of so many last units of a stage, or of a kind, the cost is kept.
 const N_COSTS: usize = 31;
 /// No label. Another name than before sizes were kept, so that an index without them is told all anew.
 const TOLD: &str = "\0told costs";
@@ -22,6 +23,8 @@ pub(crate) struct Finished {
     pub(crate) label: String,
     pub(crate) key: UnitKey,
     pub(crate) stage: String,
+    /// The stage with the names of what it reads: an epoch with a loss costs more than one without.
+    pub(crate) kind: String,
     pub(crate) seconds: f64,
     /// Of its outputs.
     pub(crate) bytes: u64,
@@ -54,15 +57,17 @@ impl Index {
         let mut costs: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
         for unit in units {
             labels.insert(unit.label.as_bytes(), unit.key.as_bytes());
-            let of_stage = costs.entry(&unit.stage).or_default();
-            of_stage.insert(0, (unit.seconds, unit.bytes));
-            of_stage.truncate(N_COSTS);
+            for name in [&unit.stage, &unit.kind] {
+                let newest = costs.entry(name).or_default();
+                newest.insert(0, (unit.seconds, unit.bytes));
+                newest.truncate(N_COSTS);
+            }
         }
         self.labels.apply_batch(labels)?;
-        for (stage, mut newest) in costs {
-            newest.append(&mut self.costs(stage)?);
+        for (name, mut newest) in costs {
+            newest.append(&mut self.costs(name)?);
             newest.truncate(N_COSTS);
-            self.costs.insert(stage.as_bytes(), encode(&newest)?)?;
+            self.costs.insert(name.as_bytes(), encode(&newest)?)?;
         }
         self.labels.insert(TOLD, &told.to_le_bytes())?;
         Ok(())
@@ -74,9 +79,9 @@ impl Index {
         Ok(told.and_then(|bytes| Some(u64::from_le_bytes(bytes.as_ref().try_into().ok()?))).unwrap_or(0))
     }
 
-    /// Seconds and bytes of the last units of a stage, newest first.
-    pub(crate) fn costs(&self, stage: &str) -> anyhow::Result<Vec<(f64, u64)>> {
-        Ok(self.costs.get(stage)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
+    /// Seconds and bytes of the last units of a stage, or of a kind, newest first.
+    pub(crate) fn costs(&self, name: &str) -> anyhow::Result<Vec<(f64, u64)>> {
+        Ok(self.costs.get(name)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
     }
 
     pub(crate) fn fact(&self, key: &[u8]) -> Option<Vec<u8>> {

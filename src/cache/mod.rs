@@ -171,10 +171,19 @@ impl Cache {
         Ok(())
     }
 
-    /// What a unit of a stage cost lately: the median of seconds, which one slow unit does not change, and the mean of
-    /// bytes, whose sum is that of the units. `None` if the stage has never run here.
-    pub fn typical_cost(&self, stage: &str) -> anyhow::Result<Option<(f64, u64)>> {
-        let costs = self.index()?.costs(stage)?;
+    /// What a unit cost lately that has the stage and reads these inputs, or else one of the stage: the median of
+    /// seconds, which one slow unit does not change, and the mean of bytes, whose sum is that of the units. `None` if the
+    /// stage has never run here.
+    pub fn typical_cost<'a>(
+        &self,
+        stage: &'a str,
+        slots: impl Iterator<Item = &'a str>,
+    ) -> anyhow::Result<Option<(f64, u64)>> {
+        let index = self.index()?;
+        let mut costs = index.costs(&kind(stage, slots))?;
+        if costs.is_empty() {
+            costs = index.costs(stage)?;
+        }
         if costs.is_empty() {
             return Ok(None);
         }
@@ -322,7 +331,17 @@ fn tell_all(index: &Index, manifests: &Path, bytes: u64) -> anyhow::Result<usize
 fn told(manifest: &Manifest) -> Finished {
     let Manifest { key, label, fingerprint, outputs, seconds, finished: _, made_by: _ } = manifest;
     let bytes = outputs.iter().map(|output| output.size).sum();
-    Finished { label: label.clone(), key: *key, stage: fingerprint.stage.clone(), seconds: *seconds, bytes }
+    let stage = fingerprint.stage.clone();
+    let kind = kind(&stage, fingerprint.inputs.iter().map(|input| input.slot.as_str()));
+    Finished { label: label.clone(), key: *key, stage, kind, seconds: *seconds, bytes }
+}
+
+/// Units that cost about the same.
+fn kind<'a>(stage: &'a str, slots: impl Iterator<Item = &'a str>) -> String {
+    // A training begins with weights and goes on from a checkpoint, at one price.
+    let slots = slots.filter(|slot| !matches!(*slot, "weights" | "checkpoint"));
+    // Never the name of a stage.
+    std::iter::once(stage).chain(slots).collect::<Vec<_>>().join(" ") + "\0"
 }
 
 /// Every record of every log, in the order in which they were written.

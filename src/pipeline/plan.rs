@@ -39,9 +39,9 @@ pub struct Plan {
 pub struct StagePlan {
     pub fresh: usize,
     pub to_run: usize,
-    /// Seconds, from the median of recorded durations; `None` if the stage has never run here.
+    /// Seconds of those that run, from the median of recorded durations; `None` if none runs, or nothing is recorded.
     pub seconds: Option<f64>,
-    /// Bytes that its units will store: those they had where a blob is lost, else from the mean of recorded ones.
+    /// Bytes that they will store: what they had where a blob is lost, else from the mean of recorded ones.
     pub bytes: Option<u64>,
 }
 
@@ -57,8 +57,8 @@ pub fn plan(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result
     resolver.look_up();
     let states = resolver.states(targets);
     let mut plan = Plan { units: Vec::new(), stages: BTreeMap::new() };
-    // By stage: bytes of lost blobs, and units that never ran.
-    let mut to_store: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    // By stage and names of inputs: units that run, of these those that never did, bytes of lost blobs.
+    let mut to_run: BTreeMap<(&'static str, Vec<&'static str>), (usize, u64, u64)> = BTreeMap::new();
     let records = cache.records();
     for (unit, state) in states.iter().enumerate().filter(|(unit, _)| resolver.needed[*unit]) {
         let stage = plan.stages.entry(graph.kind(unit).stage).or_default();
@@ -71,7 +71,9 @@ pub fn plan(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result
             Freshness::Fresh => stage.fresh += 1,
             Freshness::Missing | Freshness::Waits => {
                 stage.to_run += 1;
-                let (lost, new) = to_store.entry(graph.kind(unit).stage).or_default();
+                let kind = (graph.kind(unit).stage, graph.slots(unit).collect());
+                let (n, new, lost) = to_run.entry(kind).or_default();
+                *n += 1;
                 match resolver.known[unit] {
                     Some(record) => *lost += records.outputs(record).map(|(.., size)| size).sum::<u64>(),
                     None => *new += 1,
@@ -81,11 +83,11 @@ pub fn plan(graph: &Graph, cache: &Cache, targets: &[UnitIdx]) -> anyhow::Result
         plan.units.push((unit, freshness));
     }
     drop(records);
-    for (kind, stage) in &mut plan.stages {
-        let (lost, new) = to_store.get(kind).copied().unwrap_or_default();
-        if let Some((seconds, bytes)) = cache.typical_cost(kind)? {
-            (stage.seconds, stage.bytes) = (Some(seconds * stage.to_run as f64), Some(lost + new * bytes));
-        }
+    for ((stage, slots), (n, new, lost)) in to_run {
+        let Some((seconds, bytes)) = cache.typical_cost(stage, slots.into_iter())? else { continue };
+        let stage = plan.stages.entry(stage).or_default();
+        *stage.seconds.get_or_insert_default() += seconds * n as f64;
+        *stage.bytes.get_or_insert_default() += lost + new * bytes;
     }
     Ok(plan)
 }

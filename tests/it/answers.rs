@@ -29,10 +29,22 @@ fn a_plan_costs_what_units_of_its_stages_did() {
     assert_eq!((after.cached_percent, after.seconds, after.bytes), (100, Some(0.0), Some(0)));
     assert_eq!(after.text(), "everything is in the cache");
 
-    // Two new items of 2 bytes each; `join` and `end` have given 5 and 6, so 5.5 in the mean, and 11 of two.
+    // Two new items of 2 bytes each; `join` and `end`, which read other things, have given 5 and 6.
     let more = cost(&pipeline(&["a", "b", "c", "d"], &params("."), "!"));
-    assert_eq!((more.cached, more.to_run, more.cached_percent, more.bytes), (2, 4, 33, Some(2 * 2 + 2 * 6)));
+    assert_eq!((more.cached, more.to_run, more.cached_percent, more.bytes), (2, 4, 33, Some(2 * 2 + 5 + 6)));
     assert!(more.unknown.is_empty() && more.seconds.is_some_and(|seconds| seconds > 0.0), "{more:?}");
+
+    // What reads more costs what such units cost; where none has run, what others of its stage did: (5 + 6) / 2.
+    let reads_two = |text: &str| {
+        let mut graph = Graph::default();
+        let value = |text: &str| Source::value(text.as_bytes().to_vec());
+        let inputs = vec![("one", value(text)), ("two", value("0123456789012345678901234567"))];
+        let last = graph.add(unit::<false>("wide", &params("."), inputs));
+        (graph, last)
+    };
+    assert_eq!(cost(&reads_two("ab")).bytes, Some(6));
+    workspace.counts(&reads_two("ab"));
+    assert_eq!(cost(&reads_two("cd")).bytes, Some(31));
 
     // What a lost blob had is known.
     fs::remove_file(workspace.blob("a.b.|!")).unwrap();
