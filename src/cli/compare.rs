@@ -1,6 +1,7 @@
 //! Two variants, or two runs of one, against each other.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use super::history::of_file;
 use super::{Hinted, open_cache};
 use crate::cache::Cache;
 use crate::cache::history::{History, Run};
+use crate::pipeline::compare::fields::{Field, differing, find_effects, with_effects};
 use crate::pipeline::compare::{Effect, compare};
 use crate::pipeline::file::{Cell, Pipeline, load, nearest};
 use crate::pipeline::past::{METRICS, changed_since, data_digest, restored, versions};
@@ -57,7 +59,8 @@ pub(super) fn compare_two(
     let (was, is) = (metrics(0), metrics(1));
     let effects = (0..METRICS.len()).map(|i| Effect::new(METRICS[i].1, was[i], is[i])).collect();
     let targets = [0, 1].map(|at| experiment.cells[at].targets());
-    let found = compare(&experiment.graph, &cache, &targets[0], &targets[1], effects);
+    let mut found = compare(&experiment.graph, &cache, &targets[0], &targets[1], effects);
+    found.fields = fields(&cache, &sides[0].cell, &sides[1].cell)?;
     let versions = versions(&experiment.graph);
     let notes = sides.iter().zip(&experiment.cells).flat_map(|(side, units)| {
         let of = |run| changed_since(run, &side.variant, data_digest(&units.dataset), &versions);
@@ -74,6 +77,23 @@ pub(super) fn compare_two(
     notes.iter().for_each(|note| eprintln!("note: {note}"));
     print!("{}", found.text(names));
     Ok(())
+}
+
+/// The fields in which two cells differ, with what each is worth.
+fn fields(cache: &Cache, left: &Cell, right: &Cell) -> anyhow::Result<Vec<Field>> {
+    let mut fields = differing(&left.spec, &right.spec)?;
+    let is_same = |fields: &[Field]| {
+        // Some combination of fields may be none of a pipeline: then it is not the right one.
+        let Ok(spec) = with_effects(&left.spec, fields) else { return Ok(false) };
+        let cells = vec![Cell { spec, ..left.clone() }, right.clone()];
+        let built = Experiment::of(cache, Pipeline { name: String::new(), cells });
+        Ok(built.is_ok_and(|built| {
+            let units = |at: usize| built.cells[at].targets().into_iter().collect::<BTreeSet<_>>();
+            units(0) == units(1)
+        }))
+    };
+    find_effects(&mut fields, &is_same)?;
+    Ok(fields)
 }
 
 fn side(cache: &Cache, args: &PipelineArgs, variant: &str, run: Option<u64>, is_told: bool) -> anyhow::Result<Side> {

@@ -3,11 +3,13 @@
 use std::fs;
 
 use s2c_pipe::digest::BlobDigest;
+use s2c_pipe::pipeline::compare::fields::{Field, differing, find_effects, with_effects};
 use s2c_pipe::pipeline::compare::{Cause, Comparison, Effect, compare};
 use s2c_pipe::pipeline::cost::Cost;
 use s2c_pipe::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use s2c_pipe::pipeline::lineage::{NodeState, lineage};
 use s2c_pipe::pipeline::plan::plan;
+use s2c_pipe::pipeline::spec::Spec;
 
 use crate::engine::{ConcatParams, Workspace, of, params, pipeline, unit};
 
@@ -293,4 +295,48 @@ fn each_cause_has_its_words() {
     }
     let [one, two] = ["1", "2"].map(|text| BlobDigest::of(text.as_bytes()).short());
     assert_eq!(words(reads(&[("a", "1")]), reads(&[("a", "2")])), format!("input `a`: {one} -> {two}"));
+}
+
+/// Of the fields that differ those that make one variant of the other, by a rule for what counts.
+#[test]
+fn fields_without_effect_are_told_apart() {
+    let left = Spec::default();
+    let mut right = left.clone();
+    right.classifier.ssc.enabled = true;
+    right.classifier.ssc.temperature = 0.25;
+    right.classifier.cpm.tau = 0.3;
+    right.dataset.root = Some("voc".into());
+    right.seed.scales = vec![1.0, 1.5];
+    let mut fields = differing(&left, &right).unwrap();
+    assert_eq!(fields.len(), 5);
+    assert_eq!(with_effects(&left, &fields).unwrap(), right);
+    // As in the graph: tau counts where CPM is on, which it is in neither.
+    let effective = |spec: &Spec| {
+        let (ssc, cpm) = (&spec.classifier.ssc, &spec.classifier.cpm);
+        (ssc.enabled.then_some(ssc.temperature), cpm.enabled.then_some(cpm.tau), spec.seed.scales.clone())
+    };
+    let is_same = |fields: &[Field]| Ok(effective(&with_effects(&left, fields)?) == effective(&right));
+    find_effects(&mut fields, &is_same).unwrap();
+    let worth: Vec<(&str, bool)> = fields.iter().map(|field| (&*field.path, field.has_effect)).collect();
+    assert_eq!(
+        worth,
+        [
+            ("classifier.cpm.tau", false),
+            ("classifier.ssc.enabled", true),
+            ("classifier.ssc.temperature", true),
+            ("dataset.root", false),
+            ("seed.scales", true),
+        ]
+    );
+    let workspace = Workspace::new();
+    let (graph, ends) = variants(&[(&["a"], params("."), "!"), (&["a"], params("."), "?")]);
+    let mut found = compare(&graph, &workspace.open(), &ends[..1], &ends[1..], Vec::new());
+    found.fields = fields;
+    let text = found.text(["left", "right"]);
+    for line in [
+        "\nin the file: classifier.ssc.enabled false -> true, classifier.ssc.temperature 0.5 -> 0.25, seed.scales ",
+        "\nwithout effect: classifier.cpm.tau 0.5 -> 0.3, dataset.root none -> \"voc\"\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }

@@ -43,6 +43,8 @@ fn two_variants_and_two_runs_are_compared() {
     let dir = run_again();
     let said = answer(dir.path(), &["why", "tiny.toml", "baseline", "S2C"]);
     assert!(said.starts_with("`baseline` and `S2C` part at cam_epoch epoch 0:\n  parameter `ssc`: none -> "), "{said}");
+    let fields = "in the file: classifier.cpm.enabled false -> true, classifier.ssc.enabled false -> true\n";
+    assert!(said.contains(fields), "{said}");
     for line in ["first artifact that differs: checkpoint of cam_epoch epoch 0", "seed mIoU", "; cpm, "] {
         assert!(said.contains(line), "{said}");
     }
@@ -58,6 +60,8 @@ fn two_variants_and_two_runs_are_compared() {
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!((&json["right"], &json["notes"]), (&"S2C in run 3".into(), &serde_json::json!([])));
     assert!(json["effects"][0]["difference"].is_number(), "{json}");
+    let said = answer(dir.path(), &["why", "tiny.toml", "S2C", "--run", "2", "--set", "cpm.mask_index=1"]);
+    assert!(said.contains("\nin the file: classifier.cpm.mask_index 2 -> 1\n"), "{said}");
     let said = answer(dir.path(), &["why", "tiny.toml", "S2C", "--run", "2"]);
     assert!(said.starts_with("`S2C in run 2` and `S2C now` are one experiment"), "{said}");
 

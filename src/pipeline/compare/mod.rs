@@ -1,5 +1,6 @@
 //! Two variants of one graph, unit by unit: where their keys part, by what, and what that made of the artifacts.
 
+pub mod fields;
 mod text;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,6 +18,8 @@ use crate::digest::BlobDigest;
 pub struct Comparison {
     /// The first unit in order whose key differs by something of its own, if both have one.
     pub first: Option<First>,
+    /// Fields of the pipeline file that differ, as far as somebody looked.
+    pub fields: Vec<fields::Field>,
     /// In the order in which they run.
     pub stages: Vec<StageComparison>,
     /// The first artifact in order that both have and that differs.
@@ -167,7 +170,7 @@ pub fn compare(graph: &Graph, cache: &Cache, left: &[UnitIdx], right: &[UnitIdx]
     }
     let mut stages: Vec<StageComparison> = stages.into_values().collect();
     stages.sort_by_key(|stage| order[stage.stage]);
-    Comparison { first, stages, first_blob, equal_blobs, effects }
+    Comparison { first, fields: Vec::new(), stages, first_blob, equal_blobs, effects }
 }
 
 impl StageComparison {

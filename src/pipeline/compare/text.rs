@@ -1,5 +1,6 @@
 //! A comparison for people.
 
+use super::fields::Field;
 use super::{BlobPair, Cause, Comparison, Effect, First, StageComparison};
 use crate::pipeline::words::table;
 
@@ -21,7 +22,8 @@ impl Comparison {
         let effects = if effects { format!("\n{}", table(&self.effect_rows(names))) } else { String::new() };
         if self.is_equal() {
             let n: usize = self.stages.iter().map(|stage| stage.equal).sum();
-            return format!("`{left}` and `{right}` are one experiment: all {n} units are the same\n{effects}");
+            let fields = self.fields_text();
+            return format!("`{left}` and `{right}` are one experiment: all {n} units are the same\n{fields}{effects}");
         }
         let parts = match &self.first {
             Some(First { unit, causes }) => {
@@ -35,7 +37,19 @@ impl Comparison {
         let by = std::iter::once("by".to_owned()).chain(self.stages.iter().map(StageComparison::by));
         let lines =
             counts.lines().zip(by).map(|(line, by)| format!("{line:<width$}  {by}").trim_end().to_owned() + "\n");
-        format!("{parts}\n{}\n{}\n{effects}", lines.collect::<String>(), self.blobs_text())
+        let fields = self.fields_text();
+        format!("{parts}{fields}\n{}\n{}\n{effects}", lines.collect::<String>(), self.blobs_text())
+    }
+
+    /// What the file has to do with it: a line each for the fields that make the difference and for the others.
+    fn fields_text(&self) -> String {
+        let line = |(head, has_effect): (&str, bool)| {
+            let of = self.fields.iter().filter(|field| field.has_effect == has_effect);
+            let said = |Field { path, left, right, .. }: &Field| format!("{path} {} -> {}", plain(left), plain(right));
+            let named: Vec<String> = of.map(said).collect();
+            if named.is_empty() { String::new() } else { format!("{head}: {}\n", named.join(", ")) }
+        };
+        [("in the file", true), ("without effect", false)].into_iter().map(line).collect()
     }
 
     /// Of each stage, units: equal, differing and so on; without the columns that have none.

@@ -1,0 +1,53 @@
+//! The fields of a pipeline file that make two variants different.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::pipeline::plan::{Difference, param_differences};
+use crate::pipeline::spec::Spec;
+
+/// A field whose values differ.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Field {
+    pub path: String,
+    pub left: Value,
+    pub right: Value,
+    /// It is of a set of fields that makes of the left variant the right one, and none of which can be left out.
+    pub has_effect: bool,
+}
+
+/// The fields in which two specs differ, as if all had an effect. A preset is not among them: what it sets is.
+pub fn differing(left: &Spec, right: &Spec) -> anyhow::Result<Vec<Field>> {
+    let mut found = Vec::new();
+    param_differences("", &serde_json::to_value(left)?, &serde_json::to_value(right)?, &mut found);
+    let field = |difference| match difference {
+        Difference::Param { path, old, new } if path != "s2c.preset" => {
+            Some(Field { path, left: old, right: new, has_effect: true })
+        }
+        _ => None,
+    };
+    Ok(found.into_iter().filter_map(field).collect())
+}
+
+/// Finds the fields that can be left out, one after the other: without any of the others the variants would differ.
+/// `is_same`: the left variant with some fields of the right computes what the right one does.
+pub fn find_effects(fields: &mut [Field], is_same: &dyn Fn(&[Field]) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    for at in 0..fields.len() {
+        fields[at].has_effect = false;
+        fields[at].has_effect = !is_same(fields)?;
+    }
+    Ok(())
+}
+
+/// A spec with those fields of the right that have an effect.
+pub fn with_effects(left: &Spec, fields: &[Field]) -> anyhow::Result<Spec> {
+    let mut spec = serde_json::to_value(left)?;
+    for Field { path, right, .. } in fields.iter().filter(|field| field.has_effect) {
+        let mut place = &mut spec;
+        for part in path.split('.') {
+            place = &mut place[part];
+        }
+        *place = right.clone();
+    }
+    Ok(serde_json::from_value(spec)?)
+}
