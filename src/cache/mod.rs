@@ -19,6 +19,7 @@
 //! blobs are checked when they are read.
 
 mod files;
+mod gc;
 mod index;
 mod lock;
 mod manifest;
@@ -35,6 +36,7 @@ use crate::artifact::Manifest;
 use crate::data::FileMemo;
 use crate::digest::{BlobDigest, UnitKey};
 use files::Files;
+pub use gc::{Again, GcReport, Keep};
 use index::{Finished, Index};
 use lock::Lock;
 use manifest::{ManifestLog, Place};
@@ -78,15 +80,6 @@ pub struct VerifyReport {
     pub corrupt: Vec<BlobDigest>,
     /// Labels of units with a blob that is gone: they run again when something needs them.
     pub incomplete: Vec<String>,
-}
-
-/// What a collection removed, or would remove.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-pub struct GcReport {
-    pub removed_blobs: usize,
-    pub removed_bytes: u64,
-    pub kept_blobs: usize,
-    pub kept_bytes: u64,
 }
 
 impl Cache {
@@ -260,24 +253,6 @@ impl Cache {
         }
         let broken = self.manifests()?.into_iter().filter(|manifest| !self.is_whole(manifest));
         report.incomplete = broken.map(|manifest| manifest.label).collect();
-        Ok(report)
-    }
-
-    /// Removes the blobs no unit in `keep` has, and what killed processes left.
-    pub fn collect(&self, keep: &HashSet<BlobDigest>, dry_run: bool) -> anyhow::Result<GcReport> {
-        let mut report = GcReport::default();
-        for (digest, path, size) in self.store.list()? {
-            if digest.is_some_and(|digest| keep.contains(&digest)) {
-                report.kept_blobs += 1;
-                report.kept_bytes += size;
-                continue;
-            }
-            report.removed_blobs += 1;
-            report.removed_bytes += size;
-            if !dry_run {
-                fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-            }
-        }
         Ok(report)
     }
 

@@ -99,6 +99,22 @@ pub(super) enum Command {
     Completions { shell: Shell },
 }
 
+/// `50GB`, `1.5 TB`, `800 MiB`, `1000`.
+fn bytes_of(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (text[..digits].parse::<f64>(), text[digits..].trim().to_ascii_lowercase());
+    let (letter, base) = match unit.strip_suffix("ib") {
+        Some(letter) => (letter, 1024f64),
+        None => (unit.strip_suffix('b').unwrap_or(&unit), 1000f64),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == letter);
+    match (number, power) {
+        (Ok(number), Some(power)) => Ok((number * base.powi(power as i32)) as u64),
+        _ => Err("write a size as 50GB, 800MB or 1.5TB".to_owned()),
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
@@ -112,6 +128,9 @@ pub(super) struct RunArgs {
     /// After a failure go on with what does not need the failed unit
     #[arg(long, short)]
     pub(super) keep_going: bool,
+    /// Make results again that `cache gc` removed and only other results need, for `export` and `predict`
+    #[arg(long)]
+    pub(super) restore: bool,
     /// Try a unit that failed so many times again
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(super) retries: usize,
@@ -140,15 +159,18 @@ pub(super) enum CacheAction {
     Verify,
     /// Make the index again from the manifests
     Rebuild,
-    /// Remove blobs that no unit of these pipeline files has
+    /// Remove blobs that no unit of these pipeline files has, or the least valuable above a size
     Gc {
         /// Pipeline files whose results stay
-        #[arg(required = true)]
+        #[arg(required_unless_present = "max_size")]
         keep: Vec<PathBuf>,
         /// Override a field of these files, as in the runs whose results stay
         #[arg(long = "set", value_name = "PATH=VALUE")]
         sets: Vec<String>,
-        /// Only tell what would go
+        /// Remove only until blobs take so much, e.g. 50GB: superseded checkpoints first, then the cheapest a byte
+        #[arg(long, value_name = "SIZE", value_parser = bytes_of)]
+        max_size: Option<u64>,
+        /// Only tell what would go, and what making it again would cost
         #[arg(long)]
         dry_run: bool,
     },
@@ -285,4 +307,20 @@ pub(super) struct PredictArgs {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let cases = [("50GB", 50_000_000_000), ("1.5 tb", 1_500_000_000_000), ("2KiB", 2048), ("7", 7), ("3 M", 3_000_000)];
+        for (text, expected) in cases {
+            assert_eq!(bytes_of(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GB", "5 XB", "1.2.3GB", "-1GB", "5 ib ib"] {
+            assert!(bytes_of(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Commands that work on a pipeline file: run, plan, why, results, graph, and what gc keeps.
+//! Commands that work on a pipeline file: run, plan, why, results, graph.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs, RunArgs};
+use super::args::{Cli, Command, GraphFormat, PipelineArgs, RunArgs};
 use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
 use super::predict::predict;
-use super::progress::{LOGS, Progress, span};
+use super::progress::Progress;
 use super::segment::segment;
-use super::{Hinted, INTERRUPTED, hint_of, open_cache, report, size, tensorboard};
+use super::{Hinted, INTERRUPTED, LOGS, hint_of, open_cache, report, span, tensorboard};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
@@ -87,7 +87,7 @@ impl Experiment {
         }
     }
 
-    fn targets(&self) -> Vec<UnitIdx> {
+    pub(super) fn targets(&self) -> Vec<UnitIdx> {
         let mut targets: Vec<UnitIdx> = self.cells.iter().flat_map(CellUnits::targets).collect();
         targets.sort_unstable();
         targets.dedup();
@@ -168,7 +168,6 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         Command::Predict(args) => predict(cli, args)?,
         Command::Segment(args) => segment(cli, args)?,
         Command::Doctor { file, sets } => doctor(cli, file.as_deref(), sets)?,
-        Command::Cache { action: CacheAction::Gc { keep, sets, dry_run } } => collect(cli, keep, sets, *dry_run)?,
         _ => bail!("not a command on a pipeline"),
     }
     Ok(ExitCode::SUCCESS)
@@ -184,7 +183,7 @@ fn leave_at_once(code: u8) -> ! {
 }
 
 fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { pipeline, device: device_name, jobs, keep_going, retries, time_limit, out } = args;
+    let RunArgs { pipeline, device: device_name, jobs, keep_going, restore, retries, time_limit, out } = args;
     let device = parse_device(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
@@ -211,6 +210,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let events = tensorboard::folder(out, &experiment);
     let options = RunOptions {
         targets: &experiment.targets(),
+        restore: *restore,
         keep_going: *keep_going,
         retries: *retries,
         interrupted,
@@ -371,41 +371,5 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
         let more = if items.len() > 3 { format!(" and {} more", items.len() - 3) } else { String::new() };
         println!("{stage} {named}{more}: {reason}");
     }
-    Ok(())
-}
-
-fn collect(cli: &Cli, files: &[std::path::PathBuf], sets: &[String], dry_run: bool) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
-    let (mut keep, mut logs) = (HashSet::new(), HashSet::new());
-    for file in files {
-        let args = PipelineArgs { file: file.clone(), sets: sets.to_vec() };
-        let experiment = Experiment::open(&cache, &args).with_context(|| format!("`{}`", file.display()))?;
-        let all: Vec<UnitIdx> = (0..experiment.graph.len()).collect();
-        let finished = finished(&experiment.graph, &cache, &all);
-        for unit in all {
-            let Some(key) = finished.key(unit) else { continue };
-            logs.insert(format!("{key}.jsonl"));
-            keep.extend(finished.outputs(unit).iter().map(|output| output.digest));
-            let inputs = cache.get(&key).map(|manifest| manifest.fingerprint.inputs).unwrap_or_default();
-            keep.extend(inputs.iter().map(|input| input.digest));
-        }
-    }
-    let report = cache.collect(&keep, dry_run)?;
-    if !dry_run {
-        // Half-done epochs cost time only.
-        let _ = std::fs::remove_dir_all(cache.folder().join("scratch"));
-        let found = std::fs::read_dir(cache.folder().join(LOGS)).into_iter().flatten().flatten();
-        for log in found.filter(|log| !logs.contains(&*log.file_name().to_string_lossy())) {
-            let _ = std::fs::remove_file(log.path());
-        }
-    }
-    let verb = if dry_run { "would be removed" } else { "removed" };
-    println!(
-        "{} blobs, {} {verb}; {} blobs, {} stay",
-        report.removed_blobs,
-        size(report.removed_bytes),
-        report.kept_blobs,
-        size(report.kept_bytes)
-    );
     Ok(())
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod experiment;
 #[cfg(feature = "torch")]
 mod export;
+mod gc;
 #[cfg(feature = "torch")]
 mod predict;
 #[cfg(feature = "torch")]
@@ -30,6 +31,9 @@ use self::args::WeightsAction;
 use self::args::{CacheAction, Cli, Command, Shell};
 use crate::cache::Cache;
 use crate::pipeline::file::FileError;
+
+/// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
+const LOGS: &str = "logs";
 
 /// Exit code of a run that was interrupted (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
@@ -117,6 +121,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             let n_units = open_cache(cli)?.reindex()?;
             println!("{n_units} records of finished units indexed");
         }
+        Command::Cache { action: CacheAction::Gc { keep, sets, max_size, dry_run } } => {
+            gc::collect(cli, &gc::Asked { files: keep, sets, max_bytes: *max_size, dry_run: *dry_run })?;
+        }
         #[cfg(feature = "torch")]
         Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
         #[cfg(feature = "torch")]
@@ -174,4 +181,14 @@ fn size(bytes: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// Seconds for people.
+fn span(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
 }

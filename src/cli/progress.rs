@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::span;
 use crate::cache::locked;
 use crate::digest::UnitKey;
 use crate::pipeline::run::Event;
 use crate::stage::Step;
-
-/// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
-pub(super) const LOGS: &str = "logs";
 
 /// Between two plain lines of one stage.
 const EVERY: Duration = Duration::from_secs(10);
@@ -199,15 +197,5 @@ impl Progress {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
-    }
-}
-
-/// Seconds for people.
-pub(super) fn span(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
     }
 }

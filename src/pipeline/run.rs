@@ -23,8 +23,10 @@ const MAX_TRIES: usize = 3;
 
 /// What a run is told.
 pub struct RunOptions<'a> {
-    /// Units that must be there at the end.
+    /// Units that must have finished at the end.
     pub targets: &'a [UnitIdx],
+    /// What they gave must be there too; otherwise of those that others read a record is enough.
+    pub restore: bool,
     /// After a failure go on with what does not need the failed unit.
     pub keep_going: bool,
     /// How often a unit that failed is tried again.
@@ -125,7 +127,7 @@ pub fn run(
     // A kind that this build does not know is told of when it has to run.
     let is_parallel = |kind: &Kind| registry.get(kind.stage).is_ok_and(|entry| entry.parallel);
     let is_parallel: Vec<bool> = graph.kinds().iter().map(is_parallel).collect();
-    let mut agenda = Agenda::new((graph, cache), options.targets, &is_parallel, &running.failed);
+    let mut agenda = Agenda::new((graph, cache), options.targets, options.restore, &is_parallel, &running.failed);
     let to_run = agenda.n_to_run();
     let n_needed = agenda.resolver.needed.iter().filter(|needed| **needed).count();
     (options.observer)(Event::Planned { reused: n_needed - to_run, to_run });
@@ -141,7 +143,7 @@ pub fn run(
         match executor.next() {
             Some(finished) => running.take(&mut agenda, finished)?,
             None if agenda.is_stale && !running.stops() => {
-                agenda = Agenda::new((graph, cache), options.targets, &is_parallel, &running.failed);
+                agenda = Agenda::new((graph, cache), options.targets, options.restore, &is_parallel, &running.failed);
             }
             None => break,
         }

@@ -12,6 +12,7 @@ mod crf;
 mod datasets;
 mod engine;
 mod faults;
+mod gc;
 mod layers;
 #[cfg(feature = "torch")]
 mod pins;
