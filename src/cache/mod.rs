@@ -9,6 +9,7 @@
 //!     files              digests of the user's files, by path, size, times and inode
 //!     sled/              labels, facts about files, durations
 //!   datasets/            data sets the program made itself
+//!   drift/               units that gave other bytes when an audit ran them again
 //!   scratch/             half-done long units; losing it costs time only
 //!   lock                 held while a process works here, with its name inside
 //! ```
@@ -18,12 +19,14 @@
 //! is reported done. A power cut can cost the cheaper units of the last half minute, and never gives a wrong result:
 //! blobs are checked when they are read.
 
+mod drift;
 mod files;
 mod gc;
 mod index;
 mod lock;
 mod manifest;
 mod records;
+pub mod remote;
 mod sorted;
 mod store;
 
@@ -35,6 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use crate::artifact::Manifest;
 use crate::data::FileMemo;
 use crate::digest::{BlobDigest, UnitKey};
+pub use drift::Drift;
 use files::Files;
 pub use gc::{Again, GcReport, Keep};
 use index::{Finished, Index};
@@ -158,6 +162,18 @@ impl Cache {
         }
         self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
         locked(&self.untold).push(told(manifest));
+        Ok(())
+    }
+
+    /// Records units that finished in another cache. Of their blobs those are in the store that are to be.
+    pub(crate) fn adopt(&self, manifests: &[Manifest]) -> anyhow::Result<()> {
+        let mut log = locked(&self.log);
+        for manifest in manifests {
+            let place = log.append(manifest)?;
+            self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
+            locked(&self.untold).push(told(manifest));
+        }
+        log.sync()?;
         Ok(())
     }
 

@@ -54,6 +54,12 @@ pub(super) enum Command {
         #[arg(long, value_name = "VARIANT")]
         against: Option<String>,
     },
+    /// Say which numbers in tables of `results --latex` are stale, unknown, or edited by hand
+    VerifyResults {
+        /// LaTeX files with such tables
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Draw the stages and what they share between variants
     Graph {
         #[command(flatten)]
@@ -115,6 +121,13 @@ fn bytes_of(text: &str) -> Result<u64, String> {
     }
 }
 
+/// `2%` as 0.02.
+fn share_of(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let percent = percent.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.map(|percent| percent / 100.0).ok_or_else(|| "write a share above 0% and up to 100%, as 2%".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
@@ -137,6 +150,12 @@ pub(super) struct RunArgs {
     /// A unit that runs longer fails
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) time_limit: Option<u32>,
+    /// Then run a random share of the units again, e.g. 2%, compare what they give, and fail if it is not the same
+    #[arg(long, value_name = "SHARE", value_parser = share_of)]
+    pub(super) audit: Option<f64>,
+    /// Chooses the units of an audit [default: the time]
+    #[arg(long, value_name = "N", requires = "audit")]
+    pub(super) audit_seed: Option<u64>,
     /// Folder for overlay pictures and result files, in a folder of the pipeline's name
     #[arg(long, default_value = "out", value_name = "DIR")]
     pub(super) out: PathBuf,
@@ -173,6 +192,19 @@ pub(super) enum CacheAction {
         /// Only tell what would go, and what making it again would cost
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Send what has finished here to a folder or a bucket; what is there already is not sent again
+    Push {
+        /// A folder, or s3://BUCKET/PREFIX with the usual AWS_ variables
+        to: String,
+        /// Look up what is there instead of taking it from the records there, e.g. where something was removed
+        #[arg(long)]
+        list: bool,
+    },
+    /// Take from a folder or a bucket what has not finished here
+    Pull {
+        /// A folder, or s3://BUCKET/PREFIX with the usual AWS_ variables
+        from: String,
     },
 }
 
@@ -315,12 +347,21 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        let cases = [("50GB", 50_000_000_000), ("1.5 tb", 1_500_000_000_000), ("2KiB", 2048), ("7", 7), ("3 M", 3_000_000)];
+        let cases =
+            [("50GB", 50_000_000_000), ("1.5 tb", 1_500_000_000_000), ("2KiB", 2048), ("7", 7), ("3 M", 3_000_000)];
         for (text, expected) in cases {
             assert_eq!(bytes_of(text), Ok(expected), "{text}");
         }
         for text in ["", "GB", "5 XB", "1.2.3GB", "-1GB", "5 ib ib"] {
             assert!(bytes_of(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!((share_of("2%"), share_of("100 %")), (Ok(0.02), Ok(1.0)));
+        for text in ["2", "0%", "101%", "-1%", "NaN%", "%", ""] {
+            assert!(share_of(text).is_err(), "{text}");
         }
     }
 }

@@ -10,17 +10,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 
 use super::args::{Cli, Command, GraphFormat, PipelineArgs, RunArgs};
+use super::audit::{self, Audited};
 use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
 use super::predict::predict;
 use super::progress::Progress;
 use super::segment::segment;
+use super::verify::verify_results;
 use super::{Hinted, INTERRUPTED, LOGS, hint_of, open_cache, report, span, tensorboard};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::scan::ScanOptions;
 use crate::data::{coco, folder, voc};
+use crate::pipeline::audit::built_on_drift;
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
@@ -29,9 +32,10 @@ use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::plan::{Freshness, StaleReason, finished, plan, why};
 use crate::pipeline::repeats::{self, Repeats};
-use crate::pipeline::results::{ResultsTable, metrics_of};
+use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
+use crate::pipeline::verified::{TableSource, Tabular};
 use crate::stage::StageContext;
 use crate::vision::{VOC_CLASSES, labels_of};
 
@@ -146,8 +150,11 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
             let text = match (csv, latex, repeats.is_empty()) {
                 (true, _, true) => table.csv(),
                 (true, _, false) => repeats::csv(&repeats),
-                (_, true, true) => table.latex(),
-                (_, true, false) => repeats::latex(&repeats),
+                (_, true, _) => {
+                    let (file, set, against) =
+                        (pipeline.file.display().to_string(), pipeline.sets.clone(), against.clone());
+                    tabular(&table, &repeats).latex(&TableSource { file, set, against })
+                }
                 _ if *metrics => format!("{}\n{}", shown(cli, &table, &repeats)?, table.metrics_text()),
                 _ => shown(cli, &table, &repeats)?,
             };
@@ -165,6 +172,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         }
         Command::Tensorboard { pipeline, to } => tensorboard::tensorboard(cli, pipeline, to.as_deref())?,
         Command::Export(args) => export(cli, args)?,
+        Command::VerifyResults { files } => return verify_results(cli, files),
         Command::Predict(args) => predict(cli, args)?,
         Command::Segment(args) => segment(cli, args)?,
         Command::Doctor { file, sets } => doctor(cli, file.as_deref(), sets)?,
@@ -182,8 +190,24 @@ fn leave_at_once(code: u8) -> ! {
     }
 }
 
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { pipeline, device: device_name, jobs, keep_going, restore, retries, time_limit, out } = args;
+    let RunArgs {
+        pipeline,
+        device: device_name,
+        jobs,
+        keep_going,
+        restore,
+        retries,
+        time_limit,
+        audit,
+        audit_seed,
+        out,
+    } = args;
     let device = parse_device(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
@@ -204,6 +228,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         scratch: cache.folder().join("scratch"),
         interrupted: interrupted.clone(),
     };
+    let audit_context = context.clone();
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}, {device_name}");
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
@@ -214,7 +239,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         keep_going: *keep_going,
         retries: *retries,
         interrupted,
-        clock: &|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        clock: &now,
         made_by: &made_by,
         observer: &|event| {
             progress.event(event);
@@ -238,6 +263,12 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted; the same command goes on from here");
         return Ok(ExitCode::from(INTERRUPTED));
     }
+    let mut is_clean = true;
+    if let Some(share) = audit.filter(|_| report.failed.is_empty()) {
+        let audited = Audited { cli, cache: &cache, experiment: &experiment, made_by: &made_by, now: &now };
+        let chosen = audit::Chosen { share, rng_seed: audit_seed.unwrap_or_else(now), jobs, limit };
+        is_clean = audit::audit_run(&audited, &chosen, audit_context)?;
+    }
     let table = table(&cache, &experiment)?;
     let repeats = repeats_of(&experiment, &table, None)?;
     print!("{}", shown(cli, &table, &repeats)?);
@@ -260,7 +291,20 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     if !cli.quiet {
         eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The table of a source, as `results --latex` writes it.
+pub(super) fn tabular_of(cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
+    let TableSource { file, set, against } = source;
+    let args = PipelineArgs { file: file.into(), sets: set.clone() };
+    let experiment = Experiment::open(cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
+    let table = table(cache, &experiment)?;
+    Ok(tabular(&table, &repeats_of(&experiment, &table, against.as_deref())?))
+}
+
+fn tabular(table: &ResultsTable, repeats: &[Repeats]) -> Tabular {
+    if repeats.is_empty() { table.tabular() } else { repeats::tabular(repeats) }
 }
 
 fn shown(cli: &Cli, table: &ResultsTable, repeats: &[Repeats]) -> anyhow::Result<String> {
@@ -292,7 +336,16 @@ fn repeats_of(experiment: &Experiment, table: &ResultsTable, against: Option<&st
 /// The results that are in the cache.
 fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
     let metrics = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
-    Ok(ResultsTable::new(&experiment.pipeline, &experiment.cells, metrics))
+    let mut table = ResultsTable::new(&experiment.pipeline, &experiment.cells, metrics);
+    let evals = |cell: &CellUnits| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval];
+    let units: Vec<UnitIdx> = experiment.cells.iter().flat_map(evals).flatten().collect();
+    let mut drifted = built_on_drift(&experiment.graph, cache, &experiment.targets(), &units)?.into_iter();
+    for (row, cell) in table.rows.iter_mut().zip(&experiment.cells) {
+        let scored = SCORED.into_iter().zip(evals(cell)).filter(|(_, unit)| unit.is_some());
+        let found = scored.map(|(name, _)| (name, drifted.next().unwrap_or_default()));
+        row.drifted = found.filter(|(_, labels)| !labels.is_empty()).collect();
+    }
+    Ok(table)
 }
 
 fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {

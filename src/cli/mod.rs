@@ -3,6 +3,8 @@
 
 mod args;
 #[cfg(feature = "torch")]
+mod audit;
+#[cfg(feature = "torch")]
 mod doctor;
 #[cfg(feature = "torch")]
 mod experiment;
@@ -19,6 +21,9 @@ mod report;
 mod segment;
 #[cfg(feature = "torch")]
 mod tensorboard;
+mod transfer;
+#[cfg(feature = "torch")]
+mod verify;
 #[cfg(feature = "torch")]
 mod weights;
 
@@ -94,7 +99,6 @@ struct Hinted {
     hint: String,
 }
 
-#[cfg(feature = "torch")]
 impl Hinted {
     fn error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         Self { message: message.into(), hint: hint.into() }.into()
@@ -124,6 +128,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Cache { action: CacheAction::Gc { keep, sets, max_size, dry_run } } => {
             gc::collect(cli, &gc::Asked { files: keep, sets, max_bytes: *max_size, dry_run: *dry_run })?;
         }
+        Command::Cache { action: CacheAction::Push { to, list } } => return transfer::push(cli, to, *list),
+        Command::Cache { action: CacheAction::Pull { from } } => return transfer::pull(cli, from),
         #[cfg(feature = "torch")]
         Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
         #[cfg(feature = "torch")]

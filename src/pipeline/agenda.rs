@@ -67,11 +67,8 @@ impl<'a> Agenda<'a> {
         resolver.look_up();
         let ends = resolver.ends(targets, restore);
         resolver.check_blobs(ends.iter().copied());
-        let lost: Vec<UnitIdx> = ends
-            .iter()
-            .copied()
-            .filter(|&unit| resolver.known[unit].is_some() && !resolver.is_whole(unit))
-            .collect();
+        let lost: Vec<UnitIdx> =
+            ends.iter().copied().filter(|&unit| resolver.known[unit].is_some() && !resolver.is_whole(unit)).collect();
         let missing: Vec<UnitIdx> =
             (0..graph.len()).filter(|&unit| resolver.needed[unit] && resolver.known[unit].is_none()).collect();
         let n = if lost.is_empty() && missing.is_empty() { 0 } else { graph.len() };

@@ -16,6 +16,7 @@ use crate::pipeline::agenda::Agenda;
 use crate::pipeline::executor::{Executor, Finished, PastLimit, UnitIo, UnitTask};
 use crate::pipeline::graph::{Content, Graph, Input, Kind, UnitIdx};
 use crate::pipeline::outcomes::Outcomes;
+use crate::pipeline::resolve::Resolver;
 use crate::stage::{BlobReader, Bytes, Interrupted, NotFinite, Output, Registry};
 
 /// How often a unit is tried when what it reads turns out to be lost.
@@ -205,7 +206,7 @@ impl Running<'_, '_> {
             self.stage = entry.kind;
             (self.options.observer)(Event::GroupStarted { stage: entry.kind, units: agenda.n_left(entry.kind) });
         }
-        self.io.know_inputs(self.graph, agenda, unit);
+        self.io.know_inputs(self.graph, &agenda.resolver, unit);
         let label = self.graph.unit(unit).label();
         self.waiting.insert(key, Vec::new());
         self.in_flight.insert(unit, (label.clone(), fingerprint.clone()));
@@ -291,7 +292,7 @@ fn is_lost_blob(error: &anyhow::Error) -> bool {
 }
 
 /// Reads blobs from the store, source files from their paths, values from memory.
-struct RunIo {
+pub(super) struct RunIo {
     store: BlobStore,
     known: Mutex<Known>,
 }
@@ -305,7 +306,7 @@ struct Known {
 }
 
 impl RunIo {
-    fn new(store: BlobStore) -> Self {
+    pub(super) fn new(store: BlobStore) -> Self {
         Self { store, known: Mutex::default() }
     }
 
@@ -314,17 +315,17 @@ impl RunIo {
     }
 
     /// Takes the files and values that a unit reads.
-    fn know_inputs(&self, graph: &Graph, agenda: &Agenda<'_>, unit: UnitIdx) {
+    pub(super) fn know_inputs(&self, graph: &Graph, resolver: &Resolver<'_>, unit: UnitIdx) {
         let mut known = self.known();
         for (_, input) in graph.inputs(unit) {
             match *input {
                 Input::Content(content) => known.know(graph, content),
                 Input::Set(set) => {
-                    let Some(digest) = agenda.resolver.listing_digest(set as usize) else { continue };
+                    let Some(digest) = resolver.listing_digest(set as usize) else { continue };
                     if known.values.contains_key(&digest) {
                         continue;
                     }
-                    if let Some(bytes) = agenda.resolver.listing(set as usize) {
+                    if let Some(bytes) = resolver.listing(set as usize) {
                         known.values.insert(digest, (bytes.into(), false));
                     }
                     for (_, input) in graph.members(set as usize) {

@@ -26,7 +26,9 @@ fn record(cache: &Cache, stage: &str, name: &str, size: usize, seconds: f64, rea
     let fingerprint = Fingerprint { stage: stage.into(), version: 1, params: format!("\"{name}\""), inputs };
     let outputs = vec![ArtifactRef { name: "out".into(), digest, size: size as u64 }];
     let (label, made_by) = (format!("{stage} {name}"), String::new());
-    cache.put(&Manifest { key: fingerprint.key(), label, fingerprint, outputs, seconds, finished: 0, made_by }).unwrap();
+    cache
+        .put(&Manifest { key: fingerprint.key(), label, fingerprint, outputs, seconds, finished: 0, made_by })
+        .unwrap();
     digest
 }
 
@@ -148,4 +150,32 @@ fn what_was_removed_is_made_again_when_a_unit_that_runs_needs_it() {
     assert_eq!(restored.executed, BTreeMap::from([("concat".into(), 1), ("concat_each".into(), 2)]));
     assert_eq!(outputs(&restored), first);
     assert!(workspace.open().verify().unwrap().incomplete.iter().all(|label| label == "concat end"));
+}
+
+#[test]
+fn the_program_tells_what_would_go_and_what_it_would_cost() {
+    let workspace = Workspace::new();
+    let cache = workspace.open();
+    let e0 = record(&cache, "cam_epoch", "0", 2_000_000, 5400.0, &[]);
+    record(&cache, "cam_epoch", "1", 1_000_000, 90.0, &[e0]);
+    drop(cache);
+    let program = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_s2c-pipe"));
+        let output = command.args(["cache", "gc"]).args(args).arg("--cache").arg(&workspace.cache).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (_, said, _) = program(&["--max-size", "1.5MB", "--dry-run"]);
+    insta::assert_snapshot!(said, @r"
+    1 blobs, 2.0 MB would be removed; 1 blobs, 1.0 MB stay
+    to make it again, if ever: 1 h 30 min
+    cam_epoch             1     1 h 30 min
+    ");
+    assert_eq!(program(&["--max-size", "1.5MB"]).1, said.replace("would be removed", "removed"));
+    // What is left would need the other again.
+    let (_, json, _) = program(&["--max-size", "0", "--dry-run", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["again"]["cam_epoch"], serde_json::json!({ "units": 2, "seconds": 5490.0 }));
+    let (is_ok, _, error) = program(&[]);
+    assert!(!is_ok && error.contains("<KEEP>"), "{error}");
 }

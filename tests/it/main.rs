@@ -1,5 +1,6 @@
 //! One integration binary: every further one would link libtorch again.
 
+mod audit;
 #[cfg(feature = "torch")]
 mod backbone;
 #[cfg(feature = "torch")]
@@ -23,6 +24,7 @@ mod program;
 mod propagate;
 #[cfg(feature = "torch")]
 mod refine;
+mod remote;
 #[cfg(feature = "torch")]
 mod sam;
 #[cfg(feature = "torch")]
@@ -39,3 +41,4 @@ mod sweep;
 mod tensorboard;
 #[cfg(feature = "torch")]
 mod train;
+mod verified;
