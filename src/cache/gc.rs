@@ -34,8 +34,19 @@ pub struct GcReport {
     pub removed_bytes: u64,
     pub kept_blobs: usize,
     pub kept_bytes: u64,
+    /// What was removed, by why it may go: `unrecorded`, `superseded`, `not_kept`.
+    pub removed: BTreeMap<&'static str, Removed>,
     /// What would run to have all of it again, by stage; what was gone before and is needed for that is in it.
     pub again: BTreeMap<String, Again>,
+}
+
+/// Why a blob may go, in the order of the module.
+const WHY: [&str; 3] = ["unrecorded", "superseded", "not_kept"];
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Removed {
+    pub blobs: usize,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
@@ -61,7 +72,9 @@ impl Cache {
         let units = Units::new(self, self.manifests()?);
         let mut state = State { there: files.keys().copied().collect(), removed: Vec::new() };
         let mut queue = units.candidates(&state, keep, max_bytes.is_some(), &files);
-        let remove = |report: &mut GcReport, path: &PathBuf, size: u64| {
+        let remove = |report: &mut GcReport, class: usize, path: &PathBuf, size: u64| {
+            let removed = report.removed.entry(WHY[class]).or_default();
+            *removed = Removed { blobs: removed.blobs + 1, bytes: removed.bytes + size };
             report.kept_blobs -= 1;
             report.kept_bytes -= size;
             report.removed_blobs += 1;
@@ -71,7 +84,7 @@ impl Cache {
         let is_enough = |report: &GcReport| max_bytes.is_some_and(|max| report.kept_bytes <= max);
         for (path, size) in &litter {
             if !is_enough(&report) {
-                remove(&mut report, path, *size)?;
+                remove(&mut report, 0, path, *size)?;
             }
         }
         while !is_enough(&report) {
@@ -86,7 +99,7 @@ impl Cache {
                 if state.there.remove(digest)
                     && let Some((path, size)) = files.get(digest)
                 {
-                    remove(&mut report, path, *size)?;
+                    remove(&mut report, now.class, path, *size)?;
                 }
             }
             state.removed.extend(now.unit);
@@ -114,7 +127,8 @@ struct State {
 /// Blobs that go together.
 #[derive(Debug)]
 struct Candidate {
-    class: u8,
+    /// Place in [`WHY`].
+    class: usize,
     /// Seconds a byte.
     value: f64,
     unit: Option<usize>,
@@ -210,7 +224,7 @@ impl Units {
         }
         // Listings and values: nothing needs them to run, they say why it does.
         let inputs: HashSet<BlobDigest> = self.manifests.iter().flat_map(inputs).collect();
-        let loose = |class: u8, digest: BlobDigest| (class, None, vec![digest]);
+        let loose = |class: usize, digest: BlobDigest| (class, None, vec![digest]);
         found.extend(inputs.difference(&named).filter(|digest| !keep.blobs.contains(digest)).map(|of| loose(2, *of)));
         let unnamed = files.keys().filter(|digest| !named.contains(digest) && !inputs.contains(digest));
         found.extend(unnamed.filter(|digest| !keep.blobs.contains(digest)).map(|of| loose(0, *of)));

@@ -40,7 +40,7 @@ use crate::data::FileMemo;
 use crate::digest::{BlobDigest, UnitKey};
 pub use drift::Drift;
 use files::Files;
-pub use gc::{Again, GcReport, Keep};
+pub use gc::{Again, GcReport, Keep, Removed};
 use index::{Finished, Index};
 use lock::Lock;
 use manifest::{ManifestLog, Place};

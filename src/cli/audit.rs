@@ -1,6 +1,7 @@
 //! `run --audit`.
 #![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::Context;
 use super::args::Cli;
 use super::experiment::Experiment;
 use super::progress::Progress;
-use super::{LOGS, hint_of};
+use super::{INTERRUPTED, LOGS, hint_of};
 use crate::cache::Cache;
 use crate::pipeline::audit::{AuditOptions, AuditReport, audit};
 use crate::pipeline::build::registry;
@@ -34,8 +35,8 @@ pub(super) struct Chosen {
     pub(super) limit: Option<Duration>,
 }
 
-/// Whether all that ran again gave the same bytes; tells what did not.
-pub(super) fn audit_run(run: &Audited<'_>, chosen: &Chosen, context: StageContext) -> anyhow::Result<bool> {
+/// Tells what did not give the same bytes again; the exit code of a run that went well but for that.
+pub(super) fn audit_run(run: &Audited<'_>, chosen: &Chosen, context: StageContext) -> anyhow::Result<ExitCode> {
     let Audited { cli, cache, experiment, made_by, now } = *run;
     let Chosen { share, rng_seed, jobs, limit } = *chosen;
     // Of its own: no half-done epoch is taken up, and the logs of those that are cached stay.
@@ -62,11 +63,15 @@ pub(super) fn audit_run(run: &Audited<'_>, chosen: &Chosen, context: StageContex
     };
     let report = audit(&experiment.graph, cache, &registry(), &mut executor, &options)?;
     tell(cli, &report);
-    Ok(report.is_clean())
+    Ok(match (report.is_clean(), report.interrupted) {
+        (false, _) => ExitCode::FAILURE,
+        (true, true) => ExitCode::from(INTERRUPTED),
+        (true, false) => ExitCode::SUCCESS,
+    })
 }
 
 fn tell(cli: &Cli, report: &AuditReport) {
-    let AuditReport { n_cached, n_not_there, n_agreed, drifted, failed } = report;
+    let AuditReport { n_cached, n_not_there, n_agreed, drifted, failed, interrupted } = report;
     for drift in drifted {
         for (output, (was, is)) in &drift.outputs {
             eprintln!(
@@ -88,6 +93,9 @@ fn tell(cli: &Cli, report: &AuditReport) {
     };
     let n_run = n_agreed + drifted.len() + failed.len();
     eprintln!("audit: {n_agreed} of {n_run} units gave the same bytes again, of {n_cached} in the cache{not_there}");
+    if *interrupted {
+        eprintln!("the audit was interrupted");
+    }
     if !report.is_clean() {
         eprintln!("results built on others have a ! in the table; the cache is as it was");
     }

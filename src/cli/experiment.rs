@@ -263,11 +263,11 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted; the same command goes on from here");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let mut is_clean = true;
+    let mut code = ExitCode::SUCCESS;
     if let Some(share) = audit.filter(|_| report.failed.is_empty()) {
         let audited = Audited { cli, cache: &cache, experiment: &experiment, made_by: &made_by, now: &now };
         let chosen = audit::Chosen { share, rng_seed: audit_seed.unwrap_or_else(now), jobs, limit };
-        is_clean = audit::audit_run(&audited, &chosen, audit_context)?;
+        code = audit::audit_run(&audited, &chosen, audit_context)?;
     }
     let table = table(&cache, &experiment)?;
     let repeats = repeats_of(&experiment, &table, None)?;
@@ -291,7 +291,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     if !cli.quiet {
         eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());
     }
-    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(code)
 }
 
 /// The table of a source, as `results --latex` writes it.

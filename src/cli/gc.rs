@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::args::Cli;
 use super::{LOGS, open_cache, size, span};
-use crate::cache::{Cache, GcReport, Keep};
+use crate::cache::{Cache, GcReport, Keep, Removed};
 
 /// What a collection is asked for.
 pub(super) struct Asked<'a> {
@@ -45,10 +45,13 @@ pub(super) fn collect(cli: &Cli, asked: &Asked<'_>) -> anyhow::Result<()> {
 }
 
 fn text(report: &GcReport, dry_run: bool) -> String {
-    let GcReport { removed_blobs, removed_bytes, kept_blobs, kept_bytes, again } = report;
+    let GcReport { removed_blobs, removed_bytes, kept_blobs, kept_bytes, removed, again } = report;
     let verb = if dry_run { "would be removed" } else { "removed" };
-    let (removed, kept) = (size(*removed_bytes), size(*kept_bytes));
-    let mut text = format!("{removed_blobs} blobs, {removed} {verb}; {kept_blobs} blobs, {kept} stay\n");
+    let (all, kept) = (size(*removed_bytes), size(*kept_bytes));
+    let mut text = format!("{removed_blobs} blobs, {all} {verb}; {kept_blobs} blobs, {kept} stay\n");
+    for (why, Removed { blobs, bytes }) in removed {
+        text.push_str(&format!("{:<14} {blobs:>8} {:>14}\n", why.replace('_', " "), size(*bytes)));
+    }
     if !again.is_empty() {
         let seconds = again.values().map(|stage| stage.seconds).sum();
         text.push_str(&format!("to make it again, if ever: {}\n", span(seconds)));

@@ -41,6 +41,7 @@ use crate::pipeline::file::FileError;
 const LOGS: &str = "logs";
 
 /// Exit code of a run that was interrupted (128 + SIGINT).
+#[cfg(feature = "torch")]
 const INTERRUPTED: u8 = 130;
 
 /// The program.

@@ -45,6 +45,7 @@ pub struct AuditReport {
     pub drifted: Vec<Drift>,
     /// Labels of units that ran once and now fail.
     pub failed: Vec<(String, anyhow::Error)>,
+    pub interrupted: bool,
 }
 
 impl AuditReport {
@@ -118,6 +119,7 @@ pub fn audit(
             }
         }
     }
+    report.interrupted = options.interrupted.load(Ordering::Relaxed);
     report.drifted.sort_by(|a, b| a.label.cmp(&b.label));
     Ok(report)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
 
 use s2c_pipe::artifact::{ArtifactRef, Fingerprint, FingerprintInput, Manifest, SetListing};
-use s2c_pipe::cache::{Again, Cache, GcReport, Keep};
+use s2c_pipe::cache::{Again, Cache, GcReport, Keep, Removed};
 use s2c_pipe::digest::BlobDigest;
 use s2c_pipe::pipeline::graph::UnitIdx;
 use s2c_pipe::pipeline::plan::plan;
@@ -87,6 +87,8 @@ fn superseded_checkpoints_go_first_then_the_cheapest_a_byte_and_only_as_much_as_
 
     let report = cache.collect(&keep, Some(total - 2013), false).unwrap();
     assert_eq!((report.removed_blobs, report.removed_bytes), (4, 3012));
+    let removed = report.removed.iter().map(|(why, Removed { blobs, bytes })| (*why, *blobs, *bytes));
+    assert_eq!(removed.collect::<Vec<_>>(), [("not_kept", 1, 1000), ("superseded", 2, 2000), ("unrecorded", 1, 12)]);
     assert_eq!(there(&cache, &all), ["e1", "e2", "seen", "o1", "dear"]);
     // Without a limit: all that is not kept, and nothing else. The cost has what was gone before and is needed for it.
     let report = cache.collect(&keep, None, false).unwrap();
@@ -168,6 +170,7 @@ fn the_program_tells_what_would_go_and_what_it_would_cost() {
     let (_, said, _) = program(&["--max-size", "1.5MB", "--dry-run"]);
     insta::assert_snapshot!(said, @r"
     1 blobs, 2.0 MB would be removed; 1 blobs, 1.0 MB stay
+    superseded            1         2.0 MB
     to make it again, if ever: 1 h 30 min
     cam_epoch             1     1 h 30 min
     ");
