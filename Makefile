@@ -1,5 +1,5 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test test-faults setup build lint bench-sam bench-train bench-engine bench-refine
+.PHONY: quickstart test test-faults test-s3 setup build lint bench-sam bench-train bench-engine bench-refine
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
@@ -9,6 +9,9 @@ test: setup lint ## formatting, lints, advisories and all tests
 
 test-faults: setup ## the engine under faults, with 200 kills where `make test` has 20
 	S2C_FAULTS=200 cargo test --release --test it faults:: -- --nocapture
+
+test-s3: ## `cache push` and `cache pull` against an S3 server, moto, which it installs; needs no libtorch
+	.ci/test-s3 --no-default-features --features s3
 
 bench-engine: ## the engine against ninja, doit, DVC, Snakemake, redun and b3sum, which it installs; needs no libtorch
 	cargo bench --no-default-features --no-run --bench engine

@@ -100,6 +100,7 @@ fn run_all(folder: &Path, n_variants: usize, with_sets: bool) -> anyhow::Result<
     let interrupted = Arc::new(false.into());
     let options = RunOptions {
         targets: &targets,
+        restore: false,
         keep_going: false,
         retries: 0,
         interrupted: Arc::clone(&interrupted),

@@ -44,16 +44,12 @@ impl ManifestLog {
 
     /// Appends; [`Self::sync`] makes it outlive a power cut too.
     pub(super) fn append(&mut self, manifest: &Manifest) -> anyhow::Result<Place> {
-        let payload = encode(manifest)?;
-        let len = u32::try_from(payload.len())?;
+        let record = record(manifest)?;
+        let len = u32::try_from(record.len() - HEADER)?;
         let (name, file, end) = match &mut self.open {
             Some(open) => open,
             None => self.open.insert(create(&self.folder)?),
         };
-        let mut record = Vec::with_capacity(HEADER + payload.len());
-        record.extend(len.to_le_bytes());
-        record.extend(check(&payload));
-        record.extend(&payload);
         let path = self.folder.join(&*name);
         // At the end of the last whole record: a write that failed half-way (a full disk) is overwritten.
         let written = file.seek(SeekFrom::Start(*end)).and_then(|_| file.write_all(&record));
@@ -71,6 +67,13 @@ impl ManifestLog {
         }
         Ok(())
     }
+}
+
+/// The bytes of a record.
+pub(super) fn record(manifest: &Manifest) -> anyhow::Result<Vec<u8>> {
+    let payload = encode(manifest)?;
+    let len = u32::try_from(payload.len())?;
+    Ok([&len.to_le_bytes()[..], &check(&payload), &payload].concat())
 }
 
 /// The record at a place, checked.
@@ -114,6 +117,14 @@ pub(super) fn read(
         file.read_to_end(&mut bytes)
     });
     read.map_err(StoreError::io("read", &path))?;
+    let end = scan(&bytes, &mut |(start, len), manifest| {
+        take(Place { log: log.to_owned(), offset: from + start as u64, len }, manifest);
+    });
+    Ok(from + end as u64)
+}
+
+/// Calls `take` with each whole record, and where in the bytes its payload is: from, length; gives the end of the last.
+pub(super) fn scan(bytes: &[u8], take: &mut dyn FnMut((usize, u32), Manifest)) -> usize {
     let mut at = 0;
     while let Some(len) = bytes.get(at..at + 4) {
         let len = u32::from_le_bytes([len[0], len[1], len[2], len[3]]);
@@ -124,11 +135,11 @@ pub(super) fn read(
         }
         // A record of another format version is whole but not ours: skipped.
         if let Ok(manifest) = decode(payload) {
-            take(Place { log: log.to_owned(), offset: from + start as u64, len }, manifest);
+            take((start, len), manifest);
         }
         at = start + len as usize;
     }
-    Ok(from + at as u64)
+    at
 }
 
 fn check(payload: &[u8]) -> [u8; 8] {

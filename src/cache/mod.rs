@@ -10,6 +10,7 @@
 //!     sled/              labels, facts about files, durations and sizes
 //!   history/             runs, a line each, and the files they ran: see [`history`]
 //!   datasets/            data sets the program made itself
+//!   drift/               units that gave other bytes when an audit ran them again
 //!   scratch/             half-done long units; losing it costs time only
 //!   lock                 held while a process works here, with its name inside
 //! ```
@@ -19,12 +20,15 @@
 //! is reported done. A power cut can cost the cheaper units of the last half minute, and never gives a wrong result:
 //! blobs are checked when they are read.
 
+mod drift;
 mod files;
+mod gc;
 pub mod history;
 mod index;
 mod lock;
 mod manifest;
 mod records;
+pub mod remote;
 mod sorted;
 mod store;
 
@@ -36,7 +40,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use crate::artifact::Manifest;
 use crate::data::FileMemo;
 use crate::digest::{BlobDigest, UnitKey};
+pub use drift::Drift;
 use files::Files;
+pub use gc::{Again, GcReport, Keep, Removed};
 use index::{Finished, Index};
 use lock::Lock;
 pub use lock::holder;
@@ -81,15 +87,6 @@ pub struct VerifyReport {
     pub corrupt: Vec<BlobDigest>,
     /// Labels of units with a blob that is gone: they run again when something needs them.
     pub incomplete: Vec<String>,
-}
-
-/// What a collection removed, or would remove.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-pub struct GcReport {
-    pub removed_blobs: usize,
-    pub removed_bytes: u64,
-    pub kept_blobs: usize,
-    pub kept_bytes: u64,
 }
 
 impl Cache {
@@ -168,6 +165,18 @@ impl Cache {
         }
         self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
         locked(&self.untold).push(told(manifest));
+        Ok(())
+    }
+
+    /// Records units that finished in another cache. Of their blobs those are in the store that are to be.
+    pub(crate) fn adopt(&self, manifests: &[Manifest]) -> anyhow::Result<()> {
+        let mut log = locked(&self.log);
+        for manifest in manifests {
+            let place = log.append(manifest)?;
+            self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
+            locked(&self.untold).push(told(manifest));
+        }
+        log.sync()?;
         Ok(())
     }
 
@@ -278,24 +287,6 @@ impl Cache {
         }
         let broken = self.manifests()?.into_iter().filter(|manifest| !self.is_whole(manifest));
         report.incomplete = broken.map(|manifest| manifest.label).collect();
-        Ok(report)
-    }
-
-    /// Removes the blobs no unit in `keep` has, and what killed processes left.
-    pub fn collect(&self, keep: &HashSet<BlobDigest>, dry_run: bool) -> anyhow::Result<GcReport> {
-        let mut report = GcReport::default();
-        for (digest, path, size) in self.store.list()? {
-            if digest.is_some_and(|digest| keep.contains(&digest)) {
-                report.kept_blobs += 1;
-                report.kept_bytes += size;
-                continue;
-            }
-            report.removed_blobs += 1;
-            report.removed_bytes += size;
-            if !dry_run {
-                fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-            }
-        }
         Ok(report)
     }
 

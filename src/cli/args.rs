@@ -74,6 +74,12 @@ pub(super) enum Command {
         #[arg(long, value_name = "VARIANT")]
         against: Option<String>,
     },
+    /// Say which numbers in tables of `results --latex` are stale, unknown, or edited by hand
+    VerifyResults {
+        /// LaTeX files with such tables
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Draw the stages and what they share between variants
     Graph {
         #[command(flatten)]
@@ -119,6 +125,29 @@ pub(super) enum Command {
     Completions { shell: Shell },
 }
 
+/// `50GB`, `1.5 TB`, `800 MiB`, `1000`.
+fn bytes_of(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (text[..digits].parse::<f64>(), text[digits..].trim().to_ascii_lowercase());
+    let (letter, base) = match unit.strip_suffix("ib") {
+        Some(letter) => (letter, 1024f64),
+        None => (unit.strip_suffix('b').unwrap_or(&unit), 1000f64),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == letter);
+    match (number, power) {
+        (Ok(number), Some(power)) => Ok((number * base.powi(power as i32)) as u64),
+        _ => Err("write a size as 50GB, 800MB or 1.5TB".to_owned()),
+    }
+}
+
+/// `2%` as 0.02.
+fn share_of(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let percent = percent.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.map(|percent| percent / 100.0).ok_or_else(|| "write a share above 0% and up to 100%, as 2%".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
@@ -132,12 +161,21 @@ pub(super) struct RunArgs {
     /// After a failure go on with what does not need the failed unit
     #[arg(long, short)]
     pub(super) keep_going: bool,
+    /// Make results again that `cache gc` removed and only other results need, for `export` and `predict`
+    #[arg(long)]
+    pub(super) restore: bool,
     /// Try a unit that failed so many times again
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(super) retries: usize,
     /// A unit that runs longer fails
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) time_limit: Option<u32>,
+    /// Then run a random share of the units again, e.g. 2%, compare what they give, and fail if it is not the same
+    #[arg(long, value_name = "SHARE", value_parser = share_of)]
+    pub(super) audit: Option<f64>,
+    /// Chooses the units of an audit [default: the time]
+    #[arg(long, value_name = "N", requires = "audit")]
+    pub(super) audit_seed: Option<u64>,
     /// Folder for overlay pictures and result files, in a folder of the pipeline's name
     #[arg(long, default_value = "out", value_name = "DIR")]
     pub(super) out: PathBuf,
@@ -160,17 +198,33 @@ pub(super) enum CacheAction {
     Verify,
     /// Make the index again from the manifests
     Rebuild,
-    /// Remove blobs that no unit of these pipeline files has
+    /// Remove blobs that no unit of these pipeline files has, or the least valuable above a size
     Gc {
         /// Pipeline files whose results stay
-        #[arg(required = true)]
+        #[arg(required_unless_present = "max_size")]
         keep: Vec<PathBuf>,
         /// Override a field of these files, as in the runs whose results stay
         #[arg(long = "set", value_name = "PATH=VALUE")]
         sets: Vec<String>,
-        /// Only tell what would go
+        /// Remove only until blobs take so much, e.g. 50GB: superseded checkpoints first, then the cheapest a byte
+        #[arg(long, value_name = "SIZE", value_parser = bytes_of)]
+        max_size: Option<u64>,
+        /// Only tell what would go, and what making it again would cost
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Send what has finished here to a folder or a bucket; what is there already is not sent again
+    Push {
+        /// A folder, or s3://BUCKET/PREFIX with the usual AWS_ variables
+        to: String,
+        /// Look up what is there instead of taking it from the records there, e.g. where something was removed
+        #[arg(long)]
+        list: bool,
+    },
+    /// Take from a folder or a bucket what has not finished here
+    Pull {
+        /// A folder, or s3://BUCKET/PREFIX with the usual AWS_ variables
+        from: String,
     },
 }
 
@@ -305,4 +359,29 @@ pub(super) struct PredictArgs {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let cases =
+            [("50GB", 50_000_000_000), ("1.5 tb", 1_500_000_000_000), ("2KiB", 2048), ("7", 7), ("3 M", 3_000_000)];
+        for (text, expected) in cases {
+            assert_eq!(bytes_of(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GB", "5 XB", "1.2.3GB", "-1GB", "5 ib ib"] {
+            assert!(bytes_of(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!((share_of("2%"), share_of("100 %")), (Ok(0.02), Ok(1.0)));
+        for text in ["2", "0%", "101%", "-1%", "NaN%", "%", ""] {
+            assert!(share_of(text).is_err(), "{text}");
+        }
+    }
 }

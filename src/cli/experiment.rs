@@ -1,7 +1,7 @@
-//! Commands that work on a pipeline file: run, plan, why, results, graph, and what gc keeps.
+//! Commands that work on a pipeline file: run, plan, why, results, graph.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,22 +9,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::args::{CacheAction, Cli, Command, GraphFormat, PipelineArgs, RunArgs};
+use super::args::{Cli, Command, GraphFormat, PipelineArgs, RunArgs};
+use super::audit::{self, Audited};
 use super::compare::compare_two;
 use super::doctor::{doctor, has_bf16, parse_device};
 use super::export::export;
 use super::lineage::show_lineage;
 use super::plan::show_plan;
 use super::predict::predict;
-use super::progress::{LOGS, Progress};
+use super::progress::Progress;
 use super::record::Recorded;
 use super::segment::segment;
-use super::{Hinted, INTERRUPTED, hint_of, open_cache, report, size, tensorboard};
+use super::verify::verify_results;
+use super::{Hinted, INTERRUPTED, LOGS, hint_of, open_cache, report, tensorboard};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::scan::ScanOptions;
 use crate::data::{coco, folder, voc};
+use crate::pipeline::audit::built_on_drift;
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
@@ -33,9 +36,10 @@ use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::plan::{StaleReason, finished, why};
 use crate::pipeline::repeats::{self, Repeats};
-use crate::pipeline::results::{ResultsTable, metrics_of};
+use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
+use crate::pipeline::verified::{TableSource, Tabular};
 use crate::stage::StageContext;
 use crate::vision::{VOC_CLASSES, labels_of};
 
@@ -157,8 +161,11 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
             let text = match (csv, latex, repeats.is_empty()) {
                 (true, _, true) => table.csv(),
                 (true, _, false) => repeats::csv(&repeats),
-                (_, true, true) => table.latex(),
-                (_, true, false) => repeats::latex(&repeats),
+                (_, true, _) => {
+                    let (file, set, against) =
+                        (pipeline.file.display().to_string(), pipeline.sets.clone(), against.clone());
+                    tabular(&table, &repeats).latex(&TableSource { file, set, against })
+                }
                 _ if *metrics => format!("{}\n{}", shown(cli, &table, &repeats)?, table.metrics_text()),
                 _ => shown(cli, &table, &repeats)?,
             };
@@ -176,10 +183,10 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         }
         Command::Tensorboard { pipeline, to } => tensorboard::tensorboard(cli, pipeline, to.as_deref())?,
         Command::Export(args) => export(cli, args)?,
+        Command::VerifyResults { files } => return verify_results(cli, files),
         Command::Predict(args) => predict(cli, args)?,
         Command::Segment(args) => segment(cli, args)?,
         Command::Doctor { file, sets } => doctor(cli, file.as_deref(), sets)?,
-        Command::Cache { action: CacheAction::Gc { keep, sets, dry_run } } => collect(cli, keep, sets, *dry_run)?,
         _ => bail!("not a command on a pipeline"),
     }
     Ok(ExitCode::SUCCESS)
@@ -194,8 +201,24 @@ fn leave_at_once(code: u8) -> ! {
     }
 }
 
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let RunArgs { pipeline, device: device_name, jobs, keep_going, retries, time_limit, out } = args;
+    let RunArgs {
+        pipeline,
+        device: device_name,
+        jobs,
+        keep_going,
+        restore,
+        retries,
+        time_limit,
+        audit,
+        audit_seed,
+        out,
+    } = args;
     let device = parse_device(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
@@ -216,18 +239,19 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         scratch: cache.folder().join("scratch"),
         interrupted: interrupted.clone(),
     };
+    let audit_context = context.clone();
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}, {device_name}");
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let events = tensorboard::folder(out, &experiment);
-    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let recorded = Recorded::begin(&cache, &experiment, pipeline, clock());
+    let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
     let options = RunOptions {
         targets: &experiment.targets(),
+        restore: *restore,
         keep_going: *keep_going,
         retries: *retries,
         interrupted,
-        clock: &clock,
+        clock: &now,
         made_by: &made_by,
         observer: &|event| {
             progress.event(event);
@@ -240,9 +264,8 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = time_limit.map(|seconds| Duration::from_secs(seconds.into()));
     let mut executor = LocalExecutor::new(context, jobs).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
-    let table = table(&cache, &experiment);
-    recorded.end(report.as_ref().ok(), table.as_ref().ok(), clock());
-    let (report, table) = (report?, table?);
+    recorded.end(report.as_ref().ok(), table(&cache, &experiment).as_ref().ok(), now());
+    let report = report?;
     if !cli.quiet {
         let repaired = match report.repaired.len() {
             0 => String::new(),
@@ -254,6 +277,13 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted; the same command goes on from here");
         return Ok(ExitCode::from(INTERRUPTED));
     }
+    let mut code = ExitCode::SUCCESS;
+    if let Some(share) = audit.filter(|_| report.failed.is_empty()) {
+        let audited = Audited { cli, cache: &cache, experiment: &experiment, made_by: &made_by, now: &now };
+        let chosen = audit::Chosen { share, rng_seed: audit_seed.unwrap_or_else(now), jobs, limit };
+        code = audit::audit_run(&audited, &chosen, audit_context)?;
+    }
+    let table = table(&cache, &experiment)?;
     let repeats = repeats_of(&experiment, &table, None)?;
     print!("{}", shown(cli, &table, &repeats)?);
     if !report.blocked.is_empty() {
@@ -275,7 +305,20 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     if !cli.quiet {
         eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// The table of a source, as `results --latex` writes it.
+pub(super) fn tabular_of(cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
+    let TableSource { file, set, against } = source;
+    let args = PipelineArgs { file: file.into(), sets: set.clone() };
+    let experiment = Experiment::open(cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
+    let table = table(cache, &experiment)?;
+    Ok(tabular(&table, &repeats_of(&experiment, &table, against.as_deref())?))
+}
+
+fn tabular(table: &ResultsTable, repeats: &[Repeats]) -> Tabular {
+    if repeats.is_empty() { table.tabular() } else { repeats::tabular(repeats) }
 }
 
 fn shown(cli: &Cli, table: &ResultsTable, repeats: &[Repeats]) -> anyhow::Result<String> {
@@ -307,7 +350,16 @@ fn repeats_of(experiment: &Experiment, table: &ResultsTable, against: Option<&st
 /// The results that are in the cache.
 pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
     let metrics = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
-    Ok(ResultsTable::new(&experiment.pipeline, &experiment.cells, metrics))
+    let mut table = ResultsTable::new(&experiment.pipeline, &experiment.cells, metrics);
+    let evals = |cell: &CellUnits| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval];
+    let units: Vec<UnitIdx> = experiment.cells.iter().flat_map(evals).flatten().collect();
+    let mut drifted = built_on_drift(&experiment.graph, cache, &experiment.targets(), &units)?.into_iter();
+    for (row, cell) in table.rows.iter_mut().zip(&experiment.cells) {
+        let scored = SCORED.into_iter().zip(evals(cell)).filter(|(_, unit)| unit.is_some());
+        let found = scored.map(|(name, _)| (name, drifted.next().unwrap_or_default()));
+        row.drifted = found.filter(|(_, labels)| !labels.is_empty()).collect();
+    }
+    Ok(table)
 }
 
 fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
@@ -341,41 +393,5 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
         let more = if items.len() > 3 { format!(" and {} more", items.len() - 3) } else { String::new() };
         println!("{stage} {named}{more}: {reason}");
     }
-    Ok(())
-}
-
-fn collect(cli: &Cli, files: &[std::path::PathBuf], sets: &[String], dry_run: bool) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
-    let (mut keep, mut logs) = (HashSet::new(), HashSet::new());
-    for file in files {
-        let args = PipelineArgs { file: file.clone(), sets: sets.to_vec() };
-        let experiment = Experiment::open(&cache, &args).with_context(|| format!("`{}`", file.display()))?;
-        let all: Vec<UnitIdx> = (0..experiment.graph.len()).collect();
-        let finished = finished(&experiment.graph, &cache, &all);
-        for unit in all {
-            let Some(key) = finished.key(unit) else { continue };
-            logs.insert(format!("{key}.jsonl"));
-            keep.extend(finished.outputs(unit).iter().map(|output| output.digest));
-            let inputs = cache.get(&key).map(|manifest| manifest.fingerprint.inputs).unwrap_or_default();
-            keep.extend(inputs.iter().map(|input| input.digest));
-        }
-    }
-    let report = cache.collect(&keep, dry_run)?;
-    if !dry_run {
-        // Half-done epochs cost time only.
-        let _ = std::fs::remove_dir_all(cache.folder().join("scratch"));
-        let found = std::fs::read_dir(cache.folder().join(LOGS)).into_iter().flatten().flatten();
-        for log in found.filter(|log| !logs.contains(&*log.file_name().to_string_lossy())) {
-            let _ = std::fs::remove_file(log.path());
-        }
-    }
-    let verb = if dry_run { "would be removed" } else { "removed" };
-    println!(
-        "{} blobs, {} {verb}; {} blobs, {} stay",
-        report.removed_blobs,
-        size(report.removed_bytes),
-        report.kept_blobs,
-        size(report.kept_bytes)
-    );
     Ok(())
 }

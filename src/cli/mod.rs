@@ -3,6 +3,8 @@
 
 mod args;
 #[cfg(feature = "torch")]
+mod audit;
+#[cfg(feature = "torch")]
 mod compare;
 #[cfg(feature = "torch")]
 mod doctor;
@@ -10,6 +12,7 @@ mod doctor;
 mod experiment;
 #[cfg(feature = "torch")]
 mod export;
+mod gc;
 mod history;
 #[cfg(feature = "torch")]
 mod lineage;
@@ -27,6 +30,9 @@ mod report;
 mod segment;
 #[cfg(feature = "torch")]
 mod tensorboard;
+mod transfer;
+#[cfg(feature = "torch")]
+mod verify;
 #[cfg(feature = "torch")]
 mod weights;
 
@@ -39,9 +45,13 @@ use self::args::WeightsAction;
 use self::args::{CacheAction, Cli, Command, Shell};
 use crate::cache::Cache;
 use crate::pipeline::file::FileError;
-use crate::pipeline::words::size;
+use crate::pipeline::words::{size, span};
+
+/// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
+const LOGS: &str = "logs";
 
 /// Exit code of a run that was interrupted (128 + SIGINT).
+#[cfg(feature = "torch")]
 const INTERRUPTED: u8 = 130;
 
 /// The program.
@@ -127,6 +137,11 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             let n_units = open_cache(cli)?.reindex()?;
             println!("{n_units} records of finished units indexed");
         }
+        Command::Cache { action: CacheAction::Gc { keep, sets, max_size, dry_run } } => {
+            gc::collect(cli, &gc::Asked { files: keep, sets, max_bytes: *max_size, dry_run: *dry_run })?;
+        }
+        Command::Cache { action: CacheAction::Push { to, list } } => return transfer::push(cli, to, *list),
+        Command::Cache { action: CacheAction::Pull { from } } => return transfer::pull(cli, from),
         #[cfg(feature = "torch")]
         Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
         #[cfg(feature = "torch")]

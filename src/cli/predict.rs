@@ -32,11 +32,12 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
         let message = format!("variant `{}` trains no segmentation network", cell.name);
         return Err(Hinted::error(message, "set `segmentation.enabled = true`"));
     };
-    let checkpoint =
-        experiment.finished(&cache).output(epoch, "checkpoint").map(|output| output.digest).ok_or_else(|| {
-            let message = format!("variant `{}` has not been trained", cell.name);
-            Hinted::error(message, format!("s2c-pipe run {}", args.pipeline.file.display()))
-        })?;
+    let checkpoint = experiment.finished(&cache).output(epoch, "checkpoint");
+    let checkpoint = checkpoint.filter(|output| cache.store().has(&output.digest, output.size)).ok_or_else(|| {
+        let message = format!("variant `{}` has not been trained, or its checkpoint was removed", cell.name);
+        Hinted::error(message, format!("s2c-pipe run {} --restore", args.pipeline.file.display()))
+    })?;
+    let checkpoint = checkpoint.digest;
     // With a CRF the prediction is a unit of that, which reads the network's scores.
     let graph = &experiment.graph;
     let mut network = unit;

@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::span;
 use crate::cache::locked;
 use crate::digest::UnitKey;
 use crate::pipeline::run::Event;
 use crate::pipeline::words::span;
 use crate::stage::Step;
-
-/// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
-pub(super) const LOGS: &str = "logs";
 
 /// Between two plain lines of one stage.
 const EVERY: Duration = Duration::from_secs(10);

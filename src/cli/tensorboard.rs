@@ -7,10 +7,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use super::LOGS;
 use super::args::Cli;
 use super::experiment::Experiment;
 use super::open_cache;
-use super::progress::LOGS;
 use super::report::put;
 use crate::cache::Cache;
 use crate::digest::UnitKey;

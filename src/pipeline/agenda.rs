@@ -32,7 +32,8 @@ enum Stand {
 /// See the module.
 pub(super) struct Agenda<'a> {
     pub(super) resolver: Resolver<'a>,
-    targets: HashSet<UnitIdx>,
+    /// Targets whose blobs have to be there.
+    ends: HashSet<UnitIdx>,
     stands: Vec<Stand>,
     /// By unit: what waits for its digests.
     digest_users: Vec<Vec<Node>>,
@@ -53,27 +54,27 @@ pub(super) struct Agenda<'a> {
 }
 
 impl<'a> Agenda<'a> {
-    /// `is_parallel`: by kind of unit, whether its units run one beside the other. What has failed is not tried.
+    /// `restore`: what targets gave is to be there, whoever reads it. `is_parallel`: by kind of unit, whether its units
+    /// run one beside the other. What has failed is not tried.
     pub(super) fn new(
         (graph, cache): (&'a Graph, &'a Cache),
         targets: &[UnitIdx],
+        restore: bool,
         is_parallel: &[bool],
         failed: &HashSet<UnitIdx>,
     ) -> Self {
         let mut resolver = Resolver::new(graph, cache, targets);
         resolver.look_up();
-        resolver.check_blobs(targets.iter().copied());
-        let lost: Vec<UnitIdx> = targets
-            .iter()
-            .copied()
-            .filter(|&unit| resolver.known[unit].is_some() && !resolver.is_whole(unit))
-            .collect();
+        let ends = resolver.ends(targets, restore);
+        resolver.check_blobs(ends.iter().copied());
+        let lost: Vec<UnitIdx> =
+            ends.iter().copied().filter(|&unit| resolver.known[unit].is_some() && !resolver.is_whole(unit)).collect();
         let missing: Vec<UnitIdx> =
             (0..graph.len()).filter(|&unit| resolver.needed[unit] && resolver.known[unit].is_none()).collect();
         let n = if lost.is_empty() && missing.is_empty() { 0 } else { graph.len() };
         let mut agenda = Self {
             resolver,
-            targets: targets.iter().copied().collect(),
+            ends: ends.into_iter().collect(),
             stands: vec![Stand::Idle; n],
             digest_users: vec![Vec::new(); n],
             set_users: vec![Vec::new(); graph.n_sets()],
@@ -251,7 +252,7 @@ impl<'a> Agenda<'a> {
             self.resolver.learn_hit(unit, record);
             self.count_known(unit);
         }
-        if found.is_none() || self.targets.contains(&unit) && !self.resolver.is_whole(unit) {
+        if found.is_none() || self.ends.contains(&unit) && !self.resolver.is_whole(unit) {
             self.activate(unit);
         }
         found.is_some()

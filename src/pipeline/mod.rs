@@ -1,6 +1,7 @@
 //! From a TOML file to results: `spec` (what was written), `graph` (units), `plan` (what is cached), `run`.
 
 mod agenda;
+pub mod audit;
 #[cfg(feature = "torch")]
 pub mod build;
 pub mod compare;
@@ -16,13 +17,12 @@ pub mod outcomes;
 pub mod past;
 pub mod plan;
 pub mod preset;
-#[cfg(feature = "torch")]
 pub mod repeats;
 mod resolve;
-#[cfg(feature = "torch")]
 pub mod results;
 pub mod run;
 pub mod spec;
 #[cfg(feature = "torch")]
 pub mod tensorboard;
+pub mod verified;
 pub mod words;

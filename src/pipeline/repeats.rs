@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::file::Cell;
 use super::past::METRICS;
-use super::results::{Row, csv_quoted, latex_escaped};
+use super::results::{Row, SCORED, csv_quoted};
+use super::verified::{PM, Stands, TableCell, Tabular, p_latex};
+use crate::digest::BlobDigest;
 
 /// The axis that is averaged over.
 pub const AXIS: &str = "rng_seed";
@@ -31,6 +33,9 @@ pub struct Spread {
     pub std: Option<f64>,
     /// `None` for the baseline itself, and where no seed is shared with it.
     pub against: Option<Paired>,
+    /// Evaluations of the runs.
+    #[serde(skip)]
+    pub digests: Vec<BlobDigest>,
 }
 
 /// A paired t-test, two-sided.
@@ -43,6 +48,9 @@ pub struct Paired {
     pub difference: f64,
     /// `None` for one pair, or where all differences are equal.
     pub p: Option<f64>,
+    /// Evaluations of run and baseline.
+    #[serde(skip)]
+    pub digests: Vec<(BlobDigest, BlobDigest)>,
 }
 
 /// One group's runs: `rng_seed` and row.
@@ -92,17 +100,23 @@ pub fn repeats(cells: &[Cell], rows: &[Row], against: Option<&str>) -> Result<Ve
             let of = |group: &Group<'_>| -> BTreeMap<String, f64> {
                 group.runs.iter().filter_map(|(seed, row)| Some(((*seed).to_owned(), mious(row)[i]?))).collect()
             };
-            let values = of(group);
+            let digests = |group: &Group<'_>| -> BTreeMap<String, BlobDigest> {
+                let digest = |row: &Row| row.digests.get(SCORED[i]).copied();
+                group.runs.iter().filter_map(|(seed, row)| Some(((*seed).to_owned(), digest(row)?))).collect()
+            };
+            let (values, own) = (of(group), digests(group));
             let (mean, std) = mean_std(&values.values().copied().collect::<Vec<_>>())?;
             let against = baseline_of(group).and_then(|baseline| {
                 let others = of(baseline);
                 let pairs = values.iter().filter_map(|(seed, value)| Some(value - others.get(seed)?));
                 let differences: Vec<f64> = pairs.collect();
                 let (difference, _) = mean_std(&differences)?;
+                let theirs = digests(baseline);
+                let digests = own.iter().filter_map(|(seed, digest)| Some((*digest, *theirs.get(seed)?))).collect();
                 let (baseline, n) = (baseline.name.clone(), differences.len());
-                Some(Paired { baseline, n, difference, p: paired_t(&differences) })
+                Some(Paired { baseline, n, difference, p: paired_t(&differences), digests })
             });
-            Some((*name, Spread { n: values.len(), mean, std, against }))
+            Some((*name, Spread { n: values.len(), mean, std, against, digests: own.into_values().collect() }))
         });
         Repeats { variant: group.name.clone(), metrics: metrics.collect() }
     };
@@ -114,7 +128,7 @@ pub(crate) fn mious(row: &Row) -> [Option<f64>; 3] {
     [row.seed_miou, row.pseudo_label_miou, row.segmentation_miou]
 }
 
-fn mean_std(values: &[f64]) -> Option<(f64, Option<f64>)> {
+pub(super) fn mean_std(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -122,7 +136,7 @@ fn mean_std(values: &[f64]) -> Option<(f64, Option<f64>)> {
 }
 
 /// The two-sided p of a t-test that the mean difference is 0.
-fn paired_t(differences: &[f64]) -> Option<f64> {
+pub(super) fn paired_t(differences: &[f64]) -> Option<f64> {
     let (mean, std) = mean_std(differences)?;
     let n = differences.len() as f64;
     let std = std.filter(|std| *std > 0.0)?;
@@ -169,10 +183,10 @@ pub fn csv(repeats: &[Repeats]) -> String {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     let mut text = String::from("variant,metric,n,mean,std,against,pairs,difference,p\n");
     for Repeats { variant, metrics } in repeats {
-        for (metric, Spread { n, mean, std, against }) in metrics {
+        for (metric, Spread { n, mean, std, against, digests: _ }) in metrics {
             let paired = against.as_ref().map_or_else(
                 || ",,,".to_owned(),
-                |Paired { baseline, n, difference, p }| {
+                |Paired { baseline, n, difference, p, digests: _ }| {
                     format!("{},{n},{difference},{}", csv_quoted(baseline), number(*p))
                 },
             );
@@ -182,38 +196,59 @@ pub fn csv(repeats: &[Repeats]) -> String {
     text
 }
 
-pub fn latex(repeats: &[Repeats]) -> String {
-    let rows = table(repeats, " $\\pm$ ");
-    let line = |row: &Vec<String>| {
-        let cell = |cell: &String| match cell.contains("\\pm") {
-            true => cell.clone(),
-            false => latex_escaped(cell).replace('<', "$<$"),
-        };
-        row.iter().map(cell).collect::<Vec<_>>().join(" & ") + " \\\\\n"
+/// For LaTeX, with the evaluations of each number.
+pub fn tabular(repeats: &[Repeats]) -> Tabular {
+    let there = there(repeats);
+    let cells = |of: &Repeats| {
+        let cells = there.iter().flat_map(|(name, _)| {
+            let stands = of.metrics.get(name).map(|Spread { against, digests, .. }| {
+                let paired = against.as_ref().filter(|paired| paired.p.is_some());
+                let paired = paired.map(|paired| Stands::Paired(paired.digests.clone()));
+                [Stands::Mean(digests.clone()), paired.unwrap_or(Stands::Nothing)]
+            });
+            let [mean, p] = cell_texts(of.metrics.get(name), PM);
+            let [of_mean, of_p] = stands.unwrap_or([Stands::Nothing, Stands::Nothing]);
+            let p = if p == "-" { p } else { p_latex(of.metrics[name].against.as_ref().and_then(|paired| paired.p)) };
+            [TableCell { text: mean, stands: of_mean }, TableCell { text: p, stands: of_p }]
+        });
+        (of.variant.clone(), cells.collect())
     };
-    let (head, body) = (line(&rows[0]), rows[1..].iter().map(line).collect::<String>());
-    let columns = "c".repeat(rows[0].len() - 1);
-    format!("\\begin{{tabular}}{{l{columns}}}\n{head}\\hline\n{body}\\end{{tabular}}\n")
+    Tabular { columns: header(&there), rows: repeats.iter().map(cells).collect() }
+}
+
+/// Metrics that some variant has.
+fn there(repeats: &[Repeats]) -> Vec<&'static (&'static str, &'static str)> {
+    METRICS.iter().filter(|(name, _)| repeats.iter().any(|of| of.metrics.contains_key(name))).collect()
+}
+
+fn header(there: &[&(&str, &str)]) -> Vec<String> {
+    let titles = there.iter().flat_map(|(_, title)| [(*title).to_owned(), "p".to_owned()]);
+    std::iter::once("variant".to_owned()).chain(titles).collect()
 }
 
 /// Header and a row for each variant: its name, then a mean and a p for each metric that is there.
 fn table(repeats: &[Repeats], plus_minus: &str) -> Vec<Vec<String>> {
-    let there: Vec<&(&str, &str)> =
-        METRICS.iter().filter(|(name, _)| repeats.iter().any(|of| of.metrics.contains_key(name))).collect();
-    let header = there.iter().flat_map(|(_, title)| [(*title).to_owned(), "p".to_owned()]);
-    let mut rows = vec![std::iter::once("variant".to_owned()).chain(header).collect::<Vec<_>>()];
-    for Repeats { variant, metrics } in repeats {
-        let cells = there.iter().flat_map(|(name, _)| {
-            let Some(Spread { n, mean, std, against }) = metrics.get(name) else { return [(); 2].map(|()| "-".into()) };
-            let std = std.map_or_else(String::new, |std| format!("{plus_minus}{std:.1}"));
-            let p = against.as_ref().and_then(|paired| paired.p);
-            let p =
-                p.map_or_else(|| "-".to_owned(), |p| if p < 1e-4 { "<0.0001".to_owned() } else { format!("{p:.4}") });
-            [format!("{mean:.1}{std} ({n})"), p]
-        });
-        rows.push(std::iter::once(variant.clone()).chain(cells).collect());
-    }
-    rows
+    let there = there(repeats);
+    let row = |Repeats { variant, metrics }: &Repeats| {
+        let cells = there.iter().flat_map(|(name, _)| cell_texts(metrics.get(name), plus_minus));
+        std::iter::once(variant.clone()).chain(cells).collect()
+    };
+    std::iter::once(header(&there)).chain(repeats.iter().map(row)).collect()
+}
+
+/// A mean and its p.
+fn cell_texts(spread: Option<&Spread>, plus_minus: &str) -> [String; 2] {
+    let Some(Spread { n, mean, std, against, digests: _ }) = spread else { return ["-".into(), "-".into()] };
+    [mean_text(*n, *mean, *std, plus_minus), p_text(against.as_ref().and_then(|paired| paired.p))]
+}
+
+pub(super) fn mean_text(n: usize, mean: f64, std: Option<f64>, plus_minus: &str) -> String {
+    let std = std.map_or_else(String::new, |std| format!("{plus_minus}{std:.1}"));
+    format!("{mean:.1}{std} ({n})")
+}
+
+pub(super) fn p_text(p: Option<f64>) -> String {
+    p.map_or_else(|| "-".to_owned(), |p| if p < 1e-4 { "<0.0001".to_owned() } else { format!("{p:.4}") })
 }
 
 /// What is compared with, in words.
@@ -270,6 +305,8 @@ mod tests {
                 segmentation_miou: None,
                 per_class: BTreeMap::new(),
                 metrics: BTreeMap::new(),
+                digests: BTreeMap::new(),
+                drifted: BTreeMap::new(),
             };
             (Cell { name: String::new(), variant: (*variant).into(), axes, spec: Spec::default() }, row)
         };
@@ -319,15 +356,12 @@ mod tests {
         "S2C, cpm.tau=0.3",seed_miou,3,60,1,"base, cpm.tau=0.3",2,8.5,0.037405118482553235
         "S2C, cpm.tau=0.5",seed_miou,1,15,,"base, cpm.tau=0.5",1,5,
         "#);
-        insta::assert_snapshot!(latex(&found[..3]), @r"
-        \begin{tabular}{lcc}
-        variant & seed mIoU & p \\
-        \hline
-        base, cpm.tau=0.3 & 51.0 $\pm$ 1.4 (2) & - \\
-        base, cpm.tau=0.5 & 10.0 (1) & - \\
-        S2C, cpm.tau=0.3 & 60.0 $\pm$ 1.0 (3) & 0.0374 \\
-        \end{tabular}
-        ");
+        let cells =
+            |row: usize| tabular(&found[..3]).rows[row].1.iter().map(|cell| cell.text.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (cells(0), cells(2)),
+            (vec!["51.0 $\\pm$ 1.4 (2)".into(), "-".into()], vec!["60.0 $\\pm$ 1.0 (3)".into(), "0.0374".into()])
+        );
     }
 
     #[test]

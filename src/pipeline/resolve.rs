@@ -21,6 +21,8 @@ pub(super) struct Resolver<'a> {
     pub(super) cache: &'a Cache,
     /// Units that a target needs, itself included.
     pub(super) needed: Vec<bool>,
+    /// Units that a needed unit reads.
+    is_read: Vec<bool>,
     needed_sets: Vec<bool>,
     /// Records of finished units. Their blobs may be gone.
     pub(super) known: Vec<Option<RecordIdx>>,
@@ -48,13 +50,15 @@ impl<'a> Resolver<'a> {
     pub(super) fn new(graph: &'a Graph, cache: &'a Cache, targets: &[UnitIdx]) -> Self {
         let (n_units, n_sets) = (graph.len(), graph.n_sets());
         let (mut needed, mut needed_sets) = (vec![false; n_units], vec![false; n_sets]);
+        let mut is_read = vec![false; n_units];
+        let mut read = |unit: usize, needed: &mut Vec<bool>| (needed[unit], is_read[unit]) = (true, true);
         targets.iter().for_each(|&unit| needed[unit] = true);
         for unit in (0..n_units).rev() {
             for (_, input) in if needed[unit] { graph.inputs(unit) } else { &[] } {
                 match *input {
-                    Input::Output { unit, name: _ } => needed[unit as usize] = true,
+                    Input::Output { unit, name: _ } => read(unit as usize, &mut needed),
                     Input::Set(set) if !std::mem::replace(&mut needed_sets[set as usize], true) => {
-                        graph.member_units(set as usize).for_each(|unit| needed[unit] = true);
+                        graph.member_units(set as usize).for_each(|unit| read(unit, &mut needed));
                     }
                     Input::Set(_) | Input::Content(_) => {}
                 }
@@ -65,6 +69,7 @@ impl<'a> Resolver<'a> {
             graph,
             cache,
             needed,
+            is_read,
             needed_sets,
             known: vec![None; n_units],
             keys: graph.kinds().iter().map(key).collect(),
@@ -73,6 +78,13 @@ impl<'a> Resolver<'a> {
             whole_sets: vec![false; n_sets],
         }
     }
+
+    /// Targets whose blobs have to be there: those that nothing reads. A record is enough of the others, so that what
+    /// `cache gc` removed is not made again before a unit that runs needs it. `restore`: all of them.
+    pub(super) fn ends(&self, targets: &[UnitIdx], restore: bool) -> Vec<UnitIdx> {
+        targets.iter().copied().filter(|unit| restore || !self.is_read[*unit]).collect()
+    }
+
     /// Looks up every needed unit whose inputs are known.
     pub(super) fn look_up(&mut self) {
         let cache = self.cache;
@@ -225,12 +237,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// The state of each unit as far as it can be told (those not needed are `Done`). A finished unit runs again only
-    /// when its blobs are gone and a unit that runs, or a target, needs them.
+    /// when its blobs are gone and a unit that runs needs them, or it is an end.
     pub(super) fn states(&mut self, targets: &[UnitIdx]) -> Vec<State> {
         let (graph, n_units) = (self.graph, self.known.len());
         let mut runs: Vec<bool> = (0..n_units).map(|unit| self.needed[unit] && self.known[unit].is_none()).collect();
-        self.check_blobs(targets.iter().copied());
-        targets.iter().for_each(|&unit| runs[unit] |= !self.is_whole(unit));
+        let ends = self.ends(targets, false);
+        self.check_blobs(ends.iter().copied());
+        ends.iter().for_each(|&unit| runs[unit] |= !self.is_whole(unit));
         let mut seen_sets = vec![false; graph.n_sets()];
         for unit in (0..n_units).rev() {
             for (_, input) in if runs[unit] { graph.inputs(unit) } else { &[] } {

@@ -1,30 +1,44 @@
 //! The table of variants and metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
 
+#[cfg(feature = "torch")]
 use super::build::CellUnits;
+#[cfg(feature = "torch")]
 use super::file::Pipeline;
+#[cfg(feature = "torch")]
 use super::graph::{Graph, UnitIdx};
+#[cfg(feature = "torch")]
 use super::plan::finished;
+use super::verified::{Stands, THRESHOLD, TableCell, Tabular};
+#[cfg(feature = "torch")]
 use crate::cache::Cache;
+use crate::digest::BlobDigest;
 
-/// mIoU in 0..1 by unit, for the evaluations that have finished.
+/// Units named in a line.
+const MAX_NAMED: usize = 5;
+
+/// What is scored, in the order of the columns.
+pub const SCORED: [&str; 3] = ["seed", "pseudo_label", "segmentation"];
+
+/// Evaluations that have finished, by unit: digest and content, with mIoU in 0..1.
+#[cfg(feature = "torch")]
 pub fn metrics_of(
     graph: &Graph,
     cache: &Cache,
     targets: &[UnitIdx],
     cells: &[CellUnits],
-) -> anyhow::Result<BTreeMap<UnitIdx, Value>> {
+) -> anyhow::Result<BTreeMap<UnitIdx, (BlobDigest, Value)>> {
     let finished = finished(graph, cache, targets);
     let mut metrics = BTreeMap::new();
     for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
         // A result whose blob is gone is not there.
-        let output = finished.output(unit, "metrics");
-        if let Some(bytes) = output.and_then(|output| cache.store().read(&output.digest).ok()) {
-            metrics.insert(unit, serde_json::from_slice(&bytes)?);
+        let Some(digest) = finished.output(unit, "metrics").map(|output| output.digest) else { continue };
+        if let Ok(bytes) = cache.store().read(&digest) {
+            metrics.insert(unit, (digest, serde_json::from_slice(&bytes)?));
         }
     }
     Ok(metrics)
@@ -46,6 +60,11 @@ pub struct Row {
     pub per_class: BTreeMap<&'static str, BTreeMap<String, f64>>,
     /// What else was measured, by what was scored.
     pub metrics: BTreeMap<&'static str, Metrics>,
+    /// Digests of the evaluations, by what was scored.
+    pub digests: BTreeMap<&'static str, BlobDigest>,
+    /// Labels of units below it that gave other bytes when an audit ran them again, by what was scored.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub drifted: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// Scores of one evaluation in percent; see [`crate::vision::metric::Scores`] and
@@ -73,7 +92,8 @@ const MEANS: [(&str, &str); 6] = [
 ];
 
 impl Metrics {
-    fn new(found: &Value, classes: &[String]) -> Self {
+    /// From what `evaluate` or `seed_eval` gave.
+    pub fn new(found: &Value, classes: &[String]) -> Self {
         let percent = |value: &Value| value.as_f64().map(|value| value * 100.0);
         let named = |value: &Value| -> Vec<(String, Value)> {
             classes.iter().cloned().zip(value.as_array().cloned().unwrap_or_default()).collect()
@@ -103,15 +123,16 @@ pub struct ResultsTable {
 }
 
 impl ResultsTable {
-    pub fn new(pipeline: &Pipeline, cells: &[CellUnits], metrics: BTreeMap<UnitIdx, Value>) -> Self {
+    #[cfg(feature = "torch")]
+    pub fn new(pipeline: &Pipeline, cells: &[CellUnits], metrics: BTreeMap<UnitIdx, (BlobDigest, Value)>) -> Self {
         let row = |(cell, units): (&super::file::Cell, &CellUnits)| {
-            let of = |unit: Option<UnitIdx>, name: &str| metrics.get(&unit?)?.get(name)?.as_f64();
+            let of = |unit: Option<UnitIdx>, name: &str| metrics.get(&unit?)?.1.get(name)?.as_f64();
             let percent = |unit| of(unit, "miou").map(|miou| miou * 100.0);
             let evals =
                 [("seed", units.seed_eval), ("pseudo_label", units.pseudo_eval), ("segmentation", units.seg_eval)];
-            let all = |unit: Option<UnitIdx>| Some(Metrics::new(metrics.get(&unit?)?, &units.dataset.classes));
+            let all = |unit: Option<UnitIdx>| Some(Metrics::new(&metrics.get(&unit?)?.1, &units.dataset.classes));
             let per_class = |unit: Option<UnitIdx>| {
-                let ious = metrics.get(&unit?)?.get("per_class")?.as_array()?;
+                let ious = metrics.get(&unit?)?.1.get("per_class")?.as_array()?;
                 let named = units.dataset.classes.iter().zip(ious);
                 Some(named.filter_map(|(class, iou)| Some((class.clone(), iou.as_f64()? * 100.0))).collect())
             };
@@ -124,12 +145,14 @@ impl ResultsTable {
                 segmentation_miou: percent(units.seg_eval),
                 per_class: evals.into_iter().filter_map(|(name, unit)| Some((name, per_class(unit)?))).collect(),
                 metrics: evals.into_iter().filter_map(|(name, unit)| Some((name, all(unit)?))).collect(),
+                digests: evals.into_iter().filter_map(|(name, unit)| Some((name, metrics.get(&unit?)?.0))).collect(),
+                drifted: BTreeMap::new(),
             }
         };
         Self { rows: pipeline.cells.iter().zip(cells).map(row).collect() }
     }
 
-    const HEADER: [&str; 5] = ["variant", "seed mIoU", "threshold", "pseudo-label mIoU", "segmentation mIoU"];
+    const HEADER: [&str; 5] = ["variant", "seed mIoU", THRESHOLD, "pseudo-label mIoU", "segmentation mIoU"];
 
     fn values(&self) -> Vec<[String; 5]> {
         let number =
@@ -142,8 +165,17 @@ impl ResultsTable {
         self.rows.iter().map(row).collect()
     }
 
+    /// Numbers built on a unit that an audit could not make again have a mark, and the units are named below.
     pub fn text(&self) -> String {
-        let values = self.values();
+        let mut values = self.values();
+        for (row, cells) in self.rows.iter().zip(&mut values) {
+            // The threshold was found on the seeds too.
+            for (scored, columns) in SCORED.iter().zip([1..3, 3..4, 4..5]) {
+                if row.drifted.contains_key(scored) {
+                    cells[columns].iter_mut().for_each(|cell| cell.push('!'));
+                }
+            }
+        }
         let name = values.iter().map(|row| row[0].chars().count()).chain([7]).max().unwrap_or(7);
         let line = |[first, rest @ ..]: &[String; 5]| {
             let cells = rest.iter().zip(&Self::HEADER[1..]);
@@ -152,7 +184,22 @@ impl ResultsTable {
         };
         let dataset = self.rows.first().map_or("", |row| &row.dataset);
         let header = line(&Self::HEADER.map(str::to_owned));
-        format!("{dataset}, mIoU in %\n{header}{}", values.iter().map(line).collect::<String>())
+        let rows: String = values.iter().map(line).collect();
+        format!("{dataset}, mIoU in %\n{header}{rows}{}", self.drifted_text())
+    }
+
+    fn drifted_text(&self) -> String {
+        let labels: BTreeSet<&str> =
+            self.rows.iter().flat_map(|row| row.drifted.values().flatten()).map(String::as_str).collect();
+        let named: Vec<&str> = labels.iter().copied().take(MAX_NAMED).collect();
+        let more = match labels.len().saturating_sub(MAX_NAMED) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        match labels.is_empty() {
+            true => String::new(),
+            false => format!("! an audit got other bytes from {}{more}\n", named.join(", ")),
+        }
     }
 
     /// Every mean of every evaluation, a line each.
@@ -197,12 +244,17 @@ impl ResultsTable {
         text
     }
 
-    pub fn latex(&self) -> String {
-        let mut text = format!("\\begin{{tabular}}{{lcccc}}\n{} \\\\\n\\hline\n", Self::HEADER.join(" & "));
-        for row in self.values() {
-            text.push_str(&(row.iter().map(|cell| latex_escaped(cell)).collect::<Vec<_>>().join(" & ") + " \\\\\n"));
-        }
-        text + "\\end{tabular}\n"
+    /// For LaTeX, with the evaluation of each number.
+    pub fn tabular(&self) -> Tabular {
+        let scored = [SCORED[0], SCORED[0], SCORED[1], SCORED[2]];
+        let rows = self.rows.iter().zip(self.values()).map(|(row, [name, cells @ ..])| {
+            let cell = |(text, scored): (String, &str)| {
+                let digest = row.digests.get(scored).filter(|_| text != "-");
+                TableCell { stands: digest.map_or(Stands::Nothing, |digest| Stands::One(*digest)), text }
+            };
+            (name, cells.into_iter().zip(scored).map(cell).collect())
+        });
+        Tabular { columns: Self::HEADER.map(str::to_owned).to_vec(), rows: rows.collect() }
     }
 
     pub fn json(&self) -> anyhow::Result<String> {
@@ -215,11 +267,6 @@ pub(super) fn csv_quoted(text: &str) -> String {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_owned(),
     }
-}
-
-pub(super) fn latex_escaped(text: &str) -> String {
-    let special = |c: char| if "&%$#_{}".contains(c) { format!("\\{c}") } else { c.to_string() };
-    text.chars().map(special).collect()
 }
 
 #[cfg(test)]
@@ -245,6 +292,8 @@ mod tests {
             segmentation_miou: None,
             per_class: BTreeMap::new(),
             metrics: BTreeMap::from([("pseudo_label", metrics), ("seed", Metrics::default())]),
+            digests: BTreeMap::new(),
+            drifted: BTreeMap::new(),
         };
         let table = ResultsTable { rows: vec![row] };
         insta::assert_snapshot!(table.metrics_text(), @r"
@@ -258,5 +307,32 @@ mod tests {
         S2C,pseudo_label,background,dog,3
         S2C,pseudo_label,dog,"cat, large",1
         "#);
+    }
+
+    #[test]
+    fn what_is_built_on_drift_has_a_mark_and_the_rest_has_none() {
+        let row = |cell: &str, drifted: &[&'static str]| Row {
+            cell: cell.into(),
+            dataset: "t".into(),
+            seed_miou: Some(50.0),
+            seed_threshold: Some(0.25),
+            pseudo_label_miou: Some(60.0),
+            segmentation_miou: None,
+            per_class: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            drifted: drifted.iter().map(|scored| (*scored, vec!["cam_epoch epoch 1".to_owned()])).collect(),
+        };
+        let table = ResultsTable { rows: vec![row("base", &[]), row("S2C", &["seed", "pseudo_label"])] };
+        insta::assert_snapshot!(table.text(), @r"
+        t, mIoU in %
+        variant  seed mIoU  threshold  pseudo-label mIoU  segmentation mIoU
+        base          50.0       0.25               60.0                  -
+        S2C          50.0!      0.25!              60.0!                  -
+        ! an audit got other bytes from cam_epoch epoch 1
+        ");
+        let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();
+        assert_eq!(json[0].get("drifted"), None);
+        assert_eq!(json[1]["drifted"]["seed"], serde_json::json!(["cam_epoch epoch 1"]));
     }
 }

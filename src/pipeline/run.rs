@@ -16,6 +16,7 @@ use crate::pipeline::agenda::Agenda;
 use crate::pipeline::executor::{Executor, Finished, PastLimit, UnitIo, UnitTask};
 use crate::pipeline::graph::{Content, Graph, Input, Kind, UnitIdx};
 use crate::pipeline::outcomes::Outcomes;
+use crate::pipeline::resolve::Resolver;
 use crate::stage::{BlobReader, Bytes, Interrupted, NotFinite, Output, Registry};
 
 /// How often a unit is tried when what it reads turns out to be lost.
@@ -23,8 +24,10 @@ const MAX_TRIES: usize = 3;
 
 /// What a run is told.
 pub struct RunOptions<'a> {
-    /// Units that must be there at the end.
+    /// Units that must have finished at the end.
     pub targets: &'a [UnitIdx],
+    /// What they gave must be there too; otherwise of those that others read a record is enough.
+    pub restore: bool,
     /// After a failure go on with what does not need the failed unit.
     pub keep_going: bool,
     /// How often a unit that failed is tried again.
@@ -125,7 +128,7 @@ pub fn run(
     // A kind that this build does not know is told of when it has to run.
     let is_parallel = |kind: &Kind| registry.get(kind.stage).is_ok_and(|entry| entry.parallel);
     let is_parallel: Vec<bool> = graph.kinds().iter().map(is_parallel).collect();
-    let mut agenda = Agenda::new((graph, cache), options.targets, &is_parallel, &running.failed);
+    let mut agenda = Agenda::new((graph, cache), options.targets, options.restore, &is_parallel, &running.failed);
     let to_run = agenda.n_to_run();
     let n_needed = agenda.resolver.needed.iter().filter(|needed| **needed).count();
     (options.observer)(Event::Planned { reused: n_needed - to_run, to_run });
@@ -141,7 +144,7 @@ pub fn run(
         match executor.next() {
             Some(finished) => running.take(&mut agenda, finished)?,
             None if agenda.is_stale && !running.stops() => {
-                agenda = Agenda::new((graph, cache), options.targets, &is_parallel, &running.failed);
+                agenda = Agenda::new((graph, cache), options.targets, options.restore, &is_parallel, &running.failed);
             }
             None => break,
         }
@@ -203,7 +206,7 @@ impl Running<'_, '_> {
             self.stage = entry.kind;
             (self.options.observer)(Event::GroupStarted { stage: entry.kind, units: agenda.n_left(entry.kind) });
         }
-        self.io.know_inputs(self.graph, agenda, unit);
+        self.io.know_inputs(self.graph, &agenda.resolver, unit);
         let label = self.graph.unit(unit).label();
         self.waiting.insert(key, Vec::new());
         self.in_flight.insert(unit, (label.clone(), fingerprint.clone()));
@@ -289,7 +292,7 @@ fn is_lost_blob(error: &anyhow::Error) -> bool {
 }
 
 /// Reads blobs from the store, source files from their paths, values from memory.
-struct RunIo {
+pub(super) struct RunIo {
     store: BlobStore,
     known: Mutex<Known>,
 }
@@ -303,7 +306,7 @@ struct Known {
 }
 
 impl RunIo {
-    fn new(store: BlobStore) -> Self {
+    pub(super) fn new(store: BlobStore) -> Self {
         Self { store, known: Mutex::default() }
     }
 
@@ -312,17 +315,17 @@ impl RunIo {
     }
 
     /// Takes the files and values that a unit reads.
-    fn know_inputs(&self, graph: &Graph, agenda: &Agenda<'_>, unit: UnitIdx) {
+    pub(super) fn know_inputs(&self, graph: &Graph, resolver: &Resolver<'_>, unit: UnitIdx) {
         let mut known = self.known();
         for (_, input) in graph.inputs(unit) {
             match *input {
                 Input::Content(content) => known.know(graph, content),
                 Input::Set(set) => {
-                    let Some(digest) = agenda.resolver.listing_digest(set as usize) else { continue };
+                    let Some(digest) = resolver.listing_digest(set as usize) else { continue };
                     if known.values.contains_key(&digest) {
                         continue;
                     }
-                    if let Some(bytes) = agenda.resolver.listing(set as usize) {
+                    if let Some(bytes) = resolver.listing(set as usize) {
                         known.values.insert(digest, (bytes.into(), false));
                     }
                     for (_, input) in graph.members(set as usize) {

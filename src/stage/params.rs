@@ -214,12 +214,14 @@ impl Backbone {
 }
 
 /// The default of a number of parts.
+#[cfg(feature = "torch")]
 pub(super) fn one() -> usize {
     1
 }
 
 /// A default is not written, so that keys stay what they were before there was the field.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[cfg(feature = "torch")]
 pub(super) fn is_one(n: &usize) -> bool {
     *n == 1
 }

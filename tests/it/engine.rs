@@ -148,9 +148,20 @@ pub(crate) fn executor(scratch: PathBuf, interrupted: &Arc<AtomicBool>) -> Local
     LocalExecutor::new(StageContext { device: Device::Cpu, progress: Arc::new(|_| ()), scratch, interrupted }, 2)
 }
 
-fn run_in(cache: &Cache, graph: &Graph, target: UnitIdx, interrupted: &Arc<AtomicBool>) -> RunReport {
+pub(crate) fn run_in(cache: &Cache, graph: &Graph, target: UnitIdx, interrupted: &Arc<AtomicBool>) -> RunReport {
+    run_targets(cache, graph, &[target], false, interrupted)
+}
+
+pub(crate) fn run_targets(
+    cache: &Cache,
+    graph: &Graph,
+    targets: &[UnitIdx],
+    restore: bool,
+    interrupted: &Arc<AtomicBool>,
+) -> RunReport {
     let options = RunOptions {
-        targets: &[target],
+        targets,
+        restore,
         keep_going: false,
         retries: 0,
         interrupted: interrupted.clone(),
@@ -259,6 +270,7 @@ fn an_interrupted_run_resumes() {
     };
     let options = RunOptions {
         targets: &[last],
+        restore: false,
         keep_going: false,
         retries: 0,
         interrupted: interrupted.clone(),
@@ -330,23 +342,6 @@ fn a_plan_says_what_is_fresh_and_what_runs() {
     workspace.run(&graph, last);
     let after = plan(&graph, &workspace.open(), &[last]).unwrap();
     assert_eq!((after.n_to_run(), after.stages["concat_each"].fresh), (0, 200));
-}
-
-#[test]
-fn gc_keeps_what_is_named() {
-    let workspace = Workspace::new();
-    let pipeline = pipeline(&["a", "b"], &params("."), "!");
-    workspace.counts(&pipeline);
-    let cache = workspace.open();
-    let keep = [BlobDigest::of(b"a.b.|!")].into();
-    let report = cache.collect(&keep, true).unwrap();
-    assert_eq!(report.kept_blobs, 1);
-    assert!(cache.store().read(&BlobDigest::of(b"a.")).is_ok(), "a dry run removes nothing");
-    cache.collect(&keep, false).unwrap();
-    assert!(cache.store().read(&BlobDigest::of(b"a.")).is_err());
-    assert!(cache.verify().unwrap().corrupt.is_empty());
-    drop(cache);
-    assert_eq!(workspace.counts(&pipeline).0, vec![], "a manifest outlives its blobs");
 }
 
 #[test]

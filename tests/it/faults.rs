@@ -80,6 +80,7 @@ fn run_with(cache: &Cache, registry: &Registry, (graph, target): (&Graph, UnitId
     let Asked { observer, keep_going, retries, limit } = asked;
     let options = RunOptions {
         targets: &[target],
+        restore: false,
         keep_going,
         retries,
         interrupted: interrupted.clone(),

@@ -3,6 +3,7 @@
 mod answers;
 #[cfg(feature = "torch")]
 mod asked;
+mod audit;
 #[cfg(feature = "torch")]
 mod backbone;
 #[cfg(feature = "torch")]
@@ -15,6 +16,7 @@ mod crf;
 mod datasets;
 mod engine;
 mod faults;
+mod gc;
 mod history;
 mod layers;
 #[cfg(feature = "torch")]
@@ -26,6 +28,7 @@ mod program;
 mod propagate;
 #[cfg(feature = "torch")]
 mod refine;
+mod remote;
 #[cfg(feature = "torch")]
 mod sam;
 #[cfg(feature = "torch")]
@@ -42,3 +45,4 @@ mod sweep;
 mod tensorboard;
 #[cfg(feature = "torch")]
 mod train;
+mod verified;

@@ -228,6 +228,81 @@ fn a_run_leaves_pictures_and_tables() {
 }
 
 #[test]
+fn an_audit_runs_a_share_again_and_changes_nothing() {
+    let dir = finished_copy();
+    let before = (digests(dir.path()), walk(&dir.path().join("cache/logs")).len());
+    let said = succeeds(dir.path(), &["run", "tiny.toml", "--audit", "10%", "--audit-seed", "7"]);
+    assert!(said.contains("\naudit: ") && said.contains(" units gave the same bytes again, of "), "{said}");
+    assert_eq!((digests(dir.path()), walk(&dir.path().join("cache/logs")).len()), before);
+    let scratch = fs::read_dir(dir.path().join("cache/scratch")).unwrap().map(Result::unwrap);
+    assert!(scratch.into_iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("audit-")));
+
+    // A record of bytes that the unit does not give: the number in the table was never computed. What other stages gave
+    // is removed, so that there is less to run.
+    let cache = Cache::open(&dir.path().join("cache"), "test", &|_| true).unwrap();
+    for mut manifest in cache.manifests().unwrap() {
+        let stage = manifest.fingerprint.stage.as_str();
+        if !["evaluate", "seed_eval", "pseudo_label", "seg_infer"].contains(&stage) {
+            for output in &manifest.outputs {
+                let _ = fs::remove_file(cache.store().path(&output.digest));
+            }
+        } else if stage == "evaluate" {
+            let bytes = cache.store().read(&manifest.outputs[0].digest).unwrap();
+            let mut metrics: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            metrics["miou"] = 0.987.into();
+            let bytes = serde_json::to_vec(&metrics).unwrap();
+            let (digest, size) = (cache.store().write(&bytes, false).unwrap(), bytes.len() as u64);
+            (manifest.outputs[0].digest, manifest.outputs[0].size) = (digest, size);
+            cache.put(&manifest).unwrap();
+        }
+    }
+    drop(cache);
+    let output = call(dir.path(), &["run", "tiny.toml", "--audit", "100%"]);
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("drifted: evaluate "), "{said}");
+    assert!(said.contains("cannot run again, since what they read was removed"), "{said}");
+    assert!(said.contains("98.7!") && said.contains("! an audit got other bytes from evaluate "), "{said}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&call(dir.path(), &["--json", "results", "tiny.toml"]).stdout).unwrap();
+    assert!(json[0]["drifted"]["segmentation"][0].as_str().unwrap().starts_with("evaluate "), "{json}");
+    assert_eq!(json[0]["drifted"].get("seed"), None);
+}
+
+#[test]
+fn numbers_in_a_paper_are_checked_against_the_cache() {
+    let dir = finished_copy();
+    let tex = call(dir.path(), &["results", "tiny.toml", "--latex"]).stdout;
+    let tex = String::from_utf8(tex).unwrap();
+    let check = |tex: &str| {
+        fs::write(dir.path().join("paper.tex"), tex).unwrap();
+        let output = call(dir.path(), &["verify-results", "paper.tex"]);
+        (output.status.success(), text(&output))
+    };
+    assert_eq!(check(&tex), (true, "8 of 8 numbers are what the cache holds\n".to_owned()));
+    let row = tex.lines().find(|line| line.starts_with("S2C & ")).unwrap();
+    let (is_ok, said) = check(&tex.replace(row, &row.replacen("S2C & ", "S2C & 1", 1)));
+    assert!(!is_ok && said.contains("S2C, seed mIoU: edited by hand: it says 1"), "{said}");
+    // As if the pipeline had been edited since: its results are not there, or others.
+    let (is_ok, said) = check(&tex.replace("\"tiny.toml\"", "\"tiny.toml\",\"set\":[\"classifier.lr=0.002\"]"));
+    assert!(!is_ok && said.contains("baseline, seed mIoU: stale: it says "), "{said}");
+    let (is_ok, said) = check("\\begin{tabular}{l}no digests\\end{tabular}");
+    assert!(!is_ok && said.contains("has no number with a digest"), "{said}");
+}
+
+#[test]
+fn superseded_checkpoints_go_and_come_back_when_a_new_variant_needs_them() {
+    let dir = finished_copy();
+    let said = succeeds(dir.path(), &["cache", "gc", "tiny.toml"]);
+    assert!(said.starts_with("0 blobs, "), "{said}");
+    assert_eq!(to_run(dir.path(), &["cpm.tau=0.3"])["cam_epoch"], 1);
+    let said = succeeds(dir.path(), &["cache", "gc", "tiny.toml", "--max-size", "0"]);
+    // Epoch 0 of both variants.
+    assert!(said.starts_with("2 blobs, ") && said.contains("cam_epoch             2"), "{said}");
+    assert!(succeeds(dir.path(), &["run", "tiny.toml"]).contains("\n0 units executed"));
+    assert_eq!(to_run(dir.path(), &["cpm.tau=0.3"])["cam_epoch"], 2, "what it begins with is made again");
+}
+
+#[test]
 fn seeds_of_randomness_are_summarised() {
     let dir = finished_copy();
     // Seed 0 has run, seed 1 has not.
@@ -281,8 +356,11 @@ fn a_flipped_byte_and_a_deleted_blob_are_found_and_made_again() {
 
     let verify = call(dir.path(), &["cache", "verify"]);
     assert!(!verify.status.success() && text(&verify).contains("1 corrupt"), "{}", text(&verify));
+    // All that reads them has finished.
     let said = succeeds(dir.path(), &["run", "tiny.toml"]);
-    assert!(said.contains("units executed") && !said.contains("0 units executed"), "{said}");
+    assert!(said.contains("\n0 units executed"), "{said}");
+    let said = succeeds(dir.path(), &["run", "tiny.toml", "--restore"]);
+    assert!(said.contains("units executed") && !said.contains("\n0 units executed"), "{said}");
     assert_eq!(digests(dir.path()), before);
     succeeds(dir.path(), &["cache", "verify"]);
 }

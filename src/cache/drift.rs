@@ -1,0 +1,70 @@
+//! What audits found: units that gave other bytes when they ran again, `drift/KEY.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cache, StoreError};
+use crate::artifact::ArtifactRef;
+use crate::digest::{BlobDigest, UnitKey};
+
+/// A unit that gave other bytes than those on record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    pub key: UnitKey,
+    pub label: String,
+    /// By output that differs: the digest on record and the one found.
+    pub outputs: BTreeMap<String, (BlobDigest, BlobDigest)>,
+    /// Device and versions of both.
+    pub made_by: String,
+    pub audited_by: String,
+    /// Seconds since 1970, when it was audited.
+    pub audited: u64,
+}
+
+impl Drift {
+    /// The unit still has the bytes that could not be made again.
+    pub fn is_of(&self, outputs: &[ArtifactRef]) -> bool {
+        outputs.iter().any(|output| self.outputs.get(&output.name).is_some_and(|(was, _)| *was == output.digest))
+    }
+}
+
+impl Cache {
+    /// What audits found, ever. A unit may have been made anew since: see [`Drift::is_of`].
+    pub fn drifts(&self) -> anyhow::Result<BTreeMap<UnitKey, Drift>> {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(self.drift_folder()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|ending| ending == "json") {
+                let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+                // One of another version of the program tells nothing.
+                found.extend(serde_json::from_slice(&bytes).ok().map(|drift: Drift| (drift.key, drift)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Keeps what an audit found.
+    pub fn put_drift(&self, drift: &Drift) -> anyhow::Result<()> {
+        let folder = self.drift_folder();
+        fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
+        let path = folder.join(format!("{}.json", drift.key));
+        write(&folder, &path, &serde_json::to_vec_pretty(drift)?).map_err(StoreError::io("write", &path))?;
+        Ok(())
+    }
+
+    fn drift_folder(&self) -> PathBuf {
+        self.folder().join("drift")
+    }
+}
+
+/// Whole or not at all.
+fn write(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}

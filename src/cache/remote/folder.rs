@@ -1,0 +1,83 @@
+//! A folder on a disk or a network's file system.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::{Far, Item, TakeFn};
+use crate::cache::StoreError;
+
+#[derive(Clone, Debug)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    fn list_into(&self, name: &str, found: &mut Vec<Item>) -> io::Result<()> {
+        let listed = match fs::read_dir(self.root.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        for entry in listed {
+            let entry = entry?;
+            let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+            match entry.file_type()?.is_dir() {
+                true => self.list_into(&name, found)?,
+                false => found.push(Item { size: entry.metadata()?.len(), name }),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Far for Folder {
+    fn list(&self, folder: &str) -> anyhow::Result<Vec<Item>> {
+        let mut found = Vec::new();
+        self.list_into(folder, &mut found).map_err(StoreError::io("list", &self.root.join(folder)))?;
+        Ok(found)
+    }
+
+    fn there(&self, items: &[Item]) -> anyhow::Result<Vec<Item>> {
+        let found = items.iter().filter_map(|Item { name, size: _ }| {
+            let meta = fs::metadata(self.root.join(name)).ok()?;
+            Some(Item { name: name.clone(), size: meta.len() })
+        });
+        Ok(found.collect())
+    }
+
+    fn put(&self, items: &[Item], read: &mut dyn FnMut(&Item) -> Option<Vec<u8>>) -> anyhow::Result<()> {
+        for item in items {
+            let path = self.root.join(&item.name);
+            if let Some(bytes) = read(item) {
+                write(&path, &bytes).map_err(StoreError::io("write", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, items: &[Item], take: &mut TakeFn<'_>) -> anyhow::Result<()> {
+        for item in items {
+            let path = self.root.join(&item.name);
+            match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => take(item, None)?,
+                read => take(item, Some(&read.map_err(StoreError::io("read", &path))?))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whole or not at all.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    // Others read it; temporary files are private.
+    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
