@@ -64,9 +64,8 @@ impl PsaNet {
     /// `(B, 448, H / 8, W / 8)` f32, from a normalised image `(B, 3, H, W)`; sides are rounded up.
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
         let none: Option<&Tensor> = None;
-        let layer = |x: &Tensor, weight: &Tensor| {
-            x.conv2d(&weight.to_kind(x.kind()), none, [1, 1], [0, 0], [1, 1], 1).elu()
-        };
+        let layer =
+            |x: &Tensor, weight: &Tensor| x.conv2d(&weight.to_kind(x.kind()), none, [1, 1], [0, 0], [1, 1], 1).elu();
         let sides = self.backbone.sides(x, dropout);
         let size = [sides[0].size()[2], sides[0].size()[3]];
         let brought = |x: Tensor| match x.size()[2..] == size {

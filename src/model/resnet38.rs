@@ -194,9 +194,8 @@ impl Resnet38d {
     /// Bottlenecks and the last norm.
     fn end(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
         let bottlenecks = self.blocks[PLAIN.len()..].iter().enumerate();
-        let x = bottlenecks.fold(x.shallow_clone(), |x, (i, block)| {
-            block.forward(&x, dropout.map_or(&[], |dropout| dropout.of(i)))
-        });
+        let x = bottlenecks
+            .fold(x.shallow_clone(), |x, (i, block)| block.forward(&x, dropout.map_or(&[], |dropout| dropout.of(i))));
         self.bn7.forward(&x).relu()
     }
 

@@ -4,6 +4,8 @@ mod answers;
 #[cfg(feature = "torch")]
 mod asked;
 #[cfg(feature = "torch")]
+mod affinity;
+#[cfg(feature = "torch")]
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;

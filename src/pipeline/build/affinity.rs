@@ -130,11 +130,8 @@ impl Builder<'_> {
             beta: spec.beta,
             steps: spec.steps,
         };
-        let inputs = vec![
-            ("checkpoint", of(checkpoint, "checkpoint")),
-            ("image", file(&item.image)),
-            ("cam", of(cam, "cam")),
-        ];
+        let inputs =
+            vec![("checkpoint", of(checkpoint, "checkpoint")), ("image", file(&item.image)), ("cam", of(cam, "cam"))];
         self.add::<PsaWalk>(&item.id, &params, inputs)
     }
 
