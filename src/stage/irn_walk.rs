@@ -69,9 +69,9 @@ fn walk(model: &IrnNet, image: &Rgb, cam: &Cam, params: &IrnWalkParams, device: 
     let (height, width) = (cam.height, cam.width);
     let size = [cam.classes.len() as i64, height as i64, width as i64];
     let scores = pooled(&Tensor::from_slice(&cam.data).view(size), STRIDE); // (C, h, w)
-    let edge = model.edges(&normalised(image).to_device(device)).to_device(tch::Device::Cpu); // (1, h, w)
+    let edge = model.edges(&normalised(image).to_device(device)).to_device(tch::Device::Cpu); // (h, w)
     let (n_classes, h, w) = scores.size3()?;
-    ensure!(edge.size()[1..] == [h, w], "edges of {:?} for scores of {:?}", edge.size(), scores.size());
+    ensure!(edge.size() == [h, w], "edges of {:?} for scores of {:?}", edge.size(), scores.size());
     let scores: Tensor = scores * (1.0 - &edge);
     let scores = Vec::<f32>::try_from(scores.contiguous().view([-1]))?;
     let edge = Vec::<f32>::try_from(edge.contiguous().view([-1]))?;
