@@ -1,5 +1,5 @@
-//! IRN (Ahn, Cho and Kwak, CVPR 2019): edges between things of different classes, and for each pixel the way to the middle
-//! of its thing, from all levels of a ResNet that is not trained. Names are those of the public checkpoint.
+//! IRN (Ahn, Cho and Kwak, CVPR 2019): edges between things of different classes, and for each pixel the way to the
+//! middle of its thing, from all levels of a ResNet that is not trained. Names are those of the public checkpoint.
 //!
 //! The reference takes the mean displacement of all training images from its displacements once trained; it matters to
 //! instances alone, so there is none here.

@@ -48,8 +48,8 @@ impl Stage for IrnWalk {
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, device, model } = self;
         let config = params.backbone.config(params.stride, params.precision, *device);
-        // A checkpoint has all layers, so nothing is drawn from the stream. It was made on these weights, so they need no
-        // digest of their own to be found by.
+        // A checkpoint has all layers, so nothing is drawn from the stream. It was made on these weights, so they need
+        // no digest of their own to be found by.
         let model = model.get(input, "checkpoint", |layers| {
             let backbone = Weights::parse(input.bytes("weights")?).context("input `weights`")?;
             IrnNet::load(&backbone, &Weights::parse(layers)?, &config, &mut stream(0, 0, "", "irn layers"))

@@ -99,8 +99,12 @@ def keep_loss(name, terms, weights, inputs):
 for radius in (3, 5):
     labels = label_map(11, 13)
     feat = wave((2, 6, 11, 13), 0.37).double().requires_grad_()
-    of = lambda b, at, way: torch.exp(-(feat[b, :, at[0], at[1]] - feat[b, :, at[0] + way[0], at[1] + way[1]]).abs().mean())
-    keep_loss(f"psa.{radius}", pair_losses(labels, radius, of), (1 / 4, 1 / 4, 1 / 2), {"feat": feat})
+
+    def alike(b, at, way):
+        (y, x), (dy, dx) = at, way
+        return torch.exp(-(feat[b, :, y, x] - feat[b, :, y + dy, x + dx]).abs().mean())
+
+    keep_loss(f"psa.{radius}", pair_losses(labels, radius, alike), (1 / 4, 1 / 4, 1 / 2), {"feat": feat})
 
     edge = (wave((2, 1, 11, 13), 0.61).double() * 3).requires_grad_()
     way_out = (wave((2, 2, 11, 13), 0.23).double() * 4).requires_grad_()
