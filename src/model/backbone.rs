@@ -78,11 +78,17 @@ impl Backbone {
         }
     }
 
-    /// What is left out in training, from a stream for each image of a batch; `None`: nothing ever is.
-    pub fn dropout(&self, streams: impl Iterator<Item = ChaCha8Rng>, device: Device) -> Option<Dropout> {
+    /// What is left out in training, from a stream for each image of a batch; `None`: nothing ever is. `rates`: in b6 and
+    /// b7 of ResNet38d.
+    pub fn dropout(
+        &self,
+        streams: impl Iterator<Item = ChaCha8Rng>,
+        rates: [f64; 2],
+        device: Device,
+    ) -> Option<Dropout> {
         match self {
             Self::Resnet(_) => None,
-            Self::Resnet38d(_) => Some(Dropout::draw(&mut streams.collect::<Vec<_>>(), device)),
+            Self::Resnet38d(_) => Some(Dropout::draw(&mut streams.collect::<Vec<_>>(), rates, device)),
         }
     }
 
@@ -106,6 +112,29 @@ impl Backbone {
                 (Some(low), x)
             }
             Self::Resnet38d(net) => (None, net.forward(x, dropout)),
+        }
+    }
+
+    /// Channels of [`Self::sides`].
+    pub fn n_sides(&self) -> [i64; 3] {
+        match self {
+            Self::Resnet(net) => {
+                let [.., second, third, fourth] = net.n_levels();
+                [second, third, fourth]
+            }
+            Self::Resnet38d(_) => resnet38::N_SIDES,
+        }
+    }
+
+    /// Features of three depths, the last those of [`Self::forward`]: the results of `layer2` (stride 8), `layer3` and
+    /// `layer4`, or of ResNet38d what goes into b5, into b6 and out of b7, after norm and ReLU.
+    pub fn sides(&self, x: &Tensor, dropout: Option<&Dropout>) -> [Tensor; 3] {
+        match self {
+            Self::Resnet(net) => {
+                let [.., second, third, fourth] = net.levels(x);
+                [second, third, fourth]
+            }
+            Self::Resnet38d(net) => net.sides(x, dropout),
         }
     }
 

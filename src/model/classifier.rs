@@ -5,9 +5,9 @@ use tch::{Kind, Tensor};
 
 use super::backbone::{Backbone, BackboneConfig};
 use super::conv::channels_last;
-use super::resnet38::Dropout;
+use super::init::xavier;
+use super::resnet38::{DROPOUT, Dropout};
 use super::weights::Weights;
-use crate::data::rng::unit;
 
 #[derive(Clone, Copy, Debug)]
 pub struct ClassifierConfig {
@@ -47,7 +47,7 @@ impl Classifier {
             let shape = [to, from, 1, 1];
             let weight = match weights.contains(name) {
                 true => weights.get(name, &shape)?,
-                false => xavier(rng, &shape),
+                false => xavier(rng, &shape, 1.0),
             };
             Ok(weight.to_device(config.backbone.device).set_requires_grad(true))
         };
@@ -70,7 +70,7 @@ impl Classifier {
 
     /// What training leaves out of a batch, from a stream for each image.
     pub fn dropout(&self, streams: impl Iterator<Item = ChaCha8Rng>) -> Option<Dropout> {
-        self.backbone.dropout(streams, self.cam.device())
+        self.backbone.dropout(streams, DROPOUT, self.cam.device())
     }
 
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> CamOutput {
@@ -97,12 +97,4 @@ impl Classifier {
         tensors.push((CAM.to_owned(), self.cam.shallow_clone()));
         tensors
     }
-}
-
-/// Xavier-uniform values of a stream of ours: libtorch's own depends on its global state.
-fn xavier(rng: &mut ChaCha8Rng, shape: &[i64; 4]) -> Tensor {
-    let bound = (6.0 / (shape[0] + shape[1]) as f64).sqrt();
-    let n: i64 = shape.iter().product();
-    let values: Vec<f32> = (0..n).map(|_| ((unit(rng) * 2.0 - 1.0) * bound) as f32).collect();
-    Tensor::from_slice(&values).view(*shape)
 }

@@ -39,6 +39,12 @@ pub fn recognise(weights: &Weights) -> Known {
     if let Some(n_labels) = logits.into_iter().find_map(side) {
         return trained_here(format!("DeepLab of s2c-pipe, {n_labels} labels with background"), weights);
     }
+    if weights.contains("f9.weight") && weights.contains("f8_3.weight") {
+        return trained_here("AffinityNet".to_owned(), weights);
+    }
+    if weights.contains("fc_edge6.weight") && weights.contains("fc_dp7.3.weight") {
+        return unusable("layers of IRN".to_owned(), "they stand on a backbone that is not in the file");
+    }
     if weights.contains("image_encoder.patch_embed.seq.0.c.weight") {
         return fitting("MobileSAM (SAM with TinyViT)".to_owned(), SAM, load_sam(weights));
     }

@@ -1,17 +1,21 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+pub mod affinity;
 pub mod backbone;
 mod bf16;
 pub mod classifier;
 pub mod conv;
 pub mod cpm;
 pub mod deeplab;
+mod init;
+pub mod irn;
 pub mod known;
 pub mod layer;
 pub mod loss;
 pub mod memory;
 pub mod optim;
+pub mod psa;
 pub mod resnet;
 pub mod resnet38;
 pub mod s2c;

@@ -186,14 +186,38 @@ impl Resnet {
         self.features(x).1
     }
 
+    /// Channels of [`Self::levels`].
+    pub fn n_levels(&self) -> [i64; 5] {
+        let of = |width: i64| width * self.depth.expansion();
+        [64, of(64), of(128), of(256), of(512)]
+    }
+
+    /// What goes into `layer1` and what comes out of each layer, at strides 4, 4, 8 and, unless the output stride is
+    /// less, 16 and 32.
+    pub fn levels(&self, x: &Tensor) -> [Tensor; 5] {
+        let [first, second, third, fourth] = &self.layers;
+        let layer = |x: &Tensor, blocks: &[Block]| blocks.iter().fold(x.shallow_clone(), |x, block| block.forward(&x));
+        let (stem, low) = tch::no_grad(|| {
+            let stem = self.stem(x);
+            let low = layer(&stem, first);
+            (stem, low)
+        });
+        let second = layer(&low, second);
+        let third = layer(&second, third);
+        let fourth = layer(&third, fourth);
+        [stem, low, second, third, fourth]
+    }
+
+    /// What goes into `layer1`.
+    fn stem(&self, x: &Tensor) -> Tensor {
+        let x = self.conv1.forward(&x.to_kind(self.compute.kind())).relu();
+        x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
+    }
+
     /// The result of `layer1`, at stride 4, and the features.
     pub fn features(&self, x: &Tensor) -> (Tensor, Tensor) {
         let [frozen, trained @ ..] = &self.layers;
-        let low = tch::no_grad(|| {
-            let x = self.conv1.forward(&x.to_kind(self.compute.kind())).relu();
-            let x = x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);
-            frozen.iter().fold(x, |x, block| block.forward(&x))
-        });
+        let low = tch::no_grad(|| frozen.iter().fold(self.stem(x), |x, block| block.forward(&x)));
         let x = trained.iter().flatten().fold(low.shallow_clone(), |x, block| block.forward(&x));
         (low, x)
     }

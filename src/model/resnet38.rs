@@ -1,6 +1,8 @@
 //! ResNet38d: the wide ResNet of 38 layers (Wu et al. 2019, model A1) at output stride 8, as in AffinityNet and S2C.
 //! Batch norms come before their convolutions and are frozen; so are `conv1a` and the blocks of level 2.
 
+use std::ops::Range;
+
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Tensor};
 
@@ -35,8 +37,12 @@ const PLAIN: [(&str, [i64; 3], i64, (i64, i64)); 15] = [
 const BOTTLENECKS: [(&str, [i64; 4]); 2] = [("b6", [1024, 512, 1024, 2048]), ("b7", [2048, 1024, 2048, 4096])];
 /// The first blocks, which are frozen.
 const N_FROZEN: usize = 3;
-/// Of the inner channels of a bottleneck, in training (S2C; AffinityNet has 0.3 in b6 and 0.5 in b7).
-const DROPOUT: f64 = 0.2;
+/// Parts of the inner channels of b6 and of b7 that are left out in training (S2C).
+pub const DROPOUT: [f64; 2] = [0.2, 0.2];
+/// Channels of [`Resnet38d::sides`].
+pub const N_SIDES: [i64; 3] = [512, 1024, N_FEATURES];
+/// How many blocks come before b5.
+const N_BEFORE_B5: usize = 12;
 
 /// The channels that dropout leaves out of a batch, whole ones (`Dropout2d`).
 #[derive(Debug)]
@@ -46,17 +52,17 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// From a stream for each image.
-    pub fn draw(streams: &mut [ChaCha8Rng], device: Device) -> Self {
-        let mask = |channels: i64| {
-            let factor =
-                |stream: &mut ChaCha8Rng| if unit(stream) < DROPOUT { 0.0 } else { (1.0 / (1.0 - DROPOUT)) as f32 };
+    /// From a stream for each image; `rates`: of b6 and of b7.
+    pub fn draw(streams: &mut [ChaCha8Rng], rates: [f64; 2], device: Device) -> Self {
+        let mask = |(channels, rate): (i64, f64)| {
+            let factor = |stream: &mut ChaCha8Rng| if unit(stream) < rate { 0.0 } else { (1.0 / (1.0 - rate)) as f32 };
             let of_image = |stream: &mut ChaCha8Rng| (0..channels).map(|_| factor(stream)).collect::<Vec<f32>>();
             let factors: Vec<f32> = streams.iter_mut().flat_map(of_image).collect();
             Tensor::from_slice(&factors).view([-1, channels, 1, 1]).to_device(device)
         };
         let [(_, [_, a, b, _]), (_, [_, c, d, _])] = BOTTLENECKS;
-        Self { masks: [a, b, c, d].map(mask) }
+        let [of_b6, of_b7] = rates;
+        Self { masks: [(a, of_b6), (b, of_b6), (c, of_b7), (d, of_b7)].map(mask) }
     }
 
     /// Those of a bottleneck.
@@ -164,17 +170,32 @@ impl Resnet38d {
     }
 
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
-        let (frozen, trained) = self.blocks.split_at(N_FROZEN);
-        let x = tch::no_grad(|| {
-            let x = self.conv1a.forward(&x.to_kind(self.compute.kind()));
-            frozen.iter().fold(x, |x, block| block.forward(&x, &[]))
-        });
-        let (plain, bottlenecks) = trained.split_at(PLAIN.len() - N_FROZEN);
-        let x = plain.iter().fold(x, |x, block| block.forward(&x, &[]));
+        let x = self.plain(&self.stem(x), N_FROZEN..PLAIN.len());
+        self.end(&x, dropout)
+    }
+
+    /// What goes into b5 and into b6, after norm and ReLU, and the features.
+    pub fn sides(&self, x: &Tensor, dropout: Option<&Dropout>) -> [Tensor; 3] {
+        let into_b5 = self.plain(&self.stem(x), N_FROZEN..N_BEFORE_B5);
+        let into_b6 = self.plain(&into_b5, N_BEFORE_B5..PLAIN.len());
+        let normed = |x: &Tensor, block: usize| self.blocks[block].bn_branch2a.forward(x).relu();
+        [normed(&into_b5, N_BEFORE_B5), normed(&into_b6, PLAIN.len()), self.end(&into_b6, dropout)]
+    }
+
+    /// What comes out of the frozen blocks.
+    fn stem(&self, x: &Tensor) -> Tensor {
+        tch::no_grad(|| self.plain(&self.conv1a.forward(&x.to_kind(self.compute.kind())), 0..N_FROZEN))
+    }
+
+    fn plain(&self, x: &Tensor, blocks: Range<usize>) -> Tensor {
+        self.blocks[blocks].iter().fold(x.shallow_clone(), |x, block| block.forward(&x, &[]))
+    }
+
+    /// Bottlenecks and the last norm.
+    fn end(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {
+        let bottlenecks = self.blocks[PLAIN.len()..].iter().enumerate();
         let x = bottlenecks
-            .iter()
-            .enumerate()
-            .fold(x, |x, (i, block)| block.forward(&x, dropout.map_or(&[], |dropout| dropout.of(i))));
+            .fold(x.shallow_clone(), |x, (i, block)| block.forward(&x, dropout.map_or(&[], |dropout| dropout.of(i))));
         self.bn7.forward(&x).relu()
     }
 
@@ -249,7 +270,7 @@ mod tests {
     #[test]
     fn dropout_is_of_whole_channels_and_of_each_image() {
         let streams = |items: &[&str]| items.iter().map(|item| stream(7, 1, item, "dropout")).collect::<Vec<_>>();
-        let draw = |items: &[&str]| Dropout::draw(&mut streams(items), Device::Cpu).masks;
+        let draw = |items: &[&str]| Dropout::draw(&mut streams(items), DROPOUT, Device::Cpu).masks;
         let both = draw(&["a", "b"]);
         assert_eq!(both.each_ref().map(|mask| mask.size()[1]), [512, 1024, 1024, 2048]);
         for (i, item) in ["a", "b"].into_iter().enumerate() {
@@ -262,6 +283,6 @@ mod tests {
         let n_left_out = factors.eq(0.0).sum(tch::Kind::Int64).int64_value(&[]);
         assert_eq!(factors.eq(1.25).sum(tch::Kind::Int64).int64_value(&[]), 2 * 4608 - n_left_out);
         let rate = n_left_out as f64 / (2.0 * 4608.0);
-        assert!((rate - DROPOUT).abs() < 0.02, "{rate}");
+        assert!((rate - DROPOUT[0]).abs() < 0.02, "{rate}");
     }
 }

@@ -9,14 +9,22 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use super::affinity;
 use super::spec::{
     Backbone, ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Head, Precision, Preset, PseudoLabelSpec,
-    Refinement, ReportSpec, S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
+    ReportSpec, S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
 use crate::vision::{VOC_CLASSES, labels_of};
 
 /// Fields that are paths, relative to the file that writes them.
-const PATHS: [&str; 4] = ["dataset.root", "sam.weights", "classifier.weights", "segmentation.weights"];
+const PATHS: [&str; 6] = [
+    "dataset.root",
+    "sam.weights",
+    "classifier.weights",
+    "pseudo_label.psa.weights",
+    "pseudo_label.irn.weights",
+    "segmentation.weights",
+];
 
 /// An experiment as written.
 #[derive(Clone, Debug)]
@@ -276,8 +284,10 @@ fn resolve_override(name: &str, value: &Value, folder: &Path) -> Option<Value> {
 
 fn resolve_paths(table: &mut Table, folder: &Path) {
     for path in PATHS {
-        let Some((section, field)) = path.split_once('.') else { continue };
-        if let Some(Value::String(text)) = table.get_mut(section).and_then(|section| section.get_mut(field)) {
+        let Some((section, fields)) = path.split_once('.') else { continue };
+        let section = table.get_mut(section);
+        let value = fields.split('.').fold(section, |value, field| value.and_then(|value| value.get_mut(field)));
+        if let Some(Value::String(text)) = value {
             *text = folder.join(&*text).to_string_lossy().into_owned();
         }
     }
@@ -443,6 +453,17 @@ fn check(spec: &Spec) -> Result<(), FileError> {
             return Err(FileError::new(format!("`{field}.crf.{name}` {problem}")));
         }
     }
+    if let Some((field, problem)) = affinity::problem(spec) {
+        return Err(FileError::new(format!("`pseudo_label.{field}` {problem}")));
+    }
+    let mut later = spec.pseudo_label.refine.iter().skip(1);
+    if let Some(refinement) = later.find(|refinement| refinement.starts_from_cams()) {
+        let name = serde_json::to_value(refinement).unwrap_or_default();
+        let name = name.as_str().unwrap_or_default();
+        return Err(FileError::new(format!(
+            "`pseudo_label.refine` has `{name}` after another refinement: it starts from the CAMs, so write it first"
+        )));
+    }
     let has_stride = |backbone: Backbone, stride: u32| backbone != Backbone::Resnet38d || stride == 8;
     let rules = [
         (spec.dataset.root.is_some() || spec.dataset.kind == DatasetKind::Emoji, "dataset.root", "is not set"),
@@ -519,11 +540,6 @@ fn check(spec: &Spec) -> Result<(), FileError> {
             "pseudo_label.crf_certainty",
             "is not above 0 and below 1",
         ),
-        (
-            !spec.pseudo_label.refine.iter().skip(1).any(|refinement| *refinement == Refinement::SamPrompt),
-            "pseudo_label.refine",
-            "has `sam_prompt` after another refinement: it starts from the CAMs, so write it first",
-        ),
     ];
     match rules.into_iter().find(|(holds, _, _)| !holds) {
         Some((_, "dataset.root", problem)) => Err(FileError::hinted(
@@ -593,6 +609,32 @@ mod tests {
             ),
             (
                 root,
+                &["pseudo_label.refine=['psa', 'irn']"],
+                "`pseudo_label.refine` has `irn` after another refinement",
+                "",
+            ),
+            (
+                root,
+                &["pseudo_label.refine=['irn']", "irn.backbone=resnet38d"],
+                "`pseudo_label.irn.backbone` is resnet38d, and IRN looks at the levels of a ResNet",
+                "",
+            ),
+            (
+                root,
+                &["pseudo_label.refine=['irn']", "classifier.backbone=resnet38d", "classifier.stride=8"],
+                "`pseudo_label.irn.backbone` is resnet38d",
+                "",
+            ),
+            (
+                root,
+                &["pseudo_label.refine=['psa']", "psa.backbone=resnet38d"],
+                "`pseudo_label.psa.stride` is not 8, the only one of resnet38d",
+                "",
+            ),
+            (root, &["psa.crop=64"], "`pseudo_label.psa.crop` is too small for `radius`, in cells of 8 pixels", ""),
+            (root, &["irn.certain_background=0.4"], "`pseudo_label.irn.certain_background` is above", ""),
+            (
+                root,
                 &["segmentation.crf.bilateral_srgb=0.5"],
                 "`segmentation.crf.bilateral_srgb` is not in 1..=10000",
                 "",
@@ -658,6 +700,10 @@ mod tests {
         let spec = load(&path, &[]).unwrap().cells.remove(0).spec;
         assert_eq!((spec.rng_seed, spec.classifier.epochs), (3, 4));
         assert_eq!(spec.dataset.root.unwrap(), dir.path().join("base/voc"));
+        let nested = "dataset.root = 'voc'\npseudo_label.psa.weights = 'w'";
+        fs::write(dir.path().join("base/b.toml"), nested).unwrap();
+        let spec = load(&path, &[]).unwrap().cells.remove(0).spec;
+        assert_eq!(spec.pseudo_label.psa.weights.unwrap(), dir.path().join("base/w"));
 
         // So are those of a variant.
         let variant = "dataset.root = 'voc'\n[[variant]]\nname = 'a'\nclassifier.weights = 'w'";

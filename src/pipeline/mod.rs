@@ -1,5 +1,6 @@
 //! From a TOML file to results: `spec` (what was written), `graph` (units), `plan` (what is cached), `run`.
 
+pub mod affinity;
 mod agenda;
 pub mod audit;
 #[cfg(feature = "torch")]

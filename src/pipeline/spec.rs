@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::affinity::{IrnSpec, PsaSpec};
 pub use super::crf::{CrfSpec, CrfStart};
 pub use crate::data::scan::LabelSource;
 pub use crate::stage::params::{
@@ -307,6 +308,8 @@ pub struct PseudoLabelSpec {
     pub crf_alpha: f64,
     /// How probable a label is that it starts from; above 0 and below 1.
     pub crf_certainty: f64,
+    pub psa: PsaSpec,
+    pub irn: IrnSpec,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -512,6 +515,8 @@ impl Default for PseudoLabelSpec {
             crf_start: CrfStart::Cam,
             crf_alpha: 10.0,
             crf_certainty: 0.7,
+            psa: PsaSpec::default(),
+            irn: IrnSpec::default(),
         }
     }
 }

@@ -34,9 +34,19 @@ pub struct StepTime {
     pub waited: f64,
 }
 
-/// Fields of the classifier's `losses`, and their tags; those of the segmentation network's are under `segmentation/`.
+/// Fields of the classifier's `losses`, and their tags; those of AffinityNet's and IRN's are under `affinity/`,
+/// of the segmentation network's under `segmentation/`.
 const CLASSIFIER: [(&str, &str); 5] =
     [("cls", "loss/cls"), ("ssc", "loss/ssc"), ("cpm", "loss/cpm"), ("lr", "lr"), ("grad_norm", "grad_norm")];
+const AFFINITY: [(&str, &str); 7] = [
+    ("bg", "affinity/bg"),
+    ("fg", "affinity/fg"),
+    ("neg", "affinity/neg"),
+    ("dp_fg", "affinity/dp_fg"),
+    ("dp_bg", "affinity/dp_bg"),
+    ("lr", "affinity/lr"),
+    ("grad_norm", "affinity/grad_norm"),
+];
 const SEGMENTATION: [(&str, &str); 3] =
     [("seg", "segmentation/loss"), ("lr", "segmentation/lr"), ("grad_norm", "segmentation/grad_norm")];
 
@@ -62,6 +72,7 @@ pub fn scalars(
             "",
             [("miou/seed", cell.seed_eval), ("miou/pseudo_label", cell.pseudo_eval)],
         ),
+        (&cell.affinity.epochs, &AFFINITY, "affinity/", [("", None), ("", None)]),
         (&cell.seg_epochs, &SEGMENTATION, "segmentation/", [("miou/segmentation", cell.seg_eval), ("", None)]),
     ];
     for (epochs, tags, group, evals) in parts {

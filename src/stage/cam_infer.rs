@@ -112,7 +112,7 @@ pub(super) fn over_views(
 }
 
 /// `(1, 3, H, W)` by ImageNet's mean and deviation.
-fn normalised(image: &Rgb) -> Tensor {
+pub(super) fn normalised(image: &Rgb) -> Tensor {
     let per_channel = |values: &[f32]| Tensor::from_slice(values).view([3, 1, 1]);
     ((rgb_tensor(image).to_kind(Kind::Float) / 255.0 - per_channel(&MEAN)) / per_channel(&STD)).unsqueeze(0)
 }

@@ -4,6 +4,9 @@
 //! fingerprint and a blob store. It is pure: the same parameters and inputs give the same bytes.
 
 #[cfg(feature = "torch")]
+pub mod affinity;
+pub mod affinity_label;
+#[cfg(feature = "torch")]
 pub mod cam_epoch;
 pub mod cam_file;
 #[cfg(feature = "torch")]
@@ -13,9 +16,17 @@ pub mod coco_mask;
 mod epoch;
 pub mod evaluate;
 #[cfg(feature = "torch")]
+pub mod irn_epoch;
+#[cfg(feature = "torch")]
+pub mod irn_walk;
+#[cfg(feature = "torch")]
 pub(crate) mod loader;
 pub mod params;
 pub mod prompt;
+#[cfg(feature = "torch")]
+pub mod psa_epoch;
+#[cfg(feature = "torch")]
+pub mod psa_walk;
 pub mod pseudo_label;
 #[cfg(feature = "torch")]
 pub mod sam_embed;

@@ -190,11 +190,24 @@ pub enum Refinement {
     /// The CAMs prompt SAM as `classifier.cpm` says, and its masks are the label map: SAM after training, not in it.
     /// It starts from the CAMs, so it is the first refinement.
     SamPrompt,
+    /// AffinityNet (Ahn and Kwak 2018), trained on what is certain of the CAMs, says which near pixels are of one thing,
+    /// and the CAMs spread by it: see `pseudo_label.psa`. It starts from the CAMs, so it is the first refinement.
+    Psa,
+    /// IRN (Ahn, Cho and Kwak 2019), trained in the same way, finds the edges between things, and the CAMs spread up to
+    /// them: see `pseudo_label.irn`. It starts from the CAMs, so it is the first refinement.
+    Irn,
     /// A dense CRF draws the labels to the edges of the image, as `pseudo_label.crf` says.
     Crf,
     /// An SE segment takes the class that most of its pixels have, or that has most of its own pixels in it (SEPL);
     /// pixels in no segment keep theirs.
     Sepl,
+}
+
+impl Refinement {
+    /// It starts from the CAMs themselves, so nothing can come before it.
+    pub fn starts_from_cams(self) -> bool {
+        matches!(self, Self::SamPrompt | Self::Psa | Self::Irn)
+    }
 }
 
 #[cfg(feature = "torch")]

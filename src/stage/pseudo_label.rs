@@ -72,7 +72,9 @@ impl Stage for PseudoLabel {
                     let certainty = certainty.context("no certainty of the labels a CRF starts from")?;
                     self.field(input, &crf::from_labels(&labels, certainty as f32))?
                 }
-                Refinement::SamPrompt => bail!("`sam_prompt` is the work of the stage `sam_refine`"),
+                Refinement::SamPrompt | Refinement::Psa | Refinement::Irn => {
+                    bail!("`{refinement:?}` is the work of a stage of its own, which comes first")
+                }
             };
         }
         Ok(vec![Output::new("label", encode_label_map(&labels))])

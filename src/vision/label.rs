@@ -26,14 +26,27 @@ pub fn segment_vote(labels: &LabelMap, segments: &SeMap) -> LabelMap {
     Grid::new(labels.height, labels.width, labels.data.iter().zip(&segments.data).map(label).collect())
 }
 
-/// Labels to learn affinities from (PSA, IRN): `strict` has few pixels of classes, those that are certain, `lenient` has
+/// Labels to learn affinities from (IRN): `strict` has few pixels of classes, those that are certain, `lenient` has
 /// few of background; where `strict` has background and `lenient` a class, a pixel is ignored.
 pub fn confident(strict: &LabelMap, lenient: &LabelMap) -> LabelMap {
-    let label = |(&strict, &lenient): (&u8, &u8)| match (strict, lenient) {
+    both(strict, lenient, |strict, lenient| match (strict, lenient) {
         (0, 0) => 0,
         (0, _) => IGNORE,
         (class, _) => class,
-    };
+    })
+}
+
+/// The same as AffinityNet (PSA) has it: what `lenient` calls background is background whatever `strict` says.
+pub fn confident_psa(strict: &LabelMap, lenient: &LabelMap) -> LabelMap {
+    both(strict, lenient, |strict, lenient| match (strict, lenient) {
+        (_, 0) => 0,
+        (0, _) => IGNORE,
+        (class, _) => class,
+    })
+}
+
+fn both(strict: &LabelMap, lenient: &LabelMap, label: impl Fn(u8, u8) -> u8) -> LabelMap {
+    let label = |(&strict, &lenient): (&u8, &u8)| label(strict, lenient);
     Grid::new(strict.height, strict.width, strict.data.iter().zip(&lenient.data).map(label).collect())
 }
 
@@ -87,6 +100,7 @@ mod tests {
     fn what_is_neither_certain_nor_background_is_ignored() {
         let [strict, lenient] = [[0, 3, 0, 3], [0, 3, 3, 0]].map(|data| Grid::new(1, 4, data.to_vec()));
         assert_eq!(confident(&strict, &lenient).data, [0, 3, IGNORE, 3]);
+        assert_eq!(confident_psa(&strict, &lenient).data, [0, 3, IGNORE, 0]);
     }
 
     #[test]

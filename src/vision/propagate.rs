@@ -12,10 +12,10 @@ pub struct Affinity {
 }
 
 /// Rows down, columns to the right.
-type Offset = (usize, isize);
+pub type Offset = (usize, isize);
 
 /// The half-plane of offsets nearer than `radius`, in the order of the references.
-fn offsets(radius: usize) -> Vec<Offset> {
+pub fn offsets(radius: usize) -> Vec<Offset> {
     let r = radius as isize;
     let below = (1..r).flat_map(|y| (1 - r..r).filter(move |x| x * x + y * y < r * r).map(move |x| (y as usize, x)));
     (1..r).map(|x| (0, x)).chain(below).collect()
@@ -103,7 +103,7 @@ fn moved(p: usize, (down, right): Offset, width: usize) -> usize {
 }
 
 /// The pixels less than one pixel from the straight line to an offset, in the rectangle of its ends.
-fn path(to: Offset) -> Vec<Offset> {
+pub fn path(to: Offset) -> Vec<Offset> {
     let (down, right) = (to.0 as isize, to.1);
     let length = down * down + right * right;
     let near = |y: isize, x: isize| (down * x - right * y).pow(2) < length;

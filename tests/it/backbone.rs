@@ -14,9 +14,9 @@ use tch::{Device, Kind, Tensor};
 use crate::train::{assert_close, file, slices};
 
 /// By name of the network, the shapes of its tensors.
-type Shapes = BTreeMap<String, BTreeMap<String, Vec<i64>>>;
+pub(crate) type Shapes = BTreeMap<String, BTreeMap<String, Vec<i64>>>;
 
-fn golden() -> (Weights, Shapes) {
+pub(crate) fn golden() -> (Weights, Shapes) {
     let golden = file("tests/golden/backbone/golden.safetensors");
     let shapes = Vec::<u8>::try_from(golden.raw("shapes").unwrap()).unwrap();
     (golden, serde_json::from_slice(&shapes).unwrap())
@@ -35,7 +35,7 @@ fn uniform(name: &str, shape: &[i64]) -> Tensor {
     Tensor::from_slice(&values).view(shape)
 }
 
-fn weight(name: &str, shape: &[i64]) -> Tensor {
+pub(crate) fn weight(name: &str, shape: &[i64]) -> Tensor {
     let of = uniform(name, shape);
     match shape {
         [_, fan_in @ ..] if shape.len() == 4 => {
@@ -47,7 +47,7 @@ fn weight(name: &str, shape: &[i64]) -> Tensor {
 }
 
 /// The checkpoint of a network, as PyTorch names its tensors.
-fn checkpoint(shapes: &BTreeMap<String, Vec<i64>>) -> Weights {
+pub(crate) fn checkpoint(shapes: &BTreeMap<String, Vec<i64>>) -> Weights {
     let tensors: Vec<_> = shapes.iter().map(|(name, shape)| (name.as_str(), weight(name, shape))).collect();
     Weights::parse(to_safetensors(tensors.iter().map(|(name, tensor)| (*name, tensor))).unwrap()).unwrap()
 }

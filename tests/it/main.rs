@@ -5,6 +5,8 @@ mod answers;
 mod asked;
 mod audit;
 #[cfg(feature = "torch")]
+mod affinity;
+#[cfg(feature = "torch")]
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;

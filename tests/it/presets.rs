@@ -128,7 +128,7 @@ fn every_pipeline_plans_as_many_trainings_as_it_says() {
         ("ablation-se-map", 6, 6),
         ("ablation-cpm", 13, 13),
         ("ablation-sam-use", 8, 3),
-        ("refinement", 12, 2),
+        ("refinement", 20, 2),
         ("repeats", 12, 12),
     ] {
         let file = pipelines.join(format!("{name}.toml"));

@@ -365,7 +365,7 @@ fn a_flipped_byte_and_a_deleted_blob_are_found_and_made_again() {
     succeeds(dir.path(), &["cache", "verify"]);
 }
 
-fn walk(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

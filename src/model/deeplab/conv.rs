@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::rng::unit;
+use crate::model::init::normal;
 use crate::model::weights::Weights;
 
 const NORM_EPS: f64 = 1e-5;
@@ -143,15 +144,4 @@ pub(super) fn dropout(x: &Tensor, streams: &mut [ChaCha8Rng]) -> Tensor {
     let keep = |rng: &mut ChaCha8Rng| (0..n).map(|_| if unit(rng) < 0.5 { 0.0f32 } else { 2.0 }).collect::<Vec<_>>();
     let mask = Tensor::from_slice(&streams.iter_mut().flat_map(keep).collect::<Vec<_>>());
     x * mask.view(&size[..]).to_device(x.device()).to_kind(x.kind())
-}
-
-/// Normal values of a stream of ours (Box-Muller): libtorch's own depend on its global state.
-pub(super) fn normal(rng: &mut ChaCha8Rng, shape: &[i64], std: f64) -> Tensor {
-    let n: i64 = shape.iter().product();
-    let mut draw = || {
-        let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
-        (radius * (std::f64::consts::TAU * unit(rng)).cos() * std) as f32
-    };
-    let values: Vec<f32> = (0..n).map(|_| if std == 0.0 { 0.0 } else { draw() }).collect();
-    Tensor::from_slice(&values).view(shape)
 }

@@ -3,7 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
-use super::conv::{LastConv, NormedConv, Source, dropout, normal};
+use super::conv::{LastConv, NormedConv, Source, dropout};
+use crate::model::init::normal;
 
 /// Channels inside the heads of DeepLab-v3 and v3+.
 const DIM: i64 = 256;

@@ -13,7 +13,7 @@ pub use self::head::HeadKind;
 use self::head::{Head, Sizes};
 use super::backbone::{Backbone, BackboneConfig};
 use super::conv::channels_last;
-use super::resnet38::Dropout;
+use super::resnet38::{DROPOUT, Dropout};
 use super::weights::Weights;
 use crate::vision::IGNORE;
 
@@ -59,7 +59,7 @@ impl DeepLab {
         backbone: impl Iterator<Item = ChaCha8Rng>,
         head: impl Iterator<Item = ChaCha8Rng>,
     ) -> Training {
-        Training { backbone: self.backbone.dropout(backbone, self.device), head: head.collect() }
+        Training { backbone: self.backbone.dropout(backbone, DROPOUT, self.device), head: head.collect() }
     }
 
     /// Logits `(B, L, h, w)` f32 at the stride of the backbone (in v3+ at 4), from a normalised image `(B, 3, H, W)`.

@@ -64,12 +64,17 @@ impl Builder<'_> {
             }
             false => Vec::new(),
         };
-        let pseudo_labels: Vec<UnitIdx> = (0..train.len())
-            .map(|i| match sam_labels.get(i) {
-                Some(&label) => self.refined(&train[i], label, se_maps.get(i).copied()),
-                None => self.pseudo_label(&train[i], cams[i], seed_eval, se_maps.get(i).copied()),
-            })
-            .collect::<anyhow::Result<_>>()?;
+        let affinity = self.affinity(&cams)?;
+        let label = |i: usize| {
+            let (item, se_map) = (&train[i], se_maps.get(i).copied());
+            match spec.pseudo_label.refine.first() {
+                Some(Refinement::SamPrompt) => self.refined(item, sam_labels[i], se_map),
+                Some(Refinement::Psa) => self.refined(item, affinity.walks[i], se_map),
+                Some(Refinement::Irn) => self.spread(item, affinity.walks[i], se_map),
+                _ => self.pseudo_label(item, cams[i], seed_eval, se_map),
+            }
+        };
+        let pseudo_labels = (0..train.len()).map(label).collect::<anyhow::Result<Vec<_>>>()?;
         let pseudo_eval = match spec.evaluate.pseudo_labels {
             true => self.scored(&pseudo_labels, "label", "predictions", train, Evaluate::KIND)?,
             false => None,
@@ -103,6 +108,7 @@ impl Builder<'_> {
             cams,
             seed_eval,
             sam_labels,
+            affinity,
             pseudo_labels,
             pseudo_eval,
             seg_epochs,
@@ -274,6 +280,13 @@ impl Builder<'_> {
         }
     }
 
+    /// The label map of a CAM that IRN has spread, refined.
+    fn spread(&mut self, item: &Item, walk: UnitIdx, se_map: Option<UnitIdx>) -> anyhow::Result<UnitIdx> {
+        let spec = &self.spec.pseudo_label;
+        let params = pseudo_label_params(spec, &spec.refine[1..], Some(spec.irn.background));
+        self.refining(item, params, vec![("cam", of(walk, "cam"))], se_map)
+    }
+
     /// A unit of `pseudo_label`, with the SE map and the image if a refinement needs them.
     fn refining(
         &mut self,
@@ -360,25 +373,25 @@ impl Builder<'_> {
         items.iter().map(|item| unit(self, item)).collect()
     }
 
-    fn files(&mut self, items: &[Item]) -> Source {
+    pub(super) fn files(&mut self, items: &[Item]) -> Source {
         let members = items.iter().map(|item| (item.id.clone(), file(&item.image))).collect();
         self.graph.add_set(InputSet { members })
     }
 
-    fn outputs(&mut self, items: &[Item], units: &[UnitIdx], name: &'static str) -> Source {
+    pub(super) fn outputs(&mut self, items: &[Item], units: &[UnitIdx], name: &'static str) -> Source {
         let members = items.iter().zip(units).map(|(item, &unit)| (item.id.clone(), of(unit, name))).collect();
         self.graph.add_set(InputSet { members })
     }
 
     /// What an epoch starts from: the epoch before it, or weights made elsewhere.
-    fn start(&self, previous: Option<&UnitIdx>, weights: &Path) -> anyhow::Result<(&'static str, Source)> {
+    pub(super) fn start(&self, previous: Option<&UnitIdx>, weights: &Path) -> anyhow::Result<(&'static str, Source)> {
         Ok(match previous {
             Some(&previous) => ("checkpoint", of(previous, "checkpoint")),
             None => ("weights", self.weights(weights)?),
         })
     }
 
-    fn weights(&self, path: &Path) -> anyhow::Result<Source> {
+    pub(super) fn weights(&self, path: &Path) -> anyhow::Result<Source> {
         let digest = self
             .memo
             .digest(path)
@@ -386,7 +399,7 @@ impl Builder<'_> {
         Ok(Source::File { path: path.into(), digest })
     }
 
-    fn add<S: Stage>(
+    pub(super) fn add<S: Stage>(
         &mut self,
         item: &str,
         params: &S::Params,
@@ -402,11 +415,11 @@ impl Builder<'_> {
     }
 }
 
-fn of(unit: UnitIdx, name: &'static str) -> Source {
+pub(super) fn of(unit: UnitIdx, name: &'static str) -> Source {
     Source::Output { unit, name }
 }
 
-fn file(file: &FileRef) -> Source {
+pub(super) fn file(file: &FileRef) -> Source {
     Source::File { path: file.path.clone(), digest: file.digest }
 }
 

@@ -1,6 +1,7 @@
 //! From the cells of a pipeline file to one graph of units: which stage reads what, and which parameters are in
 //! effect there. What a stage does not use never reaches its parameters, so it never reaches a key.
 
+mod affinity;
 mod builder;
 mod effective;
 
@@ -12,11 +13,16 @@ use crate::data::{Dataset, FileMemo};
 use crate::pipeline::file::nearest;
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::spec::{Precision, Refinement, Spec};
+use crate::stage::affinity_label::AffinityLabel;
 use crate::stage::cam_epoch::CamEpoch;
 use crate::stage::cam_infer::CamInfer;
 use crate::stage::coco_mask::CocoMask;
 use crate::stage::evaluate::Evaluate;
+use crate::stage::irn_epoch::IrnEpoch;
+use crate::stage::irn_walk::IrnWalk;
 use crate::stage::params::Compute;
+use crate::stage::psa_epoch::PsaEpoch;
+use crate::stage::psa_walk::PsaWalk;
 use crate::stage::pseudo_label::PseudoLabel;
 use crate::stage::sam_embed::SamEmbed;
 use crate::stage::sam_refine::SamRefine;
@@ -29,6 +35,7 @@ use crate::stage::select_epoch::SelectEpoch;
 use crate::stage::{Registry, StageEntry};
 use crate::vision::UnknownClass;
 
+pub use self::affinity::AffinityUnits;
 use self::builder::Builder;
 
 /// All stages of S2C.
@@ -42,6 +49,11 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<SeedEval>())
         .with(StageEntry::of::<SelectEpoch>())
         .with(StageEntry::of::<SamRefine>())
+        .with(StageEntry::of::<AffinityLabel>())
+        .with(StageEntry::of::<PsaEpoch>())
+        .with(StageEntry::of::<PsaWalk>())
+        .with(StageEntry::of::<IrnEpoch>())
+        .with(StageEntry::of::<IrnWalk>())
         .with(StageEntry::of::<PseudoLabel>())
         .with(StageEntry::of::<SegEpoch>())
         .with(StageEntry::of::<SegInfer>())
@@ -64,6 +76,8 @@ pub struct CellUnits {
     pub seed_eval: Option<UnitIdx>,
     /// Empty where SAM makes no label maps.
     pub sam_labels: Vec<UnitIdx>,
+    /// Empty where neither `psa` nor `irn` refines.
+    pub affinity: AffinityUnits,
     pub pseudo_labels: Vec<UnitIdx>,
     pub pseudo_eval: Option<UnitIdx>,
     /// Empty where the spec stops after the pseudo-labels.
@@ -95,6 +109,9 @@ impl CellUnits {
             &self.cam_epochs,
             &self.cams,
             &self.sam_labels,
+            &self.affinity.labels,
+            &self.affinity.epochs,
+            &self.affinity.walks,
             &self.pseudo_labels,
             &self.seg_epochs,
             &self.predictions,
@@ -106,8 +123,9 @@ impl CellUnits {
 
     /// What a run of this cell has to have at its end: all but the epochs before the last.
     pub fn targets(&self) -> Vec<UnitIdx> {
-        let last = [self.cam_epochs.last(), self.seg_epochs.last()];
-        let is_early = |unit: &UnitIdx| self.cam_epochs.contains(unit) || self.seg_epochs.contains(unit);
+        let epochs = [&self.cam_epochs, &self.affinity.epochs, &self.seg_epochs];
+        let last = epochs.map(|epochs| epochs.last());
+        let is_early = |unit: &UnitIdx| epochs.iter().any(|epochs| epochs.contains(unit));
         self.units().filter(|unit| !is_early(unit)).chain(last.into_iter().flatten().copied()).collect()
     }
 }

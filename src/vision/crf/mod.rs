@@ -7,7 +7,7 @@ mod unary;
 
 use pulp::Arch;
 
-pub use self::unary::{LEAST, Unary, from_cam, from_labels, from_scores};
+pub use self::unary::{LEAST, Unary, from_cam, from_labels, from_labels_among, from_scores};
 
 use self::lattice::Lattice;
 use super::{Rgb, ScoreMap};

@@ -38,10 +38,15 @@ pub fn from_cam(cam: &Cam, alpha: f32) -> Unary {
 /// be anything (IRN).
 pub fn from_labels(map: &LabelMap, certainty: f32) -> Unary {
     let mut labels: Vec<u8> = (0..IGNORE).filter(|label| map.data.contains(label)).collect();
-    let certainty = if labels.len() > 1 { certainty } else { 1.0 };
     if labels.is_empty() {
         labels.push(0);
     }
+    from_labels_among(map, labels, certainty)
+}
+
+/// The same where `labels` share what is left of each pixel, whether the map has them or not (as IRN before it learns).
+pub fn from_labels_among(map: &LabelMap, labels: Vec<u8>, certainty: f32) -> Unary {
+    let certainty = if labels.len() > 1 { certainty } else { 1.0 };
     let n = labels.len() as f32;
     let (right, wrong, any) = (certainty.ln(), ((1.0 - certainty) / (n - 1.0)).ln(), (1.0 / n).ln());
     let of = |label: u8| {

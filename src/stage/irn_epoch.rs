@@ -1,0 +1,107 @@
+//! `irn_epoch`: one epoch of IRN on what is certain of the pseudo-labels.
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::affinity::{Batch, PairLosses, Windows, descend};
+use super::epoch::{EpochOptions, Members, Start, Trainer, train};
+use super::params::{Backbone, Compute};
+use super::{Output, Stage, StageContext, UnitInput};
+use crate::data::rng::stream;
+use crate::model::affinity::irn;
+use crate::model::irn::{IrnNet, STRIDE};
+use crate::model::optim::{Sgd, SgdOptions};
+use crate::model::weights::Weights;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IrnEpochParams {
+    pub epoch: u32,
+    pub epochs: u32,
+    pub rng_seed: u64,
+    pub precision: Compute,
+    pub backbone: Backbone,
+    pub stride: u32,
+    pub batch_size: usize,
+    pub crop: u32,
+    pub rescale: (f64, f64),
+    pub radius: usize,
+    pub lr: f64,
+    /// Of the displacements.
+    pub head_lr_mult: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+}
+
+/// Reads `weights` of the backbone, which stays as it is, and after the first epoch `checkpoint`; the sets `images` and
+/// `labels` (label maps). Gives `checkpoint`, without the backbone, and `losses` (JSON, a row a step).
+pub struct IrnEpoch {
+    params: IrnEpochParams,
+    context: StageContext,
+}
+
+impl Stage for IrnEpoch {
+    const KIND: &'static str = "irn_epoch";
+    // 1: first version
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = IrnEpochParams;
+
+    fn load(params: IrnEpochParams, context: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self { params, context: context.clone() })
+    }
+
+    fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        let Self { params, context } = self;
+        let device = context.device.torch();
+        let start = Start::read(input, context)?;
+        let backbone = Weights::parse(input.bytes("weights")?).context("input `weights`")?;
+        let config = params.backbone.config(params.stride, params.precision, device);
+        let mut rng = stream(params.rng_seed, 0, "", "irn layers");
+        let model = IrnNet::load(&backbone, &start.weights, &config, &mut rng)?;
+        let IrnEpochParams { epoch, epochs, rng_seed, batch_size, crop, rescale, lr, .. } = *params;
+        let IrnEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
+        let options = SgdOptions { head_lr_mult, momentum, weight_decay };
+        let mut sgd = Sgd::load(model.trained(), &start.weights, options)?;
+        let fast = sgd.tensors.iter_mut().filter(|(name, _)| IrnNet::is_displacement(name));
+        fast.for_each(|(_, trained)| trained.lr_mult = head_lr_mult);
+        let mut trainer = IrnTrainer { model, sgd, radius: params.radius, device };
+
+        let (images, labels) = (Members::of(input, "images")?, Members::of(input, "labels")?);
+        let options = EpochOptions { epoch, epochs, rng_seed, images: batch_size, lr };
+        let (purpose, jitter) = ("irn augment", None);
+        let windows = Windows { rng_seed, epoch, purpose, crop, rescale, jitter, stride: STRIDE };
+        let make = |items: &[String]| Batch::read(items, (&images, &labels), &windows, device);
+        train(&mut trainer, start, &images.items, make, options, (input, context))
+    }
+}
+
+struct IrnTrainer {
+    model: IrnNet,
+    sgd: Sgd,
+    radius: usize,
+    device: tch::Device,
+}
+
+impl Trainer for IrnTrainer {
+    type Batch = Batch;
+    type Row = PairLosses;
+
+    fn step(&mut self, batch: Batch, lr: f64) -> anyhow::Result<PairLosses> {
+        let (crops, labels) = batch.on(self.device);
+        self.sgd.zero_grad();
+        let output = self.model.forward(&crops);
+        let loss = irn(&output.edge, &output.displacement, &labels, self.radius);
+        loss.total.backward();
+        descend(&mut self.sgd, &loss.terms, lr, (batch.items, "pseudo_label.irn.lr"))
+    }
+
+    fn describe(rows: &[PairLosses]) -> String {
+        PairLosses::describe(rows)
+    }
+
+    fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
+        self.sgd.checkpoint(Vec::new(), more)
+    }
+}
