@@ -23,8 +23,8 @@ mod index;
 mod lock;
 mod manifest;
 mod records;
-mod sorted;
 mod store;
+mod table;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -39,6 +39,7 @@ use index::{Finished, Index};
 use lock::Lock;
 use manifest::{ManifestLog, Place};
 pub(crate) use records::{RecordIdx, Records};
+pub(crate) use store::Look;
 pub use store::{BlobStore, StoreError};
 
 /// A unit that took longer is synced: doing it again would cost more than that.
@@ -163,7 +164,7 @@ impl Cache {
         if manifest.seconds > SYNC_SECONDS {
             log.sync()?;
         }
-        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
+        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, &place);
         locked(&self.untold).push(told(manifest));
         Ok(())
     }
