@@ -161,6 +161,16 @@ impl Records {
         self.logs.iter().map(|(_, read)| read).sum()
     }
 
+    /// The last of the first logs that have so many bytes together; `None` if they never have just that.
+    pub(super) fn log_after(&self, bytes: u64) -> Option<&str> {
+        let mut sum = 0;
+        let ends = self.logs.iter().map(|(name, read)| {
+            sum += read;
+            (name, sum)
+        });
+        ends.filter(|(_, end)| *end == bytes).last().map(|(name, _)| name.as_str())
+    }
+
     /// The newest record of a unit.
     pub(crate) fn find(&self, key: &UnitKey) -> Option<RecordIdx> {
         let fresh = self.find_fresh(key.as_bytes());
@@ -268,4 +278,62 @@ impl Records {
 /// A key is a digest already.
 fn hash(key: &[u8; KEY]) -> u64 {
     u64_at(key, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::{ArtifactRef, Fingerprint};
+    use crate::cache::manifest::ManifestLog;
+
+    /// A unit `i` that gave `i` outputs of these bytes.
+    fn manifest(i: u8, bytes: &[u8]) -> Manifest {
+        let fingerprint = Fingerprint { stage: format!("s{i}"), version: 1, params: "{}".into(), inputs: Vec::new() };
+        let output =
+            |n: u8| ArtifactRef { name: format!("out{n}"), digest: BlobDigest::of(bytes), size: bytes.len() as u64 };
+        let (key, outputs) = (fingerprint.key(), (0..i).map(output).collect());
+        Manifest { key, label: String::new(), fingerprint, outputs, seconds: 0.0, finished: 0, made_by: String::new() }
+    }
+
+    #[test]
+    fn what_was_put_is_found_before_and_after_the_table_is_written_and_the_newest_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (table, logs) = (dir.path().join("units"), dir.path().join("logs"));
+        let mut ends = Vec::new();
+        for (round, bytes) in [&b"one"[..], b"three", b"seven.."].into_iter().enumerate() {
+            let mut records = Records::open(&table, &logs).unwrap();
+            let mut log = ManifestLog::new(logs.clone());
+            // One more in each round; those before are made again.
+            let units = 0..4 + round as u8;
+            for i in units.clone() {
+                let put = manifest(i, bytes);
+                let place = log.append(&put).unwrap();
+                records.insert(&put, &place);
+            }
+            ends.push(records.bytes_read());
+            let check = |records: &Records| {
+                for i in units.clone() {
+                    let put = manifest(i, bytes);
+                    let record = records.find(&put.key).unwrap();
+                    assert_eq!(records.find_near(&put.key, record + 2), Some(record));
+                    assert_eq!(records.key(record), put.key);
+                    assert_eq!(manifest::read_at(&logs, &records.place(record)).unwrap(), put);
+                    let outputs: Vec<_> = records.outputs(record).map(|(_, digest, size)| (digest, size)).collect();
+                    assert_eq!(outputs, vec![(BlobDigest::of(bytes), bytes.len() as u64); usize::from(i)]);
+                    assert_eq!(records.output(record, "out0").is_some(), i > 0);
+                }
+                assert_eq!(records.find(&manifest(99, b"").key), None);
+            };
+            check(&records);
+            // From the logs alone, and from the table.
+            check(&Records::open(&dir.path().join("none"), &logs).unwrap());
+            records.write(&table).unwrap();
+            let read = Records::open(&table, &logs).unwrap();
+            assert_eq!((read.old.len(), read.n_fresh()), (units.len(), 0));
+            check(&read);
+            let last: Vec<_> = ends.iter().map(|end| read.log_after(*end).unwrap()).collect();
+            assert_eq!(last, ["00000001.log", "00000002.log", "00000003.log"][..=round]);
+            assert_eq!(read.log_after(ends[round] + 1), None);
+        }
+    }
 }
