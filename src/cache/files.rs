@@ -10,13 +10,12 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::locked;
-use super::sorted::{KEY, Sorted, key_at};
 use super::store::StoreError;
+use super::table::{KEY, Table, key_at};
 use crate::digest::BlobDigest;
 
 const MAGIC: &[u8; 8] = b"s2cfile1";
@@ -39,16 +38,16 @@ type Stamp = [u8; STAMP];
 #[derive(Debug)]
 pub(super) struct Files {
     path: PathBuf,
-    old: Sorted,
+    old: Table,
     /// Hashed by this process, whether they are to be remembered.
-    fresh: Mutex<HashMap<[u8; KEY], (Stamp, BlobDigest, bool)>>,
+    fresh: RwLock<HashMap<[u8; KEY], (Stamp, BlobDigest, bool)>>,
     is_dirty: AtomicBool,
 }
 
 impl Files {
     pub(super) fn open(path: PathBuf) -> Self {
-        let old = Sorted::read(&path, MAGIC, RECORD).unwrap_or_default();
-        Self { path, old, fresh: Mutex::default(), is_dirty: AtomicBool::new(false) }
+        let old = Table::read(&path, MAGIC, RECORD).unwrap_or_default();
+        Self { path, old, fresh: RwLock::default(), is_dirty: AtomicBool::new(false) }
     }
 
     pub(super) fn digest(&self, path: &Path) -> Result<BlobDigest, StoreError> {
@@ -64,7 +63,7 @@ impl Files {
             let after = fs::metadata(path).map_err(StoreError::io("read", path))?;
             if stamp(&after) == stamp(&meta) {
                 let settled = times(&meta).into_iter().all(|time| now - time > SETTLED_NS);
-                locked(&self.fresh).insert(key, (stamp(&meta), digest, settled));
+                self.fresh.write().unwrap_or_else(PoisonError::into_inner).insert(key, (stamp(&meta), digest, settled));
                 self.is_dirty.fetch_or(settled, Ordering::Relaxed);
                 return Ok(digest);
             }
@@ -74,7 +73,7 @@ impl Files {
     }
 
     fn known(&self, key: &[u8; KEY], stamp: &Stamp) -> Option<BlobDigest> {
-        let fresh = locked(&self.fresh);
+        let fresh = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, digest, _)) = fresh.get(key) {
             return (of == stamp).then_some(*digest);
         }
@@ -87,14 +86,14 @@ impl Files {
         if !self.is_dirty.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let fresh = locked(&self.fresh);
+        let fresh = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
+        let mut records = Vec::with_capacity((self.old.len() + fresh.len()) * RECORD);
         let old = (0..self.old.len()).map(|place| self.old.record(place));
-        let old = old.filter(|record| !fresh.contains_key(&record[..KEY])).map(<[u8]>::to_vec);
-        let new = fresh.iter().filter(|(_, (.., settled))| *settled);
-        let new = new.map(|(key, (stamp, digest, _))| [&key[..], stamp, digest.as_bytes()].concat());
-        let mut records: Vec<Vec<u8>> = old.chain(new).collect();
-        records.sort_unstable();
-        Sorted::write(&self.path, MAGIC, RECORD, &records.concat(), &[])
+        old.filter(|record| !fresh.contains_key(&record[..KEY])).for_each(|record| records.extend_from_slice(record));
+        for (key, (stamp, digest, _)) in fresh.iter().filter(|(_, (.., settled))| *settled) {
+            [&key[..], stamp, digest.as_bytes()].into_iter().for_each(|part| records.extend_from_slice(part));
+        }
+        Table::write(&self.path, MAGIC, RECORD, &records, &[])
     }
 }
 

@@ -29,8 +29,8 @@ mod lock;
 mod manifest;
 mod records;
 pub mod remote;
-mod sorted;
 mod store;
+mod table;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -48,10 +48,13 @@ use lock::Lock;
 pub use lock::holder;
 use manifest::{ManifestLog, Place};
 pub(crate) use records::{RecordIdx, Records};
+pub(crate) use store::Look;
 pub use store::{BlobStore, StoreError};
 
 /// A unit that took longer is synced: doing it again would cost more than that.
 pub const SYNC_SECONDS: f64 = 0.05;
+/// Units that the index is told of at the end of a run at the latest.
+const MANY_UNTOLD: usize = 4096;
 
 /// A cache folder, locked by this process.
 #[derive(Debug)]
@@ -163,7 +166,7 @@ impl Cache {
         if manifest.seconds > SYNC_SECONDS {
             log.sync()?;
         }
-        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
+        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, &place);
         locked(&self.untold).push(told(manifest));
         Ok(())
     }
@@ -173,7 +176,7 @@ impl Cache {
         let mut log = locked(&self.log);
         for manifest in manifests {
             let place = log.append(manifest)?;
-            self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, place);
+            self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, &place);
             locked(&self.untold).push(told(manifest));
         }
         log.sync()?;
@@ -210,7 +213,7 @@ impl Cache {
         records.write(&units).map_err(StoreError::io("write", &units))?;
         let bytes = records.bytes_read();
         *self.records.write().unwrap_or_else(PoisonError::into_inner) = records;
-        tell_all(self.index()?, &manifests, bytes)
+        tell(self.index()?, &manifests, &|_| true, bytes)
     }
 
     /// The index, with all that was told to it.
@@ -242,8 +245,14 @@ impl Cache {
             }
         };
         // sled may lose its last moments in a crash; a new index has everything to learn.
-        if index.told()? != self.bytes_then {
-            tell_all(&index, &self.folder.join("manifests"), self.bytes_then)?;
+        let told = index.told()?;
+        if told != self.bytes_then {
+            let records = self.records();
+            let is_new = |log: &str| {
+                records.log_after(told).is_none_or(|last| log > last)
+                    && records.log_after(self.bytes_then).is_some_and(|last| log <= last)
+            };
+            tell(&index, &self.folder.join("manifests"), &is_new, self.bytes_then)?;
         }
         Ok(index)
     }
@@ -298,7 +307,8 @@ impl Cache {
         if self.records().is_worth_writing() {
             let _ = self.records().write(&self.folder.join("index/units"));
         }
-        if self.index.get().is_some() || !locked(&self.untold).is_empty() {
+        // Of a few units the next process that asks the index tells it: opening it may cost more than they did.
+        if self.index.get().is_some() || locked(&self.untold).len() > MANY_UNTOLD {
             self.index()?.flush()?;
         }
         Ok(())
@@ -311,10 +321,12 @@ impl Drop for Cache {
     }
 }
 
-/// Tells an index all that has ever finished; gives the number of records.
-fn tell_all(index: &Index, manifests: &Path, bytes: u64) -> anyhow::Result<usize> {
+/// Tells an index the records of the logs that are new to it, with which it knows so many bytes; gives their number.
+fn tell(index: &Index, manifests: &Path, is_new: &dyn Fn(&str) -> bool, bytes: u64) -> anyhow::Result<usize> {
     let mut all = Vec::new();
-    each(manifests, &mut |manifest| all.push(told(&manifest)))?;
+    for (log, _) in manifest::list(manifests)?.into_iter().filter(|(log, _)| is_new(log)) {
+        manifest::read(manifests, &log, 0, &mut |_, manifest| all.push(told(&manifest)))?;
+    }
     index.record(&all, bytes)?;
     Ok(all.len())
 }

@@ -2,49 +2,53 @@
 //!
 //! `index/units` holds what it knew at the end of a run, and how far it had read which log; the next process reads
 //! that and what the logs have beyond. So the logs alone decide, and a table that is gone or torn costs a reading.
+//!
+//! In memory a record is what it is in the file. Records stand in the order in which units finished, which is nearly
+//! that of the next graph.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hashbrown::HashTable;
+
 use super::manifest::{self, Place};
-use super::sorted::{KEY, Sorted, key_at, u32_at, u64_at};
-use super::store::{BlobStore, StoreError};
-use crate::artifact::{ArtifactRef, Manifest};
+use super::store::{Look, StoreError};
+use super::table::{KEY, Table, key_at, u32_at, u64_at};
+use crate::artifact::Manifest;
 use crate::digest::{BlobDigest, UnitKey};
 
-const MAGIC: &[u8; 8] = b"s2cunit2";
+const MAGIC: &[u8; 8] = b"s2cunit3";
 /// A record: key, offset u64, then u32: log, length, first output, number of outputs.
 const RECORD: usize = KEY + 8 + 4 * 4;
+const LOG: usize = KEY + 8;
+const LEN: usize = LOG + 4;
+const FIRST: usize = LEN + 4;
+const N: usize = FIRST + 4;
 /// An output: digest, size u64, name u32.
 const OUTPUT: usize = KEY + 8 + 4;
 
 /// Place of a record; those read from the file come first.
 pub(crate) type RecordIdx = u32;
 
-/// A record that is not in the file.
-#[derive(Debug)]
-struct Fresh {
-    key: UnitKey,
-    place: Place,
-    outputs: Vec<ArtifactRef>,
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
-    old: Sorted,
-    /// Names of outputs in the file.
-    names: Vec<String>,
-    /// Logs in the file, with the bytes of each that were read.
-    logs: Vec<(String, u64)>,
+    old: Table,
     /// Where the outputs begin in the rest of the file.
     outputs_at: usize,
-    fresh: Vec<Fresh>,
+    /// Names of outputs, each once.
+    names: Vec<String>,
+    /// Logs, with the bytes of each that were read.
+    logs: Vec<(String, u64)>,
+    /// Records that are not in the file, and their outputs.
+    fresh: Vec<u8>,
+    fresh_outputs: Vec<u8>,
     /// So many of these were in the file when it was written last.
     written: AtomicUsize,
-    by_key: HashMap<UnitKey, RecordIdx>,
+    /// The newest of each unit among these, by their place there.
+    by_key: HashTable<u32>,
 }
 
 impl Records {
@@ -63,7 +67,7 @@ impl Records {
 
     /// The file, if it is whole and made from these logs.
     fn read(path: &Path, logs: &[(String, u64)]) -> Option<Self> {
-        let old = Sorted::read(path, MAGIC, RECORD)?;
+        let old = Table::read(path, MAGIC, RECORD)?;
         let mut records = Self { old, ..Self::default() };
         let rest = records.old.rest();
         let mut at = 0;
@@ -96,7 +100,7 @@ impl Records {
         for (name, size) in logs {
             let read = self.logs.iter().find(|(of, _)| of == name).map_or(0, |(_, read)| *read);
             if *size > read {
-                let end = manifest::read(folder, name, read, &mut |place, manifest| self.insert(&manifest, place))?;
+                let end = manifest::read(folder, name, read, &mut |place, manifest| self.insert(&manifest, &place))?;
                 self.has_read(name, end);
             }
         }
@@ -104,19 +108,52 @@ impl Records {
     }
 
     /// Takes the record of a unit that has just finished, or did again.
-    pub(super) fn insert(&mut self, manifest: &Manifest, place: Place) {
-        self.has_read(&place.log, place.end());
-        let fresh = Fresh { key: manifest.key, place, outputs: manifest.outputs.clone() };
-        self.by_key.insert(fresh.key, (self.old.len() + self.fresh.len()) as RecordIdx);
-        self.fresh.push(fresh);
+    pub(super) fn insert(&mut self, manifest: &Manifest, place: &Place) {
+        let log = self.has_read(&place.log, place.end());
+        let first = self.fresh_outputs.len() / OUTPUT;
+        for output in &manifest.outputs {
+            let name = self.name(&output.name);
+            self.fresh_outputs.extend_from_slice(output.digest.as_bytes());
+            self.fresh_outputs.extend_from_slice(&output.size.to_le_bytes());
+            self.fresh_outputs.extend_from_slice(&name.to_le_bytes());
+        }
+        let at = self.n_fresh() as u32;
+        self.fresh.extend_from_slice(manifest.key.as_bytes());
+        self.fresh.extend_from_slice(&place.offset.to_le_bytes());
+        for number in [log, place.len, first as u32, manifest.outputs.len() as u32] {
+            self.fresh.extend_from_slice(&number.to_le_bytes());
+        }
+        let Self { by_key, fresh, .. } = self;
+        let key_of = |at: u32| key_at(fresh, at as usize * RECORD);
+        let is_it = |of: &u32| key_of(*of) == *manifest.key.as_bytes();
+        match by_key.find_mut(hash(manifest.key.as_bytes()), is_it) {
+            Some(newest) => *newest = at,
+            None => {
+                by_key.insert_unique(hash(manifest.key.as_bytes()), at, |of| hash(&key_of(*of)));
+            }
+        }
     }
 
     /// Logs keep their places: records name them by these.
-    fn has_read(&mut self, log: &str, end: u64) {
-        match self.logs.iter_mut().rev().find(|(name, _)| name == log) {
-            Some((_, read)) => *read = end.max(*read),
-            None => self.logs.push((log.to_owned(), end)),
-        }
+    fn has_read(&mut self, log: &str, end: u64) -> u32 {
+        let place = self.logs.iter().rposition(|(name, _)| name == log).unwrap_or_else(|| {
+            self.logs.push((log.to_owned(), 0));
+            self.logs.len() - 1
+        });
+        self.logs[place].1 = end.max(self.logs[place].1);
+        place as u32
+    }
+
+    fn name(&mut self, name: &str) -> u32 {
+        let place = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            self.names.len() - 1
+        });
+        place as u32
+    }
+
+    fn n_fresh(&self) -> usize {
+        self.fresh.len() / RECORD
     }
 
     /// Bytes of all logs that are in here.
@@ -124,17 +161,38 @@ impl Records {
         self.logs.iter().map(|(_, read)| read).sum()
     }
 
+    /// The last of the first logs that have so many bytes together; `None` if they never have just that.
+    pub(super) fn log_after(&self, bytes: u64) -> Option<&str> {
+        let mut sum = 0;
+        let ends = self.logs.iter().map(|(name, read)| {
+            sum += read;
+            (name, sum)
+        });
+        ends.filter(|(_, end)| *end == bytes).last().map(|(name, _)| name.as_str())
+    }
+
     /// The newest record of a unit.
     pub(crate) fn find(&self, key: &UnitKey) -> Option<RecordIdx> {
-        let fresh = if self.by_key.is_empty() { None } else { self.by_key.get(key).copied() };
+        let fresh = self.find_fresh(key.as_bytes());
         fresh.or_else(|| self.old.find(key.as_bytes()).map(|place| place as RecordIdx))
     }
 
-    pub(crate) fn key(&self, record: RecordIdx) -> UnitKey {
-        match (record as usize).checked_sub(self.old.len()) {
-            Some(place) => self.fresh[place].key,
-            None => UnitKey::from_bytes(key_at(self.old.record(record as usize), 0)),
+    /// The same, faster if it stands about where `guess` says.
+    pub(crate) fn find_near(&self, key: &UnitKey, guess: RecordIdx) -> Option<RecordIdx> {
+        let fresh = self.find_fresh(key.as_bytes());
+        fresh.or_else(|| self.old.find_near(key.as_bytes(), guess as usize).map(|place| place as RecordIdx))
+    }
+
+    fn find_fresh(&self, key: &[u8; KEY]) -> Option<RecordIdx> {
+        if self.by_key.is_empty() {
+            return None;
         }
+        let at = self.by_key.find(hash(key), |at| self.fresh[*at as usize * RECORD..][..KEY] == *key)?;
+        Some(self.old.len() as RecordIdx + at)
+    }
+
+    pub(crate) fn key(&self, record: RecordIdx) -> UnitKey {
+        UnitKey::from_bytes(key_at(self.record(record), 0))
     }
 
     /// Digest and size of one output.
@@ -144,76 +202,61 @@ impl Records {
 
     /// Name, digest and size of each output.
     pub(crate) fn outputs(&self, record: RecordIdx) -> impl Iterator<Item = (&str, BlobDigest, u64)> {
-        let (old, fresh) = match (record as usize).checked_sub(self.old.len()) {
-            Some(place) => (&[][..], &self.fresh[place].outputs[..]),
-            None => (self.old_outputs(record as usize), &[][..]),
-        };
-        let old = old.chunks_exact(OUTPUT).map(|output| {
+        self.output_bytes(record).chunks_exact(OUTPUT).map(|output| {
             let name = &self.names[u32_at(output, KEY + 8) as usize];
             (name.as_str(), BlobDigest::from_bytes(key_at(output, 0)), u64_at(output, KEY))
-        });
-        old.chain(fresh.iter().map(|output| (output.name.as_str(), output.digest, output.size)))
+        })
     }
 
     /// All its blobs are there, with their sizes.
-    pub(crate) fn is_whole(&self, record: RecordIdx, store: &BlobStore) -> bool {
-        self.outputs(record).all(|(_, digest, size)| store.has(&digest, size))
+    pub(crate) fn is_whole(&self, record: RecordIdx, look: &Look<'_>) -> bool {
+        self.outputs(record).all(|(_, digest, size)| look.has(&digest, size))
     }
 
     /// Where the manifest stands.
     pub(super) fn place(&self, record: RecordIdx) -> Place {
+        let bytes = self.record(record);
+        let log = &self.logs[u32_at(bytes, LOG) as usize].0;
+        Place { log: log.clone(), offset: u64_at(bytes, KEY), len: u32_at(bytes, LEN) }
+    }
+
+    fn record(&self, record: RecordIdx) -> &[u8] {
         match (record as usize).checked_sub(self.old.len()) {
-            Some(place) => self.fresh[place].place.clone(),
-            None => {
-                let bytes = self.old.record(record as usize);
-                let log = &self.logs[u32_at(bytes, KEY + 8) as usize].0;
-                Place { log: log.clone(), offset: u64_at(bytes, KEY), len: u32_at(bytes, KEY + 12) }
-            }
+            Some(at) => &self.fresh[at * RECORD..][..RECORD],
+            None => self.old.record(record as usize),
         }
     }
 
-    fn old_outputs(&self, place: usize) -> &[u8] {
-        let record = self.old.record(place);
-        let (first, n) = (u32_at(record, KEY + 16) as usize, u32_at(record, KEY + 20) as usize);
-        &self.old.rest()[self.outputs_at + first * OUTPUT..][..n * OUTPUT]
+    fn output_bytes(&self, record: RecordIdx) -> &[u8] {
+        let bytes = self.record(record);
+        let (first, n) = (u32_at(bytes, FIRST) as usize, u32_at(bytes, N) as usize);
+        let all = match (record as usize) < self.old.len() {
+            true => &self.old.rest()[self.outputs_at..],
+            false => &self.fresh_outputs,
+        };
+        &all[first * OUTPUT..][..n * OUTPUT]
     }
 
     /// So many records are beyond the file that reading their logs at every start costs more than writing it.
     pub(super) fn is_worth_writing(&self) -> bool {
         let written = self.written.load(Ordering::Relaxed);
-        self.fresh.len() - written > 256.max((self.old.len() + written) / 16)
+        self.n_fresh() - written > 256.max((self.old.len() + written) / 16)
     }
 
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        let fresh = self.by_key.iter().map(|(key, record)| (*key.as_bytes(), *record));
-        let old = (0..self.old.len()).map(|place| (key_at(self.old.record(place), 0), place as RecordIdx));
-        let replaced = |key: &[u8; KEY]| self.by_key.contains_key(&UnitKey::from_bytes(*key));
-        let mut all: Vec<([u8; KEY], RecordIdx)> = old.filter(|(key, _)| !replaced(key)).chain(fresh).collect();
-        all.sort_unstable();
-
-        let log_of: HashMap<&str, u32> =
-            self.logs.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at as u32)).collect();
-        let mut names: Vec<&str> = Vec::new();
-        let mut records = Vec::with_capacity(all.len() * RECORD);
-        let mut outputs = Vec::with_capacity(all.len() * OUTPUT);
-        for (key, record) in &all {
-            let Place { log, offset, len } = self.place(*record);
-            let first = (outputs.len() / OUTPUT) as u32;
-            for (name, digest, size) in self.outputs(*record) {
-                let name = names.iter().position(|of| *of == name).unwrap_or_else(|| {
-                    names.push(name);
-                    names.len() - 1
-                });
-                outputs.extend_from_slice(digest.as_bytes());
-                outputs.extend_from_slice(&size.to_le_bytes());
-                outputs.extend_from_slice(&(name as u32).to_le_bytes());
+        let n = self.old.len() + self.n_fresh();
+        let mut records = Vec::with_capacity(n * RECORD);
+        let mut outputs = Vec::with_capacity(n * OUTPUT);
+        for record in 0..n as RecordIdx {
+            let bytes = self.record(record);
+            let is_newest = self.find_fresh(&key_at(bytes, 0)).is_none_or(|newest| newest == record);
+            if !is_newest {
+                continue;
             }
-            records.extend_from_slice(key);
-            records.extend_from_slice(&offset.to_le_bytes());
-            let n = (outputs.len() / OUTPUT) as u32 - first;
-            for number in [log_of[log.as_str()], len, first, n] {
-                records.extend_from_slice(&number.to_le_bytes());
-            }
+            records.extend_from_slice(&bytes[..FIRST]);
+            records.extend_from_slice(&((outputs.len() / OUTPUT) as u32).to_le_bytes());
+            records.extend_from_slice(&bytes[N..]);
+            outputs.extend_from_slice(self.output_bytes(record));
         }
         let mut rest = (self.logs.len() as u32).to_le_bytes().to_vec();
         let text = |rest: &mut Vec<u8>, text: &str| {
@@ -224,11 +267,73 @@ impl Records {
             text(&mut rest, name);
             rest.extend_from_slice(&read.to_le_bytes());
         }
-        rest.extend_from_slice(&(names.len() as u32).to_le_bytes());
-        names.iter().for_each(|name| text(&mut rest, name));
-        rest.append(&mut outputs);
-        Sorted::write(path, MAGIC, RECORD, &records, &rest)?;
-        self.written.store(self.fresh.len(), Ordering::Relaxed);
+        rest.extend_from_slice(&(self.names.len() as u32).to_le_bytes());
+        self.names.iter().for_each(|name| text(&mut rest, name));
+        Table::write(path, MAGIC, RECORD, &records, &[&rest, &outputs])?;
+        self.written.store(self.n_fresh(), Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// A key is a digest already.
+fn hash(key: &[u8; KEY]) -> u64 {
+    u64_at(key, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::{ArtifactRef, Fingerprint};
+    use crate::cache::manifest::ManifestLog;
+
+    /// A unit `i` that gave `i` outputs of these bytes.
+    fn manifest(i: u8, bytes: &[u8]) -> Manifest {
+        let fingerprint = Fingerprint { stage: format!("s{i}"), version: 1, params: "{}".into(), inputs: Vec::new() };
+        let output =
+            |n: u8| ArtifactRef { name: format!("out{n}"), digest: BlobDigest::of(bytes), size: bytes.len() as u64 };
+        let (key, outputs) = (fingerprint.key(), (0..i).map(output).collect());
+        Manifest { key, label: String::new(), fingerprint, outputs, seconds: 0.0, finished: 0, made_by: String::new() }
+    }
+
+    #[test]
+    fn what_was_put_is_found_before_and_after_the_table_is_written_and_the_newest_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (table, logs) = (dir.path().join("units"), dir.path().join("logs"));
+        let mut ends = Vec::new();
+        for (round, bytes) in [&b"one"[..], b"three", b"seven.."].into_iter().enumerate() {
+            let mut records = Records::open(&table, &logs).unwrap();
+            let mut log = ManifestLog::new(logs.clone());
+            // One more in each round; those before are made again.
+            let units = 0..4 + round as u8;
+            for i in units.clone() {
+                let put = manifest(i, bytes);
+                let place = log.append(&put).unwrap();
+                records.insert(&put, &place);
+            }
+            ends.push(records.bytes_read());
+            let check = |records: &Records| {
+                for i in units.clone() {
+                    let put = manifest(i, bytes);
+                    let record = records.find(&put.key).unwrap();
+                    assert_eq!(records.find_near(&put.key, record + 2), Some(record));
+                    assert_eq!(records.key(record), put.key);
+                    assert_eq!(manifest::read_at(&logs, &records.place(record)).unwrap(), put);
+                    let outputs: Vec<_> = records.outputs(record).map(|(_, digest, size)| (digest, size)).collect();
+                    assert_eq!(outputs, vec![(BlobDigest::of(bytes), bytes.len() as u64); usize::from(i)]);
+                    assert_eq!(records.output(record, "out0").is_some(), i > 0);
+                }
+                assert_eq!(records.find(&manifest(99, b"").key), None);
+            };
+            check(&records);
+            // From the logs alone, and from the table.
+            check(&Records::open(&dir.path().join("none"), &logs).unwrap());
+            records.write(&table).unwrap();
+            let read = Records::open(&table, &logs).unwrap();
+            assert_eq!((read.old.len(), read.n_fresh()), (units.len(), 0));
+            check(&read);
+            let last: Vec<_> = ends.iter().map(|end| read.log_after(*end).unwrap()).collect();
+            assert_eq!(last, ["00000001.log", "00000002.log", "00000003.log"][..=round]);
+            assert_eq!(read.log_after(ends[round] + 1), None);
+        }
     }
 }

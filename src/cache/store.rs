@@ -3,11 +3,18 @@
 //! A blob is written to a temporary file beside its place, renamed: it is whole or not there. It is hashed whenever it
 //! is read, so a flipped byte is an error and never a result.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{AtFlags, statat};
 
 use crate::digest::BlobDigest;
+
+/// So many blobs that opening their folders is worth it.
+const MANY: usize = 1000;
 
 /// Why bytes could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +58,12 @@ impl BlobStore {
     /// The blob is there with this size. Its bytes are checked when they are read.
     pub fn has(&self, digest: &BlobDigest, size: u64) -> bool {
         fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == size)
+    }
+
+    /// To ask [`Self::has`] for so many blobs.
+    pub(crate) fn look_for(&self, n: usize) -> Look<'_> {
+        let n_folders = if n < MANY { 0 } else { 256 };
+        Look { store: self, folders: (0..n_folders).map(|_| OnceLock::new()).collect() }
     }
 
     /// `synced`: it outlives a power cut. What is not synced may be lost in one, or be other bytes, which is found when
@@ -121,6 +134,31 @@ impl BlobStore {
     }
 }
 
+/// A look for many blobs: the folders they stand in are opened once. Not to be kept, as a folder may be replaced.
+pub(crate) struct Look<'a> {
+    store: &'a BlobStore,
+    /// By the first byte of a digest; none for a look for few.
+    folders: Vec<OnceLock<Option<File>>>,
+}
+
+impl Look<'_> {
+    pub(crate) fn has(&self, digest: &BlobDigest, size: u64) -> bool {
+        let folder = self.folders.get(usize::from(digest.as_bytes()[0])).and_then(|folder| {
+            let open = || File::open(self.store.path(digest).parent()?).ok();
+            folder.get_or_init(open).as_ref()
+        });
+        let mut name = [0; 63];
+        name[..62].copy_from_slice(&digest.hex()[2..]);
+        match (folder, CStr::from_bytes_with_nul(&name)) {
+            (Some(folder), Ok(name)) => {
+                statat(folder, name, AtFlags::empty()).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(size))
+            }
+            // Too many files may be open.
+            _ => self.store.has(digest, size),
+        }
+    }
+}
+
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -141,7 +179,10 @@ mod tests {
         let store = BlobStore::new(dir.path().join("blobs"));
         let digest = store.write(b"hello", true).unwrap();
         assert_eq!(store.read(&digest).unwrap(), b"hello");
-        assert!(store.has(&digest, 5) && !store.has(&digest, 4));
+        let other = BlobDigest::of(b"other");
+        for look in [store.look_for(1), store.look_for(MANY)] {
+            assert!(look.has(&digest, 5) && !look.has(&digest, 4) && !look.has(&other, 5));
+        }
         fs::write(store.path(&digest), b"hellp").unwrap();
         assert!(matches!(store.read(&digest), Err(StoreError::Corrupt { .. })));
         assert!(matches!(store.read(&digest), Err(StoreError::Missing(_))));

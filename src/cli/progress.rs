@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::span;
 use crate::cache::locked;
 use crate::digest::UnitKey;
 use crate::pipeline::run::Event;

@@ -51,6 +51,8 @@ pub trait Executor {
     fn withdraw(&mut self);
     /// Waits for the next that finishes; `None` if nothing runs.
     fn next(&mut self) -> Option<Finished>;
+    /// The same without waiting; `None` if none has finished.
+    fn try_next(&mut self) -> Option<Finished>;
 }
 
 /// A unit ran longer than it may. Its thread is left behind: it cannot be stopped.
@@ -81,8 +83,16 @@ struct Lane {
 
 #[derive(Default)]
 struct Queue {
-    tasks: Mutex<(VecDeque<UnitTask>, bool)>,
+    state: Mutex<QueueState>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    tasks: VecDeque<UnitTask>,
+    is_closed: bool,
+    /// Workers that wait for a task: no other need be woken.
+    n_idle: usize,
 }
 
 /// What a worker does.
@@ -130,6 +140,13 @@ impl LocalExecutor {
         next.max(Duration::from_millis(1))
     }
 
+    fn taken(&mut self, finished: Finished) -> Finished {
+        if let Some(at) = self.lane_of.remove(&finished.unit) {
+            self.lanes[at].n_tasks -= 1;
+        }
+        finished
+    }
+
     fn hire(&mut self, at: usize) {
         let lane = &mut self.lanes[at];
         let work = Arc::new(Mutex::new(Work::default()));
@@ -158,13 +175,12 @@ impl Executor for LocalExecutor {
         self.lane_of.insert(task.unit, at);
         let lane = &mut self.lanes[at];
         lane.n_tasks += 1;
-        locked(&lane.queue.tasks).0.push_back(task);
-        lane.queue.changed.notify_one();
+        lane.queue.push(task);
     }
 
     fn withdraw(&mut self) {
         for lane in &mut self.lanes {
-            for task in locked(&lane.queue.tasks).0.drain(..) {
+            for task in locked(&lane.queue.state).tasks.drain(..) {
                 self.lane_of.remove(&task.unit);
                 lane.n_tasks -= 1;
             }
@@ -186,11 +202,13 @@ impl Executor for LocalExecutor {
                     }
                 }
             };
-            if let Some(at) = self.lane_of.remove(&finished.unit) {
-                self.lanes[at].n_tasks -= 1;
-            }
-            return Some(finished);
+            return Some(self.taken(finished));
         }
+    }
+
+    fn try_next(&mut self) -> Option<Finished> {
+        let finished = self.receiver.try_recv().ok()?;
+        Some(self.taken(finished))
     }
 }
 
@@ -198,7 +216,7 @@ impl Drop for LocalExecutor {
     fn drop(&mut self) {
         self.withdraw();
         for lane in &mut self.lanes {
-            locked(&lane.queue.tasks).1 = true;
+            locked(&lane.queue.state).is_closed = true;
             lane.queue.changed.notify_all();
             for (work, thread) in lane.workers.drain(..) {
                 // With a limit, what is at work still may never end.
@@ -250,15 +268,27 @@ fn worker(queue: &Queue, context: &StageContext, sender: &mpsc::Sender<Finished>
 impl Queue {
     /// The next task, when there is one; `None` when the queue is closed.
     fn pop(&self) -> Option<UnitTask> {
-        let mut tasks = locked(&self.tasks);
+        let mut state = locked(&self.state);
         loop {
-            if let Some(task) = tasks.0.pop_front() {
+            if let Some(task) = state.tasks.pop_front() {
                 return Some(task);
             }
-            if tasks.1 {
+            if state.is_closed {
                 return None;
             }
-            tasks = self.changed.wait(tasks).unwrap_or_else(PoisonError::into_inner);
+            state.n_idle += 1;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.n_idle -= 1;
+        }
+    }
+
+    fn push(&self, task: UnitTask) {
+        let mut state = locked(&self.state);
+        state.tasks.push_back(task);
+        let is_awaited = state.n_idle > 0;
+        drop(state);
+        if is_awaited {
+            self.changed.notify_one();
         }
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::artifact::{Fingerprint, FingerprintInput, KeyBuilder, SetListing};
-use crate::cache::{Cache, RecordIdx, Records};
+use crate::cache::{Cache, Look, RecordIdx, Records};
 use crate::digest::{BlobDigest, UnitKey};
 use crate::pipeline::graph::{Graph, Input, SetIdx, UnitIdx};
 
@@ -96,10 +96,14 @@ impl<'a> Resolver<'a> {
             for piece in units[of(&unit_levels)].chunks(PIECE * 64) {
                 let look = |units: &[u32]| {
                     let mut keys: Vec<Option<KeyBuilder>> = vec![None; self.keys.len()];
+                    // Units that follow each other here finished one after the other.
+                    let mut last = 0;
                     let find = |unit: &u32| {
                         let kind = self.graph.kind_idx(*unit as usize);
                         let builder = keys[kind].get_or_insert_with(|| self.keys[kind].clone());
-                        records.find(&self.key_with(builder, *unit as usize, records)?)
+                        let found = records.find_near(&self.key_with(builder, *unit as usize, records)?, last + 1);
+                        last = found.unwrap_or(last);
+                        found
                     };
                     units.iter().map(find).collect::<Vec<_>>()
                 };
@@ -191,7 +195,8 @@ impl<'a> Resolver<'a> {
 
     /// All blobs of a unit are there, with the sizes they have.
     pub(super) fn is_whole(&mut self, unit: UnitIdx) -> bool {
-        *self.whole[unit].get_or_insert_with(|| is_whole(self.cache, &self.cache.records(), self.known[unit]))
+        let look = || is_whole(&self.cache.records(), &self.cache.store().look_for(1), self.known[unit]);
+        *self.whole[unit].get_or_insert_with(look)
     }
 
     /// The same of all members of a set.
@@ -208,7 +213,8 @@ impl<'a> Resolver<'a> {
     pub(super) fn check_blobs(&mut self, units: impl Iterator<Item = UnitIdx>) {
         let unchecked: Vec<UnitIdx> = units.filter(|unit| self.whole[*unit].is_none()).collect();
         let records = &*self.cache.records();
-        let check = |unit: &UnitIdx| is_whole(self.cache, records, self.known[*unit]);
+        let look = self.cache.store().look_for(unchecked.len());
+        let check = |unit: &UnitIdx| is_whole(records, &look, self.known[*unit]);
         let whole: Vec<bool> = unchecked.par_iter().with_min_len(64).map(check).collect();
         for (unit, whole) in unchecked.into_iter().zip(whole) {
             self.whole[unit] = Some(whole);
@@ -275,8 +281,8 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn is_whole(cache: &Cache, records: &Records, known: Option<RecordIdx>) -> bool {
-    known.is_some_and(|record| records.is_whole(record, cache.store()))
+fn is_whole(records: &Records, look: &Look<'_>, known: Option<RecordIdx>) -> bool {
+    known.is_some_and(|record| records.is_whole(record, look))
 }
 
 /// The places that are marked, in order of their level, and which are of each level.

@@ -142,7 +142,13 @@ pub fn run(
             executor.withdraw();
         }
         match executor.next() {
-            Some(finished) => running.take(&mut agenda, finished)?,
+            Some(finished) => {
+                running.take(&mut agenda, finished)?;
+                // Of quick units many have finished meanwhile: the workers are given as many at once.
+                while let Some(finished) = executor.try_next() {
+                    running.take(&mut agenda, finished)?;
+                }
+            }
             None if agenda.is_stale && !running.stops() => {
                 agenda = Agenda::new((graph, cache), options.targets, options.restore, &is_parallel, &running.failed);
             }
@@ -217,7 +223,7 @@ impl Running<'_, '_> {
     /// The record of a unit that has all its blobs.
     fn whole(&self, key: &UnitKey) -> Option<RecordIdx> {
         let records = self.cache.records();
-        records.find(key).filter(|record| records.is_whole(*record, self.cache.store()))
+        records.find(key).filter(|record| records.is_whole(*record, &self.cache.store().look_for(1)))
     }
 
     fn take(&mut self, agenda: &mut Agenda<'_>, finished: Finished) -> anyhow::Result<()> {

@@ -1,11 +1,11 @@
 //! One integration binary: every further one would link libtorch again.
 
+#[cfg(feature = "torch")]
+mod affinity;
 mod answers;
 #[cfg(feature = "torch")]
 mod asked;
 mod audit;
-#[cfg(feature = "torch")]
-mod affinity;
 #[cfg(feature = "torch")]
 mod backbone;
 #[cfg(feature = "torch")]

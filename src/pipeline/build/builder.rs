@@ -1,6 +1,6 @@
 //! The units of one cell, stage by stage.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub(super) struct Builder<'a> {
     pub(super) spec: &'a Spec,
     pub(super) dataset: &'a Arc<Dataset>,
     pub(super) precision: Compute,
+    /// By stage: parameters as they were written last, and with their fields in order.
+    pub(super) last_params: HashMap<&'static str, (String, Arc<str>)>,
 }
 
 impl Builder<'_> {
@@ -399,6 +401,18 @@ impl Builder<'_> {
         Ok(Source::File { path: path.into(), digest })
     }
 
+    /// Parameters as text, fields in order of their names. Units of a stage come one after the other with the same.
+    fn params(&mut self, stage: &'static str, params: &impl Serialize) -> anyhow::Result<Arc<str>> {
+        let unordered = serde_json::to_string(params)?;
+        if let Some((_, ordered)) = self.last_params.get(stage).filter(|(last, _)| *last == unordered) {
+            return Ok(ordered.clone());
+        }
+        // Through a value, whose maps are ordered by key.
+        let ordered: Arc<str> = serde_json::to_value(params)?.to_string().into();
+        self.last_params.insert(stage, (unordered, ordered.clone()));
+        Ok(ordered)
+    }
+
     pub(super) fn add<S: Stage>(
         &mut self,
         item: &str,
@@ -408,8 +422,7 @@ impl Builder<'_> {
     where
         S::Params: Serialize,
     {
-        // Through a value, whose maps are ordered by key.
-        let params = serde_json::to_value(params)?.to_string().into();
+        let params = self.params(S::KIND, params)?;
         let unit = Unit { stage: S::KIND, version: S::VERSION, item: item.to_owned(), params, inputs };
         Ok(self.graph.add(unit))
     }

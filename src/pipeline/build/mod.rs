@@ -5,6 +5,7 @@ mod affinity;
 mod builder;
 mod effective;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -180,7 +181,8 @@ pub fn build(
     let any_se_map = cells.iter().any(|cell| needs_se_maps(cell.spec));
     let cells = cells.iter().map(|cell| {
         let precision = resolve(cell.spec.precision, bf16_native);
-        let mut builder = Builder { graph: &mut graph, memo, spec: cell.spec, dataset: &cell.dataset, precision };
+        let (spec, dataset, last_params) = (cell.spec, &cell.dataset, HashMap::new());
+        let mut builder = Builder { graph: &mut graph, memo, spec, dataset, precision, last_params };
         builder.cell(cell.name, any_se_map).with_context(|| format!("variant `{}`", cell.name))
     });
     let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;

@@ -1,5 +1,7 @@
-//! A file of records in order of their first 32 bytes, a digest. Read whole and looked up without being parsed, it
-//! answers a million questions in the time sled opens.
+//! A file of records that begin with 32 bytes, a digest. Read whole and looked up without being parsed, it answers a
+//! million questions in the time sled opens.
+//!
+//! Records keep the order in which they are written, so that what belongs together stands together in memory.
 //!
 //! ```text
 //! magic (8)  BLAKE3 of all that follows (32)  number of records (u64)  bytes of one (u64)  records  what the owner adds
@@ -15,17 +17,23 @@ const MAGIC: usize = 8;
 const CHECKED: usize = MAGIC + 32;
 const HEAD: usize = CHECKED + 16;
 
+/// Records that are looked at around a guess: threads finish units a little out of order.
+const BEFORE: usize = 2;
+const AFTER: usize = 6;
+
 /// A file that was read, or nothing.
 #[derive(Debug, Default)]
-pub(super) struct Sorted {
+pub(super) struct Table {
     bytes: Vec<u8>,
     n: usize,
     width: usize,
-    /// By the first bits of a key: the first record with these bits or more.
+    /// Places of records, by the first bits of their keys.
+    places: Vec<u32>,
+    /// By these bits: where theirs begin in `places`.
     buckets: Vec<u32>,
 }
 
-impl Sorted {
+impl Table {
     /// The file, if it is there and whole and its records are of this width.
     pub(super) fn read(path: &Path, magic: &[u8; MAGIC], width: usize) -> Option<Self> {
         let bytes = fs::read(path).ok()?;
@@ -39,30 +47,44 @@ impl Sorted {
         if !whole {
             return None;
         }
-        let mut sorted = Self { bytes, n, width, buckets: Vec::new() };
+        let mut table = Self { bytes, n, width, places: vec![0; n], buckets: Vec::new() };
         let n_buckets = n.next_power_of_two().max(2);
-        let mut buckets = Vec::with_capacity(n_buckets + 1);
-        for place in 0..n {
-            let bucket = bucket(sorted.record(place), n_buckets);
-            while buckets.len() <= bucket {
-                buckets.push(place as u32);
-            }
+        let mut ends = vec![0u32; n_buckets + 1];
+        (0..n).for_each(|place| ends[bucket(table.record(place), n_buckets)] += 1);
+        let mut sum = 0;
+        for end in &mut ends {
+            sum += *end;
+            *end = sum;
         }
-        buckets.resize(n_buckets + 1, n as u32);
-        sorted.buckets = buckets;
-        Some(sorted)
+        // From the last, so that each end becomes a beginning.
+        for place in (0..n).rev() {
+            let bucket = bucket(table.record(place), n_buckets);
+            ends[bucket] -= 1;
+            table.places[ends[bucket] as usize] = place as u32;
+        }
+        table.buckets = ends;
+        Some(table)
     }
 
     /// Writes a file whole or not at all. It is not synced: what is not whole after a crash is made again.
-    pub(super) fn write(path: &Path, magic: &[u8; MAGIC], width: usize, records: &[u8], rest: &[u8]) -> io::Result<()> {
+    pub(super) fn write(
+        path: &Path,
+        magic: &[u8; MAGIC],
+        width: usize,
+        records: &[u8],
+        rest: &[&[u8]],
+    ) -> io::Result<()> {
         let numbers = [(records.len() / width) as u64, width as u64].map(u64::to_le_bytes).concat();
+        let checked = || [&numbers, records].into_iter().chain(rest.iter().copied());
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&numbers).update_rayon(records).update_rayon(rest);
+        for part in checked() {
+            hasher.update_rayon(part);
+        }
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
-        for part in [&magic[..], hasher.finalize().as_bytes(), &numbers, records, rest] {
-            file.write_all(part)?;
-        }
+        file.write_all(magic)?;
+        file.write_all(hasher.finalize().as_bytes())?;
+        checked().try_for_each(|part| file.write_all(part))?;
         file.persist(path).map_err(|error| error.error).map(|_: File| ())
     }
 
@@ -82,7 +104,15 @@ impl Sorted {
     pub(super) fn find(&self, key: &[u8; KEY]) -> Option<usize> {
         let bucket = bucket(key, self.buckets.len().checked_sub(1)?);
         let (from, to) = (self.buckets[bucket] as usize, self.buckets[bucket + 1] as usize);
-        (from..to).find(|&place| self.record(place)[..KEY] == *key)
+        let mut places = self.places[from..to].iter().map(|&place| place as usize);
+        places.find(|&place| self.record(place)[..KEY] == *key)
+    }
+
+    /// The same, faster if the record stands about where `guess` says.
+    pub(super) fn find_near(&self, key: &[u8; KEY], guess: usize) -> Option<usize> {
+        let around = guess.saturating_sub(BEFORE)..(guess + AFTER).min(self.n);
+        let is_it = |place: &usize| self.record(*place)[..KEY] == *key;
+        around.into_iter().find(is_it).or_else(|| self.find(key))
     }
 }
 
@@ -114,9 +144,7 @@ mod tests {
     use super::*;
 
     fn keys(n: u64) -> Vec<[u8; KEY]> {
-        let mut keys: Vec<_> = (0..n).map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect();
-        keys.sort_unstable();
-        keys
+        (0..n).map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes()).collect()
     }
 
     #[test]
@@ -126,18 +154,21 @@ mod tests {
         for n in [0, 1, 2, 3, 1000] {
             let keys = keys(n);
             let records: Vec<u8> = keys.iter().flat_map(|key| [&key[..], &key[..4]].concat()).collect();
-            Sorted::write(&path, b"testtest", KEY + 4, &records, b"rest").unwrap();
-            let sorted = Sorted::read(&path, b"testtest", KEY + 4).unwrap();
-            assert_eq!((sorted.len(), sorted.rest()), (keys.len(), &b"rest"[..]));
+            Table::write(&path, b"testtest", KEY + 4, &records, &[b"re", b"st"]).unwrap();
+            let table = Table::read(&path, b"testtest", KEY + 4).unwrap();
+            assert_eq!((table.len(), table.rest()), (keys.len(), &b"rest"[..]));
             for (place, key) in keys.iter().enumerate() {
-                assert_eq!(sorted.find(key), Some(place));
-                assert_eq!(sorted.record(place)[KEY..], key[..4]);
+                assert_eq!(table.find(key), Some(place));
+                for guess in [0, place, place.saturating_sub(3), place + 1, keys.len(), keys.len() + 7] {
+                    assert_eq!(table.find_near(key, guess), Some(place));
+                }
+                assert_eq!(table.record(place)[KEY..], key[..4]);
             }
             for other in [[0; KEY], [255; KEY], *blake3::hash(b"other").as_bytes()] {
-                assert_eq!(sorted.find(&other), None);
+                assert_eq!((table.find(&other), table.find_near(&other, 1)), (None, None));
             }
         }
-        assert_eq!(Sorted::default().find(&[0; KEY]), None);
+        assert_eq!(Table::default().find(&[0; KEY]), None);
     }
 
     #[test]
@@ -145,16 +176,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t");
         let records = keys(20).concat();
-        Sorted::write(&path, b"testtest", KEY, &records, b"").unwrap();
+        Table::write(&path, b"testtest", KEY, &records, &[]).unwrap();
         let good = fs::read(&path).unwrap();
-        assert!(Sorted::read(&path, b"othertes", KEY).is_none() && Sorted::read(&path, b"testtest", 16).is_none());
+        assert!(Table::read(&path, b"othertes", KEY).is_none() && Table::read(&path, b"testtest", 16).is_none());
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(&path, &bad).unwrap();
-            assert!(Sorted::read(&path, b"testtest", KEY).is_none(), "byte {at}");
+            assert!(Table::read(&path, b"testtest", KEY).is_none(), "byte {at}");
             fs::write(&path, &good[..at]).unwrap();
-            assert!(Sorted::read(&path, b"testtest", KEY).is_none(), "cut at {at}");
+            assert!(Table::read(&path, b"testtest", KEY).is_none(), "cut at {at}");
         }
     }
 }

@@ -6,13 +6,18 @@
 //! A graph of a million units is small: what units share (parameters, names, files) is kept once, and a unit is a few
 //! numbers.
 
+mod intern;
+mod unit;
+
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 
+use self::intern::{Places, Texts};
+pub use self::unit::{InputSet, Kind, Source, Unit, UnitRef};
 use crate::digest::BlobDigest;
 
 /// Place of a unit in a graph; inputs come before their users.
@@ -20,68 +25,8 @@ pub type UnitIdx = usize;
 /// Place of a set in a graph.
 pub type SetIdx = usize;
 
-/// Where the bytes of an input come from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// An output of another unit.
-    Output { unit: UnitIdx, name: &'static str },
-    /// A file of the user: an image, a mask, weights.
-    File { path: Arc<Path>, digest: BlobDigest },
-    /// A small value made while planning, like the class list of an image.
-    Value { bytes: Arc<[u8]>, digest: BlobDigest },
-    /// Many inputs under one name.
-    Set(SetIdx),
-}
-
-impl Source {
-    pub fn value(bytes: impl Into<Arc<[u8]>>) -> Self {
-        let bytes = bytes.into();
-        Self::Value { digest: BlobDigest::of(&bytes), bytes }
-    }
-}
-
-/// Inputs by item id, in order. Members are never sets.
-#[derive(Clone, Debug)]
-pub struct InputSet {
-    pub members: Vec<(String, Source)>,
-}
-
-/// One stage applied to one item, to be added to a graph.
-#[derive(Clone, Debug)]
-pub struct Unit {
-    pub stage: &'static str,
-    pub version: u64,
-    /// `2007_000032`, `epoch 3`, `train`. For people; not in the key.
-    pub item: String,
-    /// Effective parameters: JSON text with sorted keys.
-    pub params: Arc<str>,
-    pub inputs: Vec<(&'static str, Source)>,
-}
-
-/// What units of one stage with the same parameters share.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Kind {
-    pub stage: &'static str,
-    pub version: u64,
-    pub params: Arc<str>,
-}
-
-/// A unit of a graph.
-#[derive(Clone, Copy, Debug)]
-pub struct UnitRef<'a> {
-    pub stage: &'static str,
-    pub item: &'a str,
-    pub params: &'a Arc<str>,
-}
-
-impl UnitRef<'_> {
-    pub fn label(&self) -> String {
-        format!("{} {}", self.stage, self.item)
-    }
-}
-
 /// A [`Source`] in a few bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     /// `name`: place in [`Graph::names`].
     Output {
@@ -91,6 +36,17 @@ pub(super) enum Input {
     /// Place in [`Graph::contents`].
     Content(u32),
     Set(u32),
+}
+
+/// In one piece: every unit is hashed.
+impl Hash for Input {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(match *self {
+            Self::Output { unit, name } => u64::from(unit) | u64::from(name) << 32,
+            Self::Content(content) => u64::from(content) | 1 << 48,
+            Self::Set(set) => u64::from(set) | 2 << 48,
+        });
+    }
 }
 
 /// Bytes that no unit makes.
@@ -117,29 +73,6 @@ struct SetRecord {
     members: u32,
 }
 
-/// Texts, each once.
-#[derive(Debug, Default)]
-struct Texts {
-    texts: Vec<Box<str>>,
-    places: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-}
-
-impl Texts {
-    fn place(&mut self, text: &str) -> u32 {
-        let Self { texts, places, hasher } = self;
-        let hash = hasher.hash_one(text);
-        let same = |place: &u32| *texts[*place as usize] == *text;
-        if let Some(place) = places.find(hash, same) {
-            return *place;
-        }
-        let place = texts.len() as u32;
-        places.insert_unique(hash, place, |place| hasher.hash_one(&*texts[*place as usize]));
-        texts.push(text.into());
-        place
-    }
-}
-
 /// All units of a pipeline.
 #[derive(Debug, Default)]
 pub struct Graph {
@@ -150,14 +83,16 @@ pub struct Graph {
     names: Vec<&'static str>,
     contents: Vec<(BlobDigest, Content)>,
     content_places: HashMap<BlobDigest, u32, DefaultHashBuilder>,
+    /// After the one that was added, or found, last.
+    next_content: u32,
     units: Vec<UnitRecord>,
     /// By unit: slot and input.
     inputs: Vec<(u16, Input)>,
     sets: Vec<SetRecord>,
     /// By set: item and input.
     members: Vec<(u32, Input)>,
-    equal_units: HashTable<u32>,
-    equal_sets: HashTable<u32>,
+    equal_units: Places,
+    equal_sets: Places,
     hasher: DefaultHashBuilder,
 }
 
@@ -177,7 +112,7 @@ impl Graph {
 
     pub fn unit(&self, unit: UnitIdx) -> UnitRef<'_> {
         let Kind { stage, version: _, params } = self.kind(unit);
-        UnitRef { stage, item: &self.items.texts[self.units[unit].item as usize], params }
+        UnitRef { stage, item: self.items.at(self.units[unit].item), params }
     }
 
     pub fn units(&self) -> impl ExactSizeIterator<Item = UnitRef<'_>> {
@@ -204,24 +139,18 @@ impl Graph {
         }
         let added = &self.inputs[first..];
         let same =
-            |unit: &u32| self.units[*unit as usize].kind == kind && self.inputs_but_for(*unit as usize, first) == added;
+            |unit: u32| self.units[unit as usize].kind == kind && self.inputs_but_for(unit as usize, first) == added;
         let hash = self.hasher.hash_one((kind, added));
         if let Some(equal) = self.equal_units.find(hash, same) {
-            let equal = *equal as usize;
             self.inputs.truncate(first);
-            return equal;
+            return equal as usize;
         }
         let levels = added.iter().map(|(_, input)| self.level_of(input));
         let level = levels.max().unwrap_or(0) + 1;
         let record = UnitRecord { kind, item: self.items.place(&item), level, inputs: first as u32 };
         let place = self.units.len() as u32;
         self.units.push(record);
-        let Self { equal_units, hasher, units, inputs, .. } = self;
-        equal_units.insert_unique(hash, place, |unit| {
-            let record = &units[*unit as usize];
-            let end = units.get(*unit as usize + 1).map_or(first, |next| next.inputs as usize);
-            hasher.hash_one((record.kind, &inputs[record.inputs as usize..end]))
-        });
+        self.equal_units.insert(hash, place);
         place as usize
     }
 
@@ -234,20 +163,15 @@ impl Graph {
         }
         let added = &self.members[first..];
         let hash = self.hasher.hash_one(added);
-        let same = |set: &u32| self.members_but_for(*set as usize, first) == added;
+        let same = |set: u32| self.members_but_for(set as usize, first) == added;
         if let Some(equal) = self.equal_sets.find(hash, same) {
-            let equal = *equal as usize;
             self.members.truncate(first);
-            return Source::Set(equal);
+            return Source::Set(equal as usize);
         }
         let level = added.iter().map(|(_, input)| self.level_of(input)).max().unwrap_or(0);
         let place = self.sets.len() as u32;
         self.sets.push(SetRecord { level, members: first as u32 });
-        let Self { equal_sets, hasher, sets, members, .. } = self;
-        equal_sets.insert_unique(hash, place, |set| {
-            let end = sets.get(*set as usize + 1).map_or(first, |next| next.members as usize);
-            hasher.hash_one(&members[sets[*set as usize].members as usize..end])
-        });
+        self.equal_sets.insert(hash, place);
         Source::Set(place as usize)
     }
 
@@ -284,7 +208,7 @@ impl Graph {
 
     pub(super) fn members(&self, set: SetIdx) -> impl ExactSizeIterator<Item = (&str, Input)> {
         let members = self.members_but_for(set, self.members.len()).iter();
-        members.map(|(item, input)| (&*self.items.texts[*item as usize], *input))
+        members.map(|(item, input)| (self.items.at(*item), *input))
     }
 
     /// Units that make members of a set.
@@ -355,11 +279,18 @@ impl Graph {
     }
 
     fn content_of(&mut self, digest: BlobDigest, content: impl FnOnce() -> Content) -> Input {
-        let Self { content_places, contents, .. } = self;
-        Input::Content(*content_places.entry(digest).or_insert_with(|| {
-            contents.push((digest, content()));
-            contents.len() as u32 - 1
-        }))
+        let Self { content_places, contents, next_content, .. } = self;
+        // As with the items: the variants go through the same files.
+        let is_next = contents.get(*next_content as usize).is_some_and(|(next, _)| *next == digest);
+        let place = match is_next {
+            true => *next_content,
+            false => *content_places.entry(digest).or_insert_with(|| {
+                contents.push((digest, content()));
+                contents.len() as u32 - 1
+            }),
+        };
+        *next_content = place + 1;
+        Input::Content(place)
     }
 }
 
