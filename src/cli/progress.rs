@@ -176,7 +176,7 @@ impl Progress {
         } else if let Some(epoch) = epoch {
             state.shown = Instant::now();
             eprintln!("{epoch}");
-        } else if done == of || state.shown.elapsed() > EVERY {
+        } else if done == of || done > 0 && state.shown.elapsed() > EVERY {
             state.shown = Instant::now();
             let elapsed = state.started.elapsed().as_secs_f64();
             let rate = done as f64 / elapsed.max(1e-9);

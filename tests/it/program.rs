@@ -346,7 +346,7 @@ fn a_flipped_byte_and_a_deleted_blob_are_found_and_made_again() {
         let entry = walk(&dir.path().join("cache/blobs"));
         entry.into_iter().find(|path| path.to_string_lossy().replace('/', "").ends_with(&digest[2..])).unwrap()
     };
-    let (flipped, deleted) = (of("pseudo_label train_0001"), of("se_map train_0002"));
+    let (flipped, deleted) = (of("cam_infer train_0001"), of("se_map train_0002"));
     let mut bytes = fs::read(&flipped).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
