@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::store::write_whole;
 use super::{Cache, StoreError};
 use crate::artifact::ArtifactRef;
 use crate::digest::{BlobDigest, UnitKey};
@@ -49,22 +49,12 @@ impl Cache {
 
     /// Keeps what an audit found.
     pub fn put_drift(&self, drift: &Drift) -> anyhow::Result<()> {
-        let folder = self.drift_folder();
-        fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
-        let path = folder.join(format!("{}.json", drift.key));
-        write(&folder, &path, &serde_json::to_vec_pretty(drift)?).map_err(StoreError::io("write", &path))?;
+        let path = self.drift_folder().join(format!("{}.json", drift.key));
+        write_whole(&path, &serde_json::to_vec_pretty(drift)?).map_err(StoreError::io("write", &path))?;
         Ok(())
     }
 
     fn drift_folder(&self) -> PathBuf {
         self.folder().join("drift")
     }
-}
-
-/// Whole or not at all.
-fn write(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map(drop).map_err(|error| error.error)
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::store::StoreError;
+use super::store::{StoreError, write_whole};
 use crate::digest::BlobDigest;
 
 /// What is known when a run begins.
@@ -125,13 +125,7 @@ impl History {
         if fs::read(&path).is_ok_and(|kept| kept == bytes) {
             return Ok(digest);
         }
-        let write = || {
-            fs::create_dir_all(&self.folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-            file.write_all(bytes)?;
-            file.persist(&path).map_err(|error| error.error)
-        };
-        write().map_err(StoreError::io("write", &path))?;
+        write_whole(&path, bytes).map_err(StoreError::io("write", &path))?;
         Ok(digest)
     }
 

@@ -162,24 +162,25 @@ impl Cache {
     /// Records a finished unit. Its blobs are in the store already, synced if it took longer than [`SYNC_SECONDS`].
     pub fn put(&self, manifest: &Manifest) -> anyhow::Result<()> {
         let mut log = locked(&self.log);
-        let place: Place = log.append(manifest)?;
-        if manifest.seconds > SYNC_SECONDS {
-            log.sync()?;
-        }
-        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, &place);
-        locked(&self.untold).push(told(manifest));
-        Ok(())
+        self.append(&mut log, manifest, manifest.seconds > SYNC_SECONDS)
     }
 
     /// Records units that finished in another cache. Of their blobs those are in the store that are to be.
     pub(crate) fn adopt(&self, manifests: &[Manifest]) -> anyhow::Result<()> {
         let mut log = locked(&self.log);
-        for manifest in manifests {
-            let place = log.append(manifest)?;
-            self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, &place);
-            locked(&self.untold).push(told(manifest));
-        }
+        manifests.iter().try_for_each(|manifest| self.append(&mut log, manifest, false))?;
         log.sync()?;
+        Ok(())
+    }
+
+    /// A record is known once it is in the log.
+    fn append(&self, log: &mut ManifestLog, manifest: &Manifest, synced: bool) -> anyhow::Result<()> {
+        let place: Place = log.append(manifest)?;
+        if synced {
+            log.sync()?;
+        }
+        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(manifest, &place);
+        locked(&self.untold).push(told(manifest));
         Ok(())
     }
 

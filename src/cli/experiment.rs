@@ -264,8 +264,9 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = time_limit.map(|seconds| Duration::from_secs(seconds.into()));
     let mut executor = LocalExecutor::new(context, jobs).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
-    recorded.end(report.as_ref().ok(), table(&cache, &experiment).as_ref().ok(), now());
-    let report = report?;
+    let table = table(&cache, &experiment);
+    recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
+    let (report, mut table) = (report?, table?);
     if !cli.quiet {
         let repaired = match report.repaired.len() {
             0 => String::new(),
@@ -282,8 +283,8 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         let audited = Audited { cli, cache: &cache, experiment: &experiment, made_by: &made_by, now: &now };
         let chosen = audit::Chosen { share, rng_seed: audit_seed.unwrap_or_else(now), jobs, limit };
         code = audit::audit_run(&audited, &chosen, audit_context)?;
+        table = self::table(&cache, &experiment)?; // marks what is built on what drifted
     }
-    let table = table(&cache, &experiment)?;
     let repeats = repeats_of(&experiment, &table, None)?;
     print!("{}", shown(cli, &table, &repeats)?);
     if !report.blocked.is_empty() {

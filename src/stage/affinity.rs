@@ -7,12 +7,34 @@ use tch::{Kind, Tensor};
 use super::NotFinite;
 use super::epoch::{Members, batch_tensor};
 use super::loader::each;
+use super::params::{Backbone, Compute};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_label_map, decode_rgb};
 use crate::data::rng::stream;
 use crate::model::memory::{pinned, read_all, send};
 use crate::model::optim::Sgd;
 use crate::vision::{IGNORE, LabelMap};
+
+/// Parameters of an epoch of either network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AffinityEpochParams {
+    pub epoch: u32,
+    pub epochs: u32,
+    pub rng_seed: u64,
+    pub precision: Compute,
+    pub backbone: Backbone,
+    pub stride: u32,
+    pub batch_size: usize,
+    pub crop: u32,
+    pub rescale: (f64, f64),
+    pub radius: usize,
+    pub lr: f64,
+    /// Of the layers above the backbone (PSA) or of the displacements (IRN).
+    pub head_lr_mult: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+}
 
 /// How windows are cut.
 #[derive(Clone, Copy, Debug)]

@@ -1,12 +1,10 @@
 //! `irn_epoch`: one epoch of IRN on what is certain of the pseudo-labels.
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::affinity::{Batch, PairLosses, Windows, descend};
+use super::affinity::{AffinityEpochParams, Batch, PairLosses, Windows, descend};
 use super::epoch::{EpochOptions, Members, Start, Trainer, train};
-use super::params::{Backbone, Compute};
 use super::{Output, Stage, StageContext, UnitInput};
 use crate::data::rng::stream;
 use crate::model::affinity::irn;
@@ -14,30 +12,10 @@ use crate::model::irn::{IrnNet, STRIDE};
 use crate::model::optim::{Sgd, SgdOptions};
 use crate::model::weights::Weights;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IrnEpochParams {
-    pub epoch: u32,
-    pub epochs: u32,
-    pub rng_seed: u64,
-    pub precision: Compute,
-    pub backbone: Backbone,
-    pub stride: u32,
-    pub batch_size: usize,
-    pub crop: u32,
-    pub rescale: (f64, f64),
-    pub radius: usize,
-    pub lr: f64,
-    /// Of the displacements.
-    pub head_lr_mult: f64,
-    pub momentum: f64,
-    pub weight_decay: f64,
-}
-
 /// Reads `weights` of the backbone, which stays as it is, and after the first epoch `checkpoint`; the sets `images` and
 /// `labels` (label maps). Gives `checkpoint`, without the backbone, and `losses` (JSON, a row a step).
 pub struct IrnEpoch {
-    params: IrnEpochParams,
+    params: AffinityEpochParams,
     context: StageContext,
 }
 
@@ -46,9 +24,9 @@ impl Stage for IrnEpoch {
     // 1: first version
     const VERSION: u64 = 1;
     const PARALLEL: bool = false;
-    type Params = IrnEpochParams;
+    type Params = AffinityEpochParams;
 
-    fn load(params: IrnEpochParams, context: &StageContext) -> anyhow::Result<Self> {
+    fn load(params: AffinityEpochParams, context: &StageContext) -> anyhow::Result<Self> {
         Ok(Self { params, context: context.clone() })
     }
 
@@ -60,8 +38,8 @@ impl Stage for IrnEpoch {
         let config = params.backbone.config(params.stride, params.precision, device);
         let mut rng = stream(params.rng_seed, 0, "", "irn layers");
         let model = IrnNet::load(&backbone, &start.weights, &config, &mut rng)?;
-        let IrnEpochParams { epoch, epochs, rng_seed, batch_size, crop, rescale, lr, .. } = *params;
-        let IrnEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
+        let AffinityEpochParams { epoch, epochs, rng_seed, batch_size, crop, rescale, lr, .. } = *params;
+        let AffinityEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let options = SgdOptions { head_lr_mult, momentum, weight_decay };
         let mut sgd = Sgd::load(model.trained(), &start.weights, options)?;
         let fast = sgd.tensors.iter_mut().filter(|(name, _)| IrnNet::is_displacement(name));

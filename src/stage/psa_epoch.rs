@@ -1,11 +1,9 @@
 //! `psa_epoch`: one epoch of AffinityNet on what is certain of the pseudo-labels.
 
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::affinity::{Batch, PairLosses, Windows, descend};
+use super::affinity::{AffinityEpochParams, Batch, PairLosses, Windows, descend};
 use super::epoch::{EpochOptions, Members, Start, Trainer, train};
-use super::params::{Backbone, Compute};
 use super::{Output, Stage, StageContext, UnitInput};
 use crate::data::rng::stream;
 use crate::model::affinity::psa;
@@ -15,29 +13,10 @@ use crate::model::psa::{PsaNet, STRIDE};
 /// Colours in training (the reference's). See [`crate::data::augment::Jitter`].
 const JITTER: (f64, f64, f64, f64) = (0.3, 0.3, 0.3, 0.1);
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PsaEpochParams {
-    pub epoch: u32,
-    pub epochs: u32,
-    pub rng_seed: u64,
-    pub precision: Compute,
-    pub backbone: Backbone,
-    pub stride: u32,
-    pub batch_size: usize,
-    pub crop: u32,
-    pub rescale: (f64, f64),
-    pub radius: usize,
-    pub lr: f64,
-    pub head_lr_mult: f64,
-    pub momentum: f64,
-    pub weight_decay: f64,
-}
-
 /// Reads `weights` (first epoch) or `checkpoint`, the sets `images` and `labels` (label maps). Gives `checkpoint` and
 /// `losses` (JSON, a row a step).
 pub struct PsaEpoch {
-    params: PsaEpochParams,
+    params: AffinityEpochParams,
     context: StageContext,
 }
 
@@ -46,9 +25,9 @@ impl Stage for PsaEpoch {
     // 1: first version
     const VERSION: u64 = 1;
     const PARALLEL: bool = false;
-    type Params = PsaEpochParams;
+    type Params = AffinityEpochParams;
 
-    fn load(params: PsaEpochParams, context: &StageContext) -> anyhow::Result<Self> {
+    fn load(params: AffinityEpochParams, context: &StageContext) -> anyhow::Result<Self> {
         Ok(Self { params, context: context.clone() })
     }
 
@@ -58,8 +37,8 @@ impl Stage for PsaEpoch {
         let start = Start::read(input, context)?;
         let config = params.backbone.config(params.stride, params.precision, device);
         let model = PsaNet::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "psa layers"))?;
-        let PsaEpochParams { epoch, epochs, rng_seed, batch_size, crop, rescale, lr, .. } = *params;
-        let PsaEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
+        let AffinityEpochParams { epoch, epochs, rng_seed, batch_size, crop, rescale, lr, .. } = *params;
+        let AffinityEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let options = SgdOptions { head_lr_mult, momentum, weight_decay };
         let mut sgd = Sgd::load(model.trained(), &start.weights, options)?;
         let new = sgd.tensors.iter_mut().filter(|(name, _)| PsaNet::is_new(name));
@@ -78,7 +57,7 @@ impl Stage for PsaEpoch {
 struct PsaTrainer<'a> {
     model: PsaNet,
     sgd: Sgd,
-    params: &'a PsaEpochParams,
+    params: &'a AffinityEpochParams,
     device: tch::Device,
 }
 
@@ -87,7 +66,7 @@ impl Trainer for PsaTrainer<'_> {
     type Row = PairLosses;
 
     fn step(&mut self, batch: Batch, lr: f64) -> anyhow::Result<PairLosses> {
-        let PsaEpochParams { rng_seed, epoch, radius, .. } = *self.params;
+        let AffinityEpochParams { rng_seed, epoch, radius, .. } = *self.params;
         let (crops, labels) = batch.on(self.device);
         self.sgd.zero_grad();
         let streams = batch.items.iter().map(|item| stream(rng_seed, u64::from(epoch), item, "psa dropout"));

@@ -5,10 +5,11 @@ use crate::data::Item;
 use crate::pipeline::affinity::On;
 use crate::pipeline::graph::UnitIdx;
 use crate::pipeline::spec::Refinement;
+use crate::stage::affinity::AffinityEpochParams;
 use crate::stage::affinity_label::{AffinityLabel, AffinityLabelParams};
-use crate::stage::irn_epoch::{IrnEpoch, IrnEpochParams};
+use crate::stage::irn_epoch::IrnEpoch;
 use crate::stage::irn_walk::{IrnWalk, IrnWalkParams};
-use crate::stage::psa_epoch::{PsaEpoch, PsaEpochParams};
+use crate::stage::psa_epoch::PsaEpoch;
 use crate::stage::psa_walk::{PsaWalk, PsaWalkParams};
 use crate::stage::seg_crf::CrfSet;
 
@@ -64,7 +65,7 @@ impl Builder<'_> {
         let (images, labels) = (self.files(&dataset.train), self.outputs(&dataset.train, labels, "label"));
         let mut units: Vec<UnitIdx> = Vec::new();
         for epoch in 0..spec.epochs {
-            let params = PsaEpochParams {
+            let params = AffinityEpochParams {
                 epoch,
                 epochs: spec.epochs,
                 rng_seed: self.spec.rng_seed,
@@ -93,7 +94,7 @@ impl Builder<'_> {
         let (images, labels) = (self.files(&dataset.train), self.outputs(&dataset.train, labels, "label"));
         let mut units: Vec<UnitIdx> = Vec::new();
         for epoch in 0..spec.epochs {
-            let params = IrnEpochParams {
+            let params = AffinityEpochParams {
                 epoch,
                 epochs: spec.epochs,
                 rng_seed: self.spec.rng_seed,
