@@ -40,8 +40,17 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let config = sled::Config::new().path(path).cache_capacity(64 << 20).flush_every_ms(Some(500));
-        let db = config.open().with_context(|| format!("could not open the index `{}`", path.display()))?;
+        let config = sled::Config::new().path(path).flush_every_ms(Some(500));
+        Self::with(config).with_context(|| format!("could not open the index `{}`", path.display()))
+    }
+
+    /// An empty one, gone when it is dropped.
+    pub(crate) fn temporary() -> anyhow::Result<Self> {
+        Self::with(sled::Config::new().temporary(true)).context("could not make an index")
+    }
+
+    fn with(config: sled::Config) -> anyhow::Result<Self> {
+        let db = config.cache_capacity(64 << 20).open()?;
         let tree = |name: &str| db.open_tree(name);
         Ok(Self { labels: tree("labels")?, facts: tree("facts")?, costs: tree("costs")?, db })
     }

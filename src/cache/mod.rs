@@ -12,7 +12,7 @@
 //!   datasets/            data sets the program made itself
 //!   drift/               units that gave other bytes when an audit ran them again
 //!   scratch/             half-done long units; losing it costs time only
-//!   lock                 held while a process works here, with its name inside
+//!   lock                 held while a process writes here, with its name inside
 //! ```
 //!
 //! Order of writing: blobs, then the manifest, then the index. So a unit is finished when its manifest is whole, and
@@ -56,7 +56,7 @@ pub const SYNC_SECONDS: f64 = 0.05;
 /// Units that the index is told of at the end of a run at the latest.
 const MANY_UNTOLD: usize = 4096;
 
-/// A cache folder, locked by this process.
+/// A cache folder, locked by this process or looked at.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -70,7 +70,8 @@ pub struct Cache {
     untold: Mutex<Vec<Finished>>,
     /// Bytes of the logs when the cache was opened.
     bytes_then: u64,
-    _lock: Lock,
+    /// `None`: nothing in the folder is changed.
+    lock: Option<Lock>,
 }
 
 /// How much of the store a stage holds.
@@ -99,14 +100,33 @@ impl Cache {
         fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
         let folder = fs::canonicalize(folder).map_err(StoreError::io("open", folder))?;
         let lock = Lock::acquire(&folder, who, waiting)?;
-        let index = folder.join("index");
-        if index.join("db").exists() {
-            // As it was laid out before; disposable.
-            fs::remove_dir_all(&index).map_err(StoreError::io("remove", &index))?;
+        Self::with(folder, Some(lock))
+    }
+
+    /// Opens a cache to look at it, without waiting: while another process holds it, and where it cannot be written, it
+    /// is as it was when it was opened, and facts about files are found anew.
+    pub fn open_to_read(folder: &Path, who: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
+        let folder = fs::canonicalize(folder).map_err(StoreError::io("open", folder))?;
+        let lock = Lock::if_free(&folder, who);
+        Self::with(folder, lock)
+    }
+
+    fn with(folder: PathBuf, lock: Option<Lock>) -> anyhow::Result<Self> {
+        let (index, manifests) = (folder.join("index"), folder.join("manifests"));
+        let units = index.join("units");
+        let records = Records::open(&units, &manifests)?;
+        if lock.is_some() {
+            if index.join("db").exists() {
+                // As it was laid out before; disposable.
+                fs::remove_dir_all(&index).map_err(StoreError::io("remove", &index))?;
+            }
+            fs::create_dir_all(&index).map_err(StoreError::io("create", &index))?;
+            if records.is_without_file() && units.exists() {
+                // Logs that grow later must not make it look right.
+                fs::remove_file(&units).map_err(StoreError::io("remove", &units))?;
+            }
         }
-        fs::create_dir_all(&index).map_err(StoreError::io("create", &index))?;
-        let manifests = folder.join("manifests");
-        let records = Records::open(&index.join("units"), &manifests)?;
         Ok(Self {
             bytes_then: records.bytes_read(),
             records: Arc::new(RwLock::new(records)),
@@ -115,7 +135,7 @@ impl Cache {
             untold: Mutex::default(),
             log: Mutex::new(ManifestLog::new(manifests)),
             store: BlobStore::new(folder.join("blobs")),
-            _lock: lock,
+            lock,
             folder,
         })
     }
@@ -175,6 +195,7 @@ impl Cache {
 
     /// A record is known once it is in the log.
     fn append(&self, log: &mut ManifestLog, manifest: &Manifest, synced: bool) -> anyhow::Result<()> {
+        anyhow::ensure!(self.lock.is_some(), "the cache `{}` was opened to be read", self.folder.display());
         let place: Place = log.append(manifest)?;
         if synced {
             log.sync()?;
@@ -236,6 +257,11 @@ impl Cache {
     }
 
     fn open_index(&self) -> anyhow::Result<Index> {
+        if self.lock.is_none() {
+            let index = Index::temporary()?;
+            tell(&index, &self.folder.join("manifests"), &|_| true, self.bytes_then)?;
+            return Ok(index);
+        }
         let path = self.folder.join("index/sled");
         let index = match Index::open(&path) {
             Ok(index) => index,
@@ -302,6 +328,9 @@ impl Cache {
 
     /// What finished outlives a power cut, and the next process starts as fast as this one.
     pub fn flush(&self) -> anyhow::Result<()> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
         locked(&self.log).sync()?;
         // What cannot be written here costs time at the next start, nothing else.
         let _ = self.files.write();
@@ -367,10 +396,14 @@ impl FileMemo for Cache {
     }
 
     fn fact(&self, name: &str, of: &BlobDigest) -> Option<Vec<u8>> {
+        self.lock.as_ref()?;
         self.index().ok()?.fact(&[name.as_bytes(), of.as_bytes()].concat())
     }
 
     fn remember(&self, name: &str, of: &BlobDigest, fact: &[u8]) {
+        if self.lock.is_none() {
+            return;
+        }
         // A lost memo is only slower.
         let _ = self.index().and_then(|index| index.remember_fact(&[name.as_bytes(), of.as_bytes()].concat(), fact));
     }

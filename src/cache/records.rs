@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hashbrown::HashTable;
 
 use super::manifest::{self, Place};
-use super::store::{Look, StoreError};
+use super::store::Look;
 use super::table::{KEY, Table, key_at, u32_at, u64_at};
 use crate::artifact::Manifest;
 use crate::digest::{BlobDigest, UnitKey};
@@ -55,14 +55,14 @@ impl Records {
     /// From the file and what the logs have beyond it.
     pub(super) fn open(path: &Path, manifests: &Path) -> anyhow::Result<Self> {
         let logs = manifest::list(manifests)?;
-        let records = Self::read(path, &logs);
-        if records.is_none() && path.exists() {
-            // Logs that grow later must not make it look right.
-            std::fs::remove_file(path).map_err(StoreError::io("remove", path))?;
-        }
-        let mut records = records.unwrap_or_default();
+        let mut records = Self::read(path, &logs).unwrap_or_default();
         records.read_logs(manifests, &logs)?;
         Ok(records)
+    }
+
+    /// The logs gave them all: there was no file, or it was torn or made from other logs.
+    pub(super) fn is_without_file(&self) -> bool {
+        self.old.len() == 0
     }
 
     /// The file, if it is whole and made from these logs.

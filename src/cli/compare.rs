@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::args::{Cli, PipelineArgs};
 use super::experiment::{Experiment, table};
 use super::history::of_file;
-use super::{Hinted, open_cache};
+use super::{Hinted, read_cache};
 use crate::cache::Cache;
 use crate::cache::history::{History, Run};
 use crate::pipeline::compare::fields::{Field, differing, find_effects, with_effects};
@@ -41,7 +41,7 @@ pub(super) fn compare_two(
         let message = format!("`{left}` is compared with itself");
         return Err(Hinted::error(message, "name another variant, or two runs: --run 3 --run 5"));
     }
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let sides = [(left, runs.first()), (right, runs.get(1))];
     let [left, right] = sides.map(|(variant, run)| side(&cache, args, variant, run.copied(), !runs.is_empty()));
     let sides = [left?, right?];

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use super::args::{Cli, PipelineArgs};
 use super::experiment::Experiment;
-use super::{Hinted, open_cache, size};
+use super::{Hinted, read_cache, size};
 use crate::pipeline::file::load;
 use crate::stage::Device;
 
@@ -100,7 +100,7 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
             }
         }
     }
-    let experiment = Experiment::open(&open_cache(cli)?, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
+    let experiment = Experiment::open(&read_cache(cli)?, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
     let mut named: Vec<String> = Vec::new();
     for data in experiment.cells.iter().map(|cell| &cell.dataset) {
         let text = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());

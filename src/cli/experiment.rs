@@ -21,7 +21,7 @@ use super::progress::Progress;
 use super::record::Recorded;
 use super::segment::segment;
 use super::verify::verify_results;
-use super::{Hinted, INTERRUPTED, LOGS, hint_of, open_cache, report, tensorboard};
+use super::{Hinted, INTERRUPTED, LOGS, hint_of, open_cache, read_cache, report, tensorboard};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
@@ -154,7 +154,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         }
         Command::Lineage { pipeline, image, variant } => show_lineage(cli, pipeline, image, variant.as_deref())?,
         Command::Results { pipeline, csv, latex, metrics, against } => {
-            let cache = open_cache(cli)?;
+            let cache = read_cache(cli)?;
             let experiment = Experiment::open(&cache, pipeline)?;
             let table = table(&cache, &experiment)?;
             let repeats = repeats_of(&experiment, &table, against.as_deref())?;
@@ -172,7 +172,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
             print!("{text}");
         }
         Command::Graph { pipeline, format } => {
-            let cache = open_cache(cli)?;
+            let cache = read_cache(cli)?;
             let experiment = Experiment::open(&cache, pipeline)?;
             let drawing = Drawing::new(&experiment.graph, &experiment.cells);
             let text = match format {
@@ -364,7 +364,7 @@ pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<Re
 }
 
 fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
     let targets = experiment.targets();
     let of_cell = experiment.cells.iter().find(|cell| cell.name == what);

@@ -9,13 +9,13 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use super::args::{Cli, ExportArgs, Exported};
 use super::experiment::Experiment;
 use super::report::put;
-use super::{Hinted, open_cache};
+use super::{Hinted, read_cache};
 use crate::data::image::{decode_label_map, decode_se_map};
 use crate::pipeline::build::CellUnits;
 use crate::vision::VOC_CLASSES;
 
 pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, &args.pipeline)?;
     let cell = one_cell(&experiment, args.variant.as_deref())?;
     let train = &cell.dataset.train;

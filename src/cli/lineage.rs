@@ -6,7 +6,7 @@ use std::path::Path;
 use super::args::{Cli, PipelineArgs};
 use super::experiment::Experiment;
 use super::export::one_cell;
-use super::{Hinted, open_cache};
+use super::{Hinted, read_cache};
 use crate::data::Item;
 use crate::pipeline::build::CellUnits;
 use crate::pipeline::file::nearest;
@@ -14,7 +14,7 @@ use crate::pipeline::graph::UnitIdx;
 use crate::pipeline::lineage::lineage;
 
 pub(super) fn show_lineage(cli: &Cli, args: &PipelineArgs, image: &str, variant: Option<&str>) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
     let cell = one_cell(&experiment, variant)?;
     let (item, list, results) = results_of(cell, image)?;

@@ -164,6 +164,11 @@ fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
     Cache::open(&cli.cache, &who(), &waiting)
 }
 
+/// Opens the cache to look at it, waiting for nobody.
+fn read_cache(cli: &Cli) -> anyhow::Result<Cache> {
+    Cache::open_to_read(&cli.cache, &who())
+}
+
 /// This process for others.
 fn who() -> String {
     let command: Vec<String> = std::env::args().skip(1).collect();
@@ -171,7 +176,7 @@ fn who() -> String {
 }
 
 fn usage(cli: &Cli) -> anyhow::Result<()> {
-    let stages = open_cache(cli)?.usage()?;
+    let stages = read_cache(cli)?.usage()?;
     if cli.json {
         println!("{}", serde_json::to_string(&stages)?);
         return Ok(());

@@ -5,14 +5,14 @@ use std::collections::HashSet;
 
 use super::args::{Cli, PipelineArgs};
 use super::experiment::Experiment;
-use super::open_cache;
+use super::read_cache;
 use crate::pipeline::build::registry;
 use crate::pipeline::cost::Cost;
 use crate::pipeline::plan::{Freshness, plan};
 use crate::pipeline::words::{size, span, table};
 
 pub(super) fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
     experiment.print_notes(cli);
     let mut plan = plan(&experiment.graph, &cache, &experiment.targets())?;

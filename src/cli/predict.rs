@@ -13,7 +13,7 @@ use super::doctor::parse_device;
 use super::experiment::Experiment;
 use super::export::one_cell;
 use super::report::put;
-use super::{Hinted, open_cache};
+use super::{Hinted, read_cache};
 use crate::artifact::{Fingerprint, FingerprintInput};
 use crate::cache::Cache;
 use crate::data::image::{decode_label_map, decode_rgb, encode_rgb, voc_palette};
@@ -25,7 +25,7 @@ use crate::vision::overlay::labels_over;
 
 pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     let device = parse_device(&args.device)?;
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, &args.pipeline)?;
     let cell = one_cell(&experiment, args.variant.as_deref())?;
     let (Some(&epoch), Some(&unit)) = (cell.seg_epochs.last(), cell.predictions.first()) else {

@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::LOGS;
 use super::args::Cli;
 use super::experiment::Experiment;
-use super::open_cache;
+use super::read_cache;
 use super::report::put;
 use crate::cache::Cache;
 use crate::digest::UnitKey;
@@ -20,7 +20,7 @@ use crate::pipeline::tensorboard::{StepTime, event_file, scalars};
 const FILE: &str = "events.out.tfevents.0000000000.s2c-pipe";
 
 pub(super) fn tensorboard(cli: &Cli, args: &super::args::PipelineArgs, to: Option<&Path>) -> anyhow::Result<()> {
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
     let to = to.map_or_else(|| folder(Path::new("out"), &experiment), Path::to_owned);
     let n_scalars = write(&cache, &experiment, &to)?;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::Cli;
-use super::{Hinted, open_cache, size, span};
+use super::{Hinted, open_cache, read_cache, size, span};
 use crate::cache::remote::{self, Far, Folder, Moved, Transfer};
 
 /// Between two plain lines.
@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const MAX_NAMED: usize = 5;
 
 pub(super) fn push(cli: &Cli, to: &str, list: bool) -> anyhow::Result<ExitCode> {
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let far = open(to)?;
     let progress = Progress::new(cli.quiet, "push");
     let report = remote::push(&cache, &*far, list, &|done, of| progress.moved(done, of));

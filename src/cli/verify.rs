@@ -9,11 +9,11 @@ use anyhow::Context;
 
 use super::args::Cli;
 use super::experiment::tabular_of;
-use super::{Hinted, open_cache};
+use super::{Hinted, read_cache};
 use crate::pipeline::verified::check;
 
 pub(super) fn verify_results(cli: &Cli, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
-    let cache = open_cache(cli)?;
+    let cache = read_cache(cli)?;
     let read = |digest: &_| serde_json::from_slice(&cache.store().read(digest).ok()?).ok();
     let (mut n_faulty, mut all) = (0, Vec::new());
     for file in files {

@@ -83,8 +83,9 @@ impl Transform {
         inside.then_some((y as usize, x as usize))
     }
 
-    pub fn is_padding(&self, y: usize, x: usize) -> bool {
-        self.source(y, x).is_none()
+    /// Which pixels of the window lie outside the image, row-major.
+    pub fn padding(&self) -> Vec<bool> {
+        (0..self.crop.pow(2)).map(|i| self.source(i / self.crop, i % self.crop).is_none()).collect()
     }
 
     /// A place in the window (y, x; the centre of the first pixel is 0.5, 0.5) as a place in the full image.
@@ -183,9 +184,10 @@ mod tests {
             // A map whose values name their own pixel.
             let map = Grid::new(image.0, image.1, (0..image.0 * image.1).map(|i| i as i64).collect());
             let window = transform.apply_grid(&map, -1);
+            let padding = transform.padding();
             for (y, x) in [(0, 0), (5, 40), (32, 32), (63, 63), (50, 7)] {
                 let id = window.at(y, x);
-                assert_eq!(id < 0, transform.is_padding(y, x));
+                assert_eq!(id < 0, padding[y * 64 + x]);
                 if id >= 0 {
                     let (full_y, full_x) = transform.crop_to_image(y as f64 + 0.5, x as f64 + 0.5);
                     let (true_y, true_x) = ((id / 90) as f64 + 0.5, (id % 90) as f64 + 0.5);

@@ -78,7 +78,7 @@ impl Classifier {
         let conv = |x: &Tensor, weight: &Tensor| x.conv2d(&weight.to_kind(x.kind()), none, [1, 1], [0, 0], [1, 1], 1);
         let x = self.backbone.forward(x, dropout);
         let feat = match &self.feat {
-            Some(weight) => conv(&x, weight).relu(),
+            Some(weight) => conv(&x, weight).relu_(),
             None => x,
         };
         let cam = conv(&feat, &self.cam);

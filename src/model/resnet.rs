@@ -82,11 +82,11 @@ struct Block {
 
 impl Block {
     fn forward(&self, x: &Tensor) -> Tensor {
-        let y = self.inner.iter().fold(x.shallow_clone(), |y, conv| conv.forward(&y).relu());
-        let y = self.last.forward(&y);
+        let y = self.inner.iter().fold(x.shallow_clone(), |y, conv| conv.forward(&y).relu_());
+        let mut y = self.last.forward(&y);
         match &self.downsample {
-            Some(downsample) => (y + downsample.forward(x)).relu(),
-            None => (y + x).relu(),
+            Some(downsample) => y.g_add_(&downsample.forward(x)).relu_(),
+            None => y.g_add_(x).relu_(),
         }
     }
 
@@ -210,7 +210,7 @@ impl Resnet {
 
     /// What goes into `layer1`.
     fn stem(&self, x: &Tensor) -> Tensor {
-        let x = self.conv1.forward(&x.to_kind(self.compute.kind())).relu();
+        let x = self.conv1.forward(&x.to_kind(self.compute.kind())).relu_();
         x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
     }
 

@@ -83,13 +83,13 @@ struct Block {
 impl Block {
     /// `masks`: dropout after each inner convolution; none in inference.
     fn forward(&self, x: &Tensor, masks: &[Tensor]) -> Tensor {
-        let y = self.bn_branch2a.forward(x).relu();
+        let y = self.bn_branch2a.forward(x).relu_();
         let shortcut = match &self.conv_branch1 {
             Some(conv) => conv.forward(&y),
             None => x.shallow_clone(),
         };
         let y = self.inner.iter().enumerate().fold(y, |y, (i, conv)| {
-            let y = conv.forward(&y).relu();
+            let y = conv.forward(&y).relu_();
             match masks.get(i) {
                 Some(mask) => &y * mask.to_kind(y.kind()),
                 None => y,
@@ -178,7 +178,7 @@ impl Resnet38d {
     pub fn sides(&self, x: &Tensor, dropout: Option<&Dropout>) -> [Tensor; 3] {
         let into_b5 = self.plain(&self.stem(x), N_FROZEN..N_BEFORE_B5);
         let into_b6 = self.plain(&into_b5, N_BEFORE_B5..PLAIN.len());
-        let normed = |x: &Tensor, block: usize| self.blocks[block].bn_branch2a.forward(x).relu();
+        let normed = |x: &Tensor, block: usize| self.blocks[block].bn_branch2a.forward(x).relu_();
         [normed(&into_b5, N_BEFORE_B5), normed(&into_b6, PLAIN.len()), self.end(&into_b6, dropout)]
     }
 
@@ -196,7 +196,7 @@ impl Resnet38d {
         let bottlenecks = self.blocks[PLAIN.len()..].iter().enumerate();
         let x = bottlenecks
             .fold(x.shallow_clone(), |x, (i, block)| block.forward(&x, dropout.map_or(&[], |dropout| dropout.of(i))));
-        self.bn7.forward(&x).relu()
+        self.bn7.forward(&x).relu_()
     }
 
     fn convs(&self) -> impl Iterator<Item = &Conv> {

@@ -12,7 +12,6 @@ use super::resnet38::Dropout;
 use super::sam::{SamDecoder, SamEncoder};
 use super::ssc::{SscOptions, ssc};
 use crate::data::augment::Transform;
-use crate::vision::IGNORE;
 
 /// The losses beside L_CLS, each with its weight; `None`: off.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +62,15 @@ impl S2cBatch {
         }
         let [crops, labels] = [&self.crops, &self.labels].map(|x| send(x, device));
         Self { crops, labels, se_map: self.se_map.map(|x| send(&x, device)), ..self }
+    }
+
+    /// Pixels that CPM teaches.
+    fn n_taught(&self, cpm: &CpmOptions) -> i64 {
+        let outside = |transform: &Transform| transform.padding().into_iter().filter(|is_padding| *is_padding).count();
+        let of = |S2cImage { transform, .. }: &S2cImage| {
+            transform.crop.pow(2) - if cpm.ignore_padding { outside(transform) } else { 0 }
+        };
+        self.images.iter().map(of).sum::<usize>() as i64
     }
 }
 
@@ -118,21 +126,20 @@ impl S2cTraining<'_> {
     /// of k parts is, but for rounding, that of one batch; unless SSC has prototypes of other images in it.
     fn gradient(&self, parts: &[S2cBatch]) -> anyhow::Result<S2cTerms> {
         let Self { classifier, options, .. } = self;
-        // CPM looks at the network before it moves.
-        let pseudo = parts.iter().map(|part| self.pseudo_map(part)).collect::<anyhow::Result<Vec<_>>>()?;
         let of_cls = shares(parts, |_, part| part.crops.size()[0]);
         let of_ssc = shares(parts, |_, part| part.se_map.as_ref().map_or(0, |ids| n_true(&ids.gt(0))));
-        let of_cpm = shares(parts, |i, _| pseudo[i].as_ref().map_or(0, |map| n_true(&map.ne(i64::from(IGNORE)))));
+        let of_cpm = shares(parts, |_, part| options.cpm.as_ref().map_or(0, |(cpm, ..)| part.n_taught(cpm)));
 
         let mut terms = S2cTerms::default();
         for (i, part) in parts.iter().enumerate() {
             let output = classifier.forward(&part.crops, part.dropout.as_ref());
+            let pseudo = self.pseudo_map(part, &output.cam)?;
             let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
             let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, on, weight), ids)| {
                 let drawn = if *on == SscOn::Feat { &output.feat } else { &output.cam };
                 Some((ssc(drawn, ids, options)? * of_ssc[i], *weight))
             });
-            let cpm = options.cpm.as_ref().zip(pseudo[i].as_ref()).and_then(|((_, absent, weight), map)| {
+            let cpm = options.cpm.as_ref().zip(pseudo.as_ref()).and_then(|((_, absent, weight), map)| {
                 Some((loss::cpm(&output.cam, &part.labels, map, *absent)? * of_cpm[i], *weight))
             });
             let more = [&ssc, &cpm].into_iter().flatten();
@@ -145,7 +152,9 @@ impl S2cTraining<'_> {
     }
 
     /// CPM's, where it is on.
-    fn pseudo_map(&self, part: &S2cBatch) -> anyhow::Result<Option<Tensor>> {
+    ///
+    /// - `cam`: logits of the part
+    fn pseudo_map(&self, part: &S2cBatch, cam: &Tensor) -> anyhow::Result<Option<Tensor>> {
         let (Some((cpm, ..)), Some(decoder)) = (&self.options.cpm, self.decoder) else { return Ok(None) };
         let image = |(i, image): (usize, &S2cImage)| {
             let S2cImage { channels, transform, embedding } = image;
@@ -154,7 +163,9 @@ impl S2cTraining<'_> {
             anyhow::Ok(CpmImage { channels: channels.clone(), transform: *transform, embedding })
         };
         let images = part.images.iter().enumerate().map(image).collect::<anyhow::Result<Vec<_>>>()?;
-        pseudo_map(&self.classifier, decoder, &part.crops, &images, cpm).map(Some)
+        // CPM looks at all of the network.
+        let known = part.dropout.is_none().then_some(cam);
+        pseudo_map(&self.classifier, decoder, &part.crops, known, &images, cpm).map(Some)
     }
 }
 

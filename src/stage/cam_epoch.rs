@@ -128,7 +128,8 @@ impl Stage for CamEpoch {
     // 5: prompts of a step are decoded some at a time, which rounds otherwise
     // 6: the same decoder as se_map 4; L_SSC without features at the size of the SE map: both round otherwise
     // 7: the same decoder as se_map 5
-    const VERSION: u64 = 7;
+    // 8: CPM takes the CAM of scale 1 from the step itself, in another memory order, which rounds otherwise
+    const VERSION: u64 = 8;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 

@@ -144,8 +144,7 @@ fn maps_are_those_of_the_script() {
 fn masks_come_into_a_window_as_in_the_script() {
     let (golden, side) = (golden(), SIDE as usize);
     let transform = Transform { image: (60, 90), resized: (110, 165), flip: true, crop: side, offset: (-10, 30) };
-    let outside: Vec<bool> = (0..side * side).map(|i| transform.is_padding(i / side, i % side)).collect();
-    let padding = Tensor::from_slice(&outside).view([SIDE, SIDE]);
+    let padding = Tensor::from_slice(&transform.padding()).view([SIDE, SIDE]);
     let label = |two_paths| {
         let pick = MaskPick::Index(2);
         let options = MapOptions { pick, two_paths, alpha_sam: SamCertainty::Logit, alpha_cam_mean: true };

@@ -269,6 +269,39 @@ fn an_audit_runs_a_share_again_and_changes_nothing() {
 }
 
 #[test]
+fn who_only_looks_waits_for_nobody_and_changes_nothing() {
+    let dir = finished_copy();
+    let look = || {
+        let looks: [&[&str]; 7] = [
+            &["results", "tiny.toml"],
+            &["plan", "tiny.toml", "--set", "cpm.tau=0.3"],
+            &["why", "tiny.toml", "S2C", "--set", "classifier.lr=0.002"],
+            &["why", "tiny.toml", "baseline", "S2C"],
+            &["graph", "tiny.toml"],
+            &["cache", "du"],
+            &["export", "tiny.toml", "--variant", "S2C", "--what", "cams", "--to", "out"],
+        ];
+        looks.map(|args| succeeds(dir.path(), args))
+    };
+    let free = look();
+    let folder = dir.path().join("cache");
+    let held = Cache::open(&folder, "a run", &|_| true).unwrap();
+    let before = walk(&folder);
+    assert_eq!(look(), free);
+    assert_eq!(walk(&folder), before);
+    let reader = Cache::open_to_read(&folder, "test").unwrap();
+    let manifest = reader.manifests().unwrap().remove(0);
+    assert!(reader.put(&manifest).unwrap_err().to_string().ends_with("was opened to be read"));
+    drop(held);
+    // Where nothing can be written, as on a disk mounted read-only.
+    fs::remove_file(folder.join("lock")).unwrap();
+    fs::create_dir(folder.join("lock")).unwrap();
+    assert_eq!(look(), free);
+    let said = text(&call(dir.path(), &["run", "tiny.toml"]));
+    assert!(said.starts_with("error: could not open `") && said.contains("/lock`"), "{said}");
+}
+
+#[test]
 fn numbers_in_a_paper_are_checked_against_the_cache() {
     let dir = finished_copy();
     let tex = call(dir.path(), &["results", "tiny.toml", "--latex"]).stdout;

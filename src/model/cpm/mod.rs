@@ -50,20 +50,22 @@ pub struct CpmImage {
 /// The pseudo map of a batch: `(B, H, W)` int64: 0 background, channel + 1, 255 ignored.
 ///
 /// - `crops`: `(B, 3, H, W)` normalised
+/// - `known`: the classifier's CAM logits of `crops`, where they are there already
 pub fn pseudo_map(
     classifier: &Classifier,
     decoder: &SamDecoder,
     crops: &Tensor,
+    known: Option<&Tensor>,
     images: &[CpmImage],
     options: &CpmOptions,
 ) -> anyhow::Result<Tensor> {
     tch::no_grad(|| {
-        let cams = multi_scale_cam(classifier, crops, &options.scales); // (B, C, H, W)
+        let cams = multi_scale_cam(classifier, crops, known, &options.scales); // (B, C, H, W)
         let mut windows = Vec::new();
         for (i, CpmImage { channels, transform, embedding }) in images.iter().enumerate() {
             let view = if options.online { View::Alone { side: transform.crop } } else { View::Cut(*transform) };
             let in_picture = options.online && !options.ignore_padding;
-            let padding = if in_picture { vec![false; transform.crop.pow(2)] } else { padding_of(transform) };
+            let padding = if in_picture { vec![false; transform.crop.pow(2)] } else { transform.padding() };
             windows.push(Window { cam: cams.get(i as i64), channels: channels.clone(), view, padding, embedding });
         }
         let mut maps = maps(decoder, &windows, &options.sam)?;
@@ -148,26 +150,21 @@ fn maps(decoder: &SamDecoder, windows: &[Window<'_>], options: &SamOptions) -> a
 
 /// `(B, C, H, W)` in 0..1: the sum over scales, each class by its own maximum. Upsampled before the ReLU, as the
 /// reference does here (and not in the loss).
-fn multi_scale_cam(classifier: &Classifier, crops: &Tensor, scales: &[f64]) -> Tensor {
+fn multi_scale_cam(classifier: &Classifier, crops: &Tensor, known: Option<&Tensor>, scales: &[f64]) -> Tensor {
     let size = crops.size();
     let (height, width) = (size[2], size[3]);
     let mut sum: Option<Tensor> = None;
     for &scale in scales {
         let side = |n: i64| ((n as f64 * scale).round() as i64).max(1);
-        let scaled = match side(height) == height {
-            true => crops.shallow_clone(),
-            false => crops.upsample_bilinear2d([side(height), side(width)], true, None, None),
+        let logits = match (side(height), side(width), known) {
+            (h, w, Some(known)) if (h, w) == (height, width) => known.shallow_clone(),
+            (h, w, None) if (h, w) == (height, width) => classifier.infer(crops),
+            (h, w, _) => classifier.infer(&crops.upsample_bilinear2d([h, w], true, None, None)),
         };
-        let cam = classifier.infer(&scaled).upsample_bilinear2d([height, width], false, None, None).relu();
+        let cam = logits.upsample_bilinear2d([height, width], false, None, None).relu();
         sum = Some(sum.map_or_else(|| cam.shallow_clone(), |sum| sum + &cam));
     }
     let sum = sum.unwrap_or_else(|| crops.zeros_like());
     let max = sum.amax([2i64, 3].as_slice(), true);
     sum / (max + 1e-5)
-}
-
-/// Which pixels of the window lie outside the image, row-major.
-fn padding_of(transform: &Transform) -> Vec<bool> {
-    let side = transform.crop;
-    (0..side * side).map(|i| transform.is_padding(i / side, i % side)).collect()
 }
