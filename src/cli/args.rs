@@ -152,8 +152,8 @@ fn share_of(text: &str) -> Result<f64, String> {
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) pipeline: PipelineArgs,
-    /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
+    /// Where to compute: cpu, cuda or cuda:N; of several, as cuda:0,cuda:1, each trains something else
+    #[arg(long, default_value = "cpu", value_name = "DEVICES")]
     pub(super) device: String,
     /// Units of stages that use one core each that run at once [default: the number of cores]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

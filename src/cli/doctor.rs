@@ -29,6 +29,22 @@ pub(super) fn parse_device(device: &str) -> anyhow::Result<Device> {
     Ok(Device::Cuda(index))
 }
 
+/// Several, with commas between.
+pub(super) fn parse_devices(devices: &str) -> anyhow::Result<Vec<Device>> {
+    let mut found = Vec::new();
+    for name in devices.split(',') {
+        let device = parse_device(name.trim())?;
+        if found.contains(&device) {
+            return Err(Hinted::error(
+                format!("`--device {devices}` names a device twice"),
+                "a device takes one training at a time; name each once, as cuda:0,cuda:1",
+            ));
+        }
+        found.push(device);
+    }
+    Ok(found)
+}
+
 /// bf16 pays on this processor: its products are instructions (AMX; AVX-512 BF16, measured 1.7 times as fast as f32).
 /// Where they are emulated, on AVX-512 alone, an epoch took five times as long.
 pub(super) fn has_bf16() -> bool {

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use super::args::{Cli, Command, GraphFormat, PipelineArgs, RunArgs};
 use super::audit::{self, Audited};
 use super::compare::compare_two;
-use super::doctor::{doctor, has_bf16, parse_device};
+use super::doctor::{doctor, has_bf16, parse_devices};
 use super::export::export;
 use super::lineage::show_lineage;
 use super::plan::show_plan;
@@ -219,7 +219,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         audit_seed,
         out,
     } = args;
-    let device = parse_device(device_name)?;
+    let devices = parse_devices(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
     experiment.print_notes(cli);
@@ -234,7 +234,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let progress = Arc::new(Progress::new(cli.quiet, cache.folder().join(LOGS)));
     let inside = progress.clone();
     let context = StageContext {
-        device,
+        device: devices[0],
         progress: Arc::new(move |step| inside.step(step)),
         scratch: cache.folder().join("scratch"),
         interrupted: interrupted.clone(),
@@ -262,7 +262,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         },
     };
     let limit = time_limit.map(|seconds| Duration::from_secs(seconds.into()));
-    let mut executor = LocalExecutor::new(context, jobs).with_limit(limit);
+    let mut executor = LocalExecutor::new(context, jobs).on(devices).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
     let table = table(&cache, &experiment);
     recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());

@@ -83,6 +83,9 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     if let Some(fault) = error.downcast_ref::<crate::stage::NotFinite>() {
         return Some(fault.hint());
     }
+    if error.downcast_ref::<crate::pipeline::executor::OutOfMemory>().is_some() {
+        return Some(crate::pipeline::executor::OutOfMemory::HINT.to_owned());
+    }
     #[cfg(feature = "torch")]
     if let Some(weights) = error.downcast_ref::<crate::pipeline::build::MissingWeights>() {
         return Some(weights.hint());

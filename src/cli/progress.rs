@@ -1,6 +1,7 @@
 //! Progress: a line that moves on a terminal, plain lines now and then elsewhere.
 #![expect(clippy::print_stderr, reason = "this is where progress is printed")]
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
@@ -32,13 +33,12 @@ struct State {
     of: usize,
     started: Instant,
     shown: Instant,
-    /// The unit whose steps are told, while it runs.
-    unit: Option<Unit>,
+    /// Those whose steps are told, while they run.
+    units: HashMap<UnitKey, Unit>,
 }
 
 /// The steps of a unit that were done here.
 struct Unit {
-    key: UnitKey,
     log: Option<File>,
     steps: u64,
     images: usize,
@@ -71,7 +71,8 @@ impl Unit {
 impl Progress {
     pub(super) fn new(quiet: bool, logs: PathBuf) -> Self {
         let now = Instant::now();
-        let state = State { bar: None, stage: String::new(), done: 0, of: 0, started: now, shown: now, unit: None };
+        let (stage, units) = (String::new(), HashMap::new());
+        let state = State { bar: None, stage, done: 0, of: 0, started: now, shown: now, units };
         Self { state: Mutex::new(state), quiet, logs }
     }
 
@@ -89,7 +90,7 @@ impl Progress {
         match event {
             Event::Planned { reused, to_run } => self.line(&format!("{reused} units in the cache, {to_run} to run")),
             Event::GroupStarted { stage, units } => self.start(stage, units),
-            Event::UnitFinished { stage, label, seconds } => self.finish(stage, label, seconds),
+            Event::UnitFinished { stage, key, label, seconds } => self.finish(stage, key, label, seconds),
             Event::Repaired { label, error } => {
                 self.line(&format!("a stored result was lost, made again: {label}: {error:#}"))
             }
@@ -101,9 +102,10 @@ impl Progress {
     /// Told from inside a long unit.
     pub(super) fn step(&self, step: &Step<'_>) {
         let mut state = self.state();
-        let unit = state.unit.take().filter(|unit| unit.key == step.key);
-        let mut unit = unit.unwrap_or_else(|| Unit {
-            key: step.key,
+        if step.done == 1 {
+            state.units.remove(&step.key); // of a try that failed
+        }
+        let unit = state.units.entry(step.key).or_insert_with(|| Unit {
             log: self.log(step),
             steps: 0,
             images: 0,
@@ -114,7 +116,6 @@ impl Progress {
         unit.take(step);
         let left = (step.of - step.done) as f64 * unit.seconds / unit.steps as f64;
         let text = format!("step {}/{}, {}, {}", step.done, step.of, unit.speed(), step.what);
-        state.unit = Some(unit);
         if self.quiet {
             return;
         }
@@ -151,18 +152,19 @@ impl Progress {
         }
         bar.set_prefix(stage.to_owned());
         let mut state = self.state();
-        let bar = (!bar.is_hidden()).then_some(bar);
-        *state = State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now, unit: None };
+        let (bar, running) = ((!bar.is_hidden()).then_some(bar), std::mem::take(&mut state.units));
+        *state =
+            State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now, units: running };
     }
 
-    fn finish(&self, stage: &str, label: &str, seconds: f64) {
+    fn finish(&self, stage: &str, key: &UnitKey, label: &str, seconds: f64) {
         let mut state = self.state();
         // The last units of a stage may finish when the next has begun.
         state.done += usize::from(state.stage == stage);
         let (done, of) = (state.done, state.of);
         let epoch = state
-            .unit
-            .take()
+            .units
+            .remove(key)
             .map(|unit| format!("{label}: {} steps in {}, {}, {}", unit.steps, span(seconds), unit.speed(), unit.what));
         if let Some(bar) = &state.bar {
             bar.set_message(format!("{label} {seconds:.1} s"));

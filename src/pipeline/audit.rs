@@ -100,7 +100,7 @@ pub fn audit(
         let Some((key, label)) = in_flight.remove(&unit) else { continue };
         match outcome {
             Ok(found) => {
-                (options.observer)(Event::UnitFinished { stage: graph.kind(unit).stage, label: &label, seconds });
+                (options.observer)(Event::UnitFinished { stage: graph.kind(unit).stage, key: &key, label: &label, seconds });
                 match differences(&outcomes.outputs(unit), &found) {
                     outputs if outputs.is_empty() => report.n_agreed += 1,
                     outputs => {

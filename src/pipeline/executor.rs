@@ -60,11 +60,32 @@ pub trait Executor {
 #[error("ran past its limit of {0:?}")]
 pub struct PastLimit(pub Duration);
 
-/// Threads of this process: one for stages that use all cores, or a GPU, themselves, and `jobs` for the others.
+/// A unit asked for more memory than there is.
+#[derive(Debug, thiserror::Error)]
+#[error("out of memory: {0}")]
+pub struct OutOfMemory(String);
+
+impl OutOfMemory {
+    /// What to do about it.
+    pub const HINT: &str = "train with a smaller `batch` and more `accumulate`, a smaller `crop` or `precision = \"bf16\"`, \
+                            or run fewer --jobs at once; what has finished is kept";
+
+    /// libtorch has no type for it.
+    fn of(error: &anyhow::Error) -> Option<Self> {
+        let said = ["can't allocate memory", "out of memory. Tried to allocate"];
+        let text = error.chain().map(ToString::to_string).find(|text| said.iter().any(|said| text.contains(said)))?;
+        let line = text.lines().find(|line| said.iter().any(|said| line.contains(said)))?;
+        let from = line.find("you tried").or_else(|| line.find("Tried"))?;
+        Some(Self(line[from..].split(". ").next().unwrap_or_default().to_owned()))
+    }
+}
+
+/// Threads of this process: one for each device, for stages that use all of it or all cores, and `jobs` for the others.
 ///
 /// On a CPU the two kinds take turns; beside a GPU they run at once.
 pub struct LocalExecutor {
     context: StageContext,
+    devices: Vec<Device>,
     limit: Option<Duration>,
     /// Of stages that use all cores themselves, of the others.
     lanes: [Lane; 2],
@@ -77,8 +98,15 @@ pub struct LocalExecutor {
 struct Lane {
     n_workers: usize,
     queue: Arc<Queue>,
-    workers: Vec<(Arc<Mutex<Work>>, JoinHandle<()>)>,
+    workers: Vec<Worker>,
     n_tasks: usize,
+}
+
+struct Worker {
+    work: Arc<Mutex<Work>>,
+    thread: JoinHandle<()>,
+    /// No other of the lane has it: of the devices the next in turn.
+    slot: usize,
 }
 
 #[derive(Default)]
@@ -108,7 +136,18 @@ impl LocalExecutor {
     pub fn new(context: StageContext, jobs: usize) -> Self {
         let (sender, receiver) = mpsc::channel();
         let lane = |n_workers| Lane { n_workers, queue: Arc::default(), workers: Vec::new(), n_tasks: 0 };
-        Self { context, limit: None, lanes: [lane(1), lane(jobs.max(1))], lane_of: HashMap::new(), sender, receiver }
+        let devices = vec![context.device];
+        let lanes = [lane(1), lane(jobs.max(1))];
+        Self { context, devices, limit: None, lanes, lane_of: HashMap::new(), sender, receiver }
+    }
+
+    /// Instead of the context's device, each of these takes one unit at a time that uses all of it.
+    pub fn on(mut self, devices: Vec<Device>) -> Self {
+        if !devices.is_empty() {
+            self.lanes[0].n_workers = devices.len();
+            self.devices = devices;
+        }
+        self
     }
 
     /// A unit that runs longer fails.
@@ -122,7 +161,7 @@ impl LocalExecutor {
         let mut next = limit;
         for at in 0..self.lanes.len() {
             for place in (0..self.lanes[at].workers.len()).rev() {
-                let mut work = locked(&self.lanes[at].workers[place].0);
+                let mut work = locked(&self.lanes[at].workers[place].work);
                 let Some((unit, started)) = work.unit else { continue };
                 let left = limit.saturating_sub(started.elapsed());
                 if left > Duration::ZERO {
@@ -149,22 +188,26 @@ impl LocalExecutor {
 
     fn hire(&mut self, at: usize) {
         let lane = &mut self.lanes[at];
-        let work = Arc::new(Mutex::new(Work::default()));
-        let (queue, context, sender) = (lane.queue.clone(), self.context.clone(), self.sender.clone());
+        let is_free = |slot: &usize| lane.workers.iter().all(|worker| worker.slot != *slot);
+        let slot = (0..lane.n_workers).find(is_free).unwrap_or(0);
+        let device = self.devices[slot % self.devices.len()];
+        let context = StageContext { device, ..self.context.clone() };
+        let (work, queue, sender) = (Arc::new(Mutex::new(Work::default())), lane.queue.clone(), self.sender.clone());
         let own = work.clone();
-        lane.workers.push((work, std::thread::spawn(move || worker(&queue, &context, &sender, &own))));
+        let thread = std::thread::spawn(move || worker(&queue, &context, &sender, &own));
+        lane.workers.push(Worker { work, thread, slot });
     }
 }
 
 impl Executor for LocalExecutor {
     fn has_room(&self, is_parallel: bool) -> bool {
         let (own, other) = (&self.lanes[usize::from(is_parallel)], &self.lanes[usize::from(!is_parallel)]);
-        let room = if is_parallel { own.n_workers * AHEAD } else { 1 };
+        let room = if is_parallel { own.n_workers * AHEAD } else { own.n_workers };
         own.n_tasks < room && (other.n_tasks == 0 || self.overlaps())
     }
 
     fn overlaps(&self) -> bool {
-        self.context.device != Device::Cpu
+        self.devices.iter().any(|device| *device != Device::Cpu)
     }
 
     fn start(&mut self, task: UnitTask) {
@@ -218,7 +261,7 @@ impl Drop for LocalExecutor {
         for lane in &mut self.lanes {
             locked(&lane.queue.state).is_closed = true;
             lane.queue.changed.notify_all();
-            for (work, thread) in lane.workers.drain(..) {
+            for Worker { work, thread, slot: _ } in lane.workers.drain(..) {
                 // With a limit, what is at work still may never end.
                 let is_idle = locked(&work).unit.is_none();
                 if self.limit.is_none() || is_idle {
@@ -312,7 +355,9 @@ fn guarded(
     let outcome = catch_unwind(work).unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", message(&*panic))));
     outcome.map_err(|error| match error.is::<Interrupted>() {
         true => error,
-        false => error.context(format!("unit `{}`", task.label)),
+        false => {
+            OutOfMemory::of(&error).map_or(error, anyhow::Error::from).context(format!("unit `{}`", task.label))
+        }
     })
 }
 

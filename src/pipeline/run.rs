@@ -55,6 +55,7 @@ pub enum Event<'a> {
     },
     UnitFinished {
         stage: &'a str,
+        key: &'a UnitKey,
         label: &'a str,
         seconds: f64,
     },
@@ -243,7 +244,7 @@ impl Running<'_, '_> {
             Ok(record) => {
                 *self.report.executed.entry(stage.to_owned()).or_default() += 1;
                 equal.iter().chain([&unit]).for_each(|unit| agenda.finished(*unit, record));
-                observer(Event::UnitFinished { stage, label: &label, seconds });
+                observer(Event::UnitFinished { stage, key: &key, label: &label, seconds });
             }
             Err(error) if error.is::<Interrupted>() => self.options.interrupted.store(true, Ordering::Relaxed),
             Err(error) => {

@@ -11,16 +11,18 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use s2c_pipe::artifact::{ArtifactRef, Fingerprint, Manifest};
 use s2c_pipe::cache::Cache;
 use s2c_pipe::data::FileMemo;
 use s2c_pipe::digest::BlobDigest;
+#[cfg(feature = "torch")]
+use s2c_pipe::pipeline::executor::OutOfMemory;
 use s2c_pipe::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use s2c_pipe::pipeline::run::{Event, RunOptions, RunReport, run};
-use s2c_pipe::stage::{Output, Registry, Stage, StageContext, StageEntry, UnitInput};
+use s2c_pipe::stage::{Device, Output, Registry, Stage, StageContext, StageEntry, UnitInput};
 
 use crate::engine::{ConcatParams, Workspace, executed, executor, open, params, pipeline, registry};
 
@@ -67,17 +69,18 @@ struct Asked<'a> {
     keep_going: bool,
     retries: usize,
     limit: Option<Duration>,
+    devices: Vec<Device>,
 }
 
 impl Default for Asked<'_> {
     fn default() -> Self {
-        Self { observer: &|_| (), keep_going: false, retries: 0, limit: None }
+        Self { observer: &|_| (), keep_going: false, retries: 0, limit: None, devices: Vec::new() }
     }
 }
 
 fn run_with(cache: &Cache, registry: &Registry, (graph, target): (&Graph, UnitIdx), asked: Asked<'_>) -> RunReport {
     let interrupted = Arc::new(AtomicBool::new(false));
-    let Asked { observer, keep_going, retries, limit } = asked;
+    let Asked { observer, keep_going, retries, limit, devices } = asked;
     let options = RunOptions {
         targets: &[target],
         restore: false,
@@ -88,7 +91,7 @@ fn run_with(cache: &Cache, registry: &Registry, (graph, target): (&Graph, UnitId
         made_by: "test",
         observer,
     };
-    let mut executor = executor(cache.folder().join("scratch"), &interrupted).with_limit(limit);
+    let mut executor = executor(cache.folder().join("scratch"), &interrupted).on(devices).with_limit(limit);
     run(graph, cache, registry, &mut executor, &options).unwrap()
 }
 
@@ -286,6 +289,106 @@ fn a_unit_that_fails_is_tried_again_as_often_as_asked() {
         let report = run_with(&cache, &registry, (&graph, target), Asked { retries, ..Asked::default() });
         assert_eq!((report.failed.len(), report.n_executed()), (n_failed, 1 - n_failed));
     }
+}
+
+/// Holds its device for a while and gives its name.
+struct Holds {
+    device: Device,
+}
+
+static HELD: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+
+impl Stage for Holds {
+    const KIND: &'static str = "holds";
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = ();
+
+    fn load((): (), context: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self { device: context.device })
+    }
+
+    fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        let held = || HELD.lock().unwrap();
+        anyhow::ensure!(!held().contains(&self.device), "two at once");
+        held().push(self.device);
+        // Until another device is held as well.
+        let started = Instant::now();
+        while held().len() < 2 && started.elapsed() < Duration::from_millis(200) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let beside = held().len();
+        std::thread::sleep(Duration::from_millis(20));
+        held().retain(|device| *device != self.device);
+        Ok(vec![Output::new("out", format!("{:?} {beside}", self.device).into_bytes())])
+    }
+}
+
+#[test]
+fn each_device_takes_one_unit_at_a_time_beside_the_others() {
+    let workspace = Workspace::new();
+    let mut graph = Graph::default();
+    let units: Vec<UnitIdx> = (0..6)
+        .map(|i| {
+            let inputs = vec![("value", Source::value([i]))];
+            graph.add(Unit { stage: "holds", version: 1, item: i.to_string().into(), params: "null".into(), inputs })
+        })
+        .collect();
+    let of = |(i, unit): (usize, &UnitIdx)| (i.to_string(), Source::Output { unit: *unit, name: "out" });
+    let all = graph.add_set(InputSet { members: units.iter().enumerate().map(of).collect() });
+    let params = serde_json::to_string(&params("")).unwrap().into();
+    let last = graph.add(Unit { stage: "concat", version: 1, item: "all".into(), params, inputs: vec![("all", all)] });
+    let registry = registry().with(StageEntry::of::<Holds>());
+    let devices = vec![Device::Cuda(0), Device::Cuda(1)];
+    let cache = workspace.open();
+    let report = run_with(&cache, &registry, (&graph, last), Asked { devices, ..Asked::default() });
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    let text = |unit| {
+        let digest = report.output(unit, "out").unwrap().digest;
+        String::from_utf8(cache.store().read(&digest).unwrap()).unwrap()
+    };
+    let held: BTreeSet<String> = units.into_iter().map(text).collect();
+    assert!(held.contains("Cuda(0) 2") && held.contains("Cuda(1) 2"), "{held:?}");
+}
+
+/// Asks for 64 TiB.
+#[cfg(feature = "torch")]
+struct Greedy;
+
+#[cfg(feature = "torch")]
+impl Stage for Greedy {
+    const KIND: &'static str = "greedy";
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = ();
+
+    fn load((): (), _: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        let all = tch::Tensor::zeros([1 << 44], (tch::Kind::Float, tch::Device::Cpu));
+        Ok(vec![Output::new("out", all.size().iter().flat_map(|n| n.to_le_bytes()).collect())])
+    }
+}
+
+#[cfg(feature = "torch")]
+#[test]
+fn a_unit_without_enough_memory_says_so_and_is_alone_in_it() {
+    let workspace = Workspace::new();
+    let mut graph = Graph::default();
+    let greedy = Unit { stage: "greedy", version: 1, item: "x".into(), params: "null".into(), inputs: vec![] };
+    let greedy = graph.add(greedy);
+    let registry = registry().with(StageEntry::of::<Greedy>());
+    let report = run_with(&workspace.open(), &registry, (&graph, greedy), Asked::default());
+    let [(label, error)] = &report.failed[..] else { panic!("{:?}", report.failed) };
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let said = "out of memory: you tried to allocate 70368744177664 bytes";
+    assert_eq!((label.as_str(), &chain[..]), ("greedy x", &["unit `greedy x`".to_owned(), said.to_owned()][..]));
+    assert!(error.is::<OutOfMemory>());
+    // The process goes on.
+    let (graph, last) = pipeline(&["a", "b"], &params("."), "!");
+    assert_eq!(workspace.counts(&(graph, last)).1, "a.b.|!");
 }
 
 /// Gives other bytes each time, which no stage should.
