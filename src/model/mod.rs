@@ -1,6 +1,7 @@
 //! libtorch models and losses: no cache, no files but weights. A model file makes sense to a reader who has never
 //! heard of pipelines; its field names are those of the public checkpoints.
 
+pub mod advcam;
 pub mod affinity;
 pub mod backbone;
 mod bf16;

@@ -197,11 +197,8 @@ impl Resnet {
     pub fn levels(&self, x: &Tensor) -> [Tensor; 5] {
         let [first, second, third, fourth] = &self.layers;
         let layer = |x: &Tensor, blocks: &[Block]| blocks.iter().fold(x.shallow_clone(), |x, block| block.forward(&x));
-        let (stem, low) = tch::no_grad(|| {
-            let stem = self.stem(x);
-            let low = layer(&stem, first);
-            (stem, low)
-        });
+        let stem = self.stem(x);
+        let low = layer(&stem, first);
         let second = layer(&low, second);
         let third = layer(&second, third);
         let fourth = layer(&third, fourth);
@@ -216,9 +213,9 @@ impl Resnet {
 
     /// The result of `layer1`, at stride 4, and the features.
     pub fn features(&self, x: &Tensor) -> (Tensor, Tensor) {
-        let [frozen, trained @ ..] = &self.layers;
-        let low = tch::no_grad(|| frozen.iter().fold(self.stem(x), |x, block| block.forward(&x)));
-        let x = trained.iter().flatten().fold(low.shallow_clone(), |x, block| block.forward(&x));
+        let [first, others @ ..] = &self.layers;
+        let low = first.iter().fold(self.stem(x), |x, block| block.forward(&x));
+        let x = others.iter().flatten().fold(low.shallow_clone(), |x, block| block.forward(&x));
         (low, x)
     }
 

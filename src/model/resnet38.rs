@@ -184,7 +184,7 @@ impl Resnet38d {
 
     /// What comes out of the frozen blocks.
     fn stem(&self, x: &Tensor) -> Tensor {
-        tch::no_grad(|| self.plain(&self.conv1a.forward(&x.to_kind(self.compute.kind())), 0..N_FROZEN))
+        self.plain(&self.conv1a.forward(&x.to_kind(self.compute.kind())), 0..N_FROZEN)
     }
 
     fn plain(&self, x: &Tensor, blocks: Range<usize>) -> Tensor {

@@ -4,7 +4,7 @@ use anyhow::Context;
 use tch::{Kind, Tensor};
 
 use super::classifier::Classifier;
-use super::cpm::{CpmImage, CpmOptions, pseudo_map, window_frame};
+use super::cpm::{CpmImage, CpmOptions, pseudo_map, scaled, window_frame};
 use super::loss::{self, AbsentClass};
 use super::memory::{read_all, send};
 use super::optim::Sgd;
@@ -18,6 +18,8 @@ use crate::data::augment::Transform;
 pub struct S2cOptions {
     pub ssc: Option<(SscOptions, SscOn, f64)>,
     pub cpm: Option<(CpmOptions, AbsentClass, f64)>,
+    /// SEAM's equivariance, at this scale.
+    pub equivariance: Option<(f64, f64)>,
 }
 
 /// What SSC draws together.
@@ -92,14 +94,15 @@ pub struct S2cLosses {
     /// `None`: off, or nothing to learn from.
     pub ssc: Option<f64>,
     pub cpm: Option<f64>,
+    pub equivariance: Option<f64>,
     /// Of the gradients of all tensors.
     pub grad_norm: f64,
 }
 
 impl S2cLosses {
     pub fn is_finite(&self) -> bool {
-        let Self { cls, ssc, cpm, grad_norm } = *self;
-        [Some(cls), ssc, cpm, Some(grad_norm)].into_iter().flatten().all(f64::is_finite)
+        let Self { cls, ssc, cpm, equivariance, grad_norm } = *self;
+        [Some(cls), ssc, cpm, equivariance, Some(grad_norm)].into_iter().flatten().all(f64::is_finite)
     }
 }
 
@@ -107,13 +110,14 @@ impl S2cTraining<'_> {
     /// One step down the gradient; none where it is not finite.
     pub fn step(&mut self, parts: &[S2cBatch], lr: f64) -> anyhow::Result<S2cLosses> {
         self.sgd.zero_grad();
-        let S2cTerms { cls, ssc, cpm } = self.gradient(parts)?;
-        let [has_cls, has_ssc, has_cpm] = [&cls, &ssc, &cpm].map(Option::is_some);
-        let scalars = [cls, ssc, cpm].into_iter().flatten().chain([self.sgd.grad_squares()]);
+        let S2cTerms { cls, ssc, cpm, equivariance } = self.gradient(parts)?;
+        let terms = [cls, ssc, cpm, equivariance];
+        let is_there = terms.each_ref().map(Option::is_some);
+        let scalars = terms.into_iter().flatten().chain([self.sgd.grad_squares()]);
         let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
-        let mut next = |is_there: bool| if is_there { values.next() } else { None };
-        let (cls, ssc, cpm) = (next(has_cls).unwrap_or(f64::NAN), next(has_ssc), next(has_cpm));
-        let losses = S2cLosses { cls, ssc, cpm, grad_norm: values.sum::<f64>().sqrt() };
+        let [cls, ssc, cpm, equivariance] = is_there.map(|is_there| if is_there { values.next() } else { None });
+        let (cls, grad_norm) = (cls.unwrap_or(f64::NAN), values.sum::<f64>().sqrt());
+        let losses = S2cLosses { cls, ssc, cpm, equivariance, grad_norm };
         if losses.is_finite() {
             self.sgd.step(lr);
         }
@@ -142,11 +146,16 @@ impl S2cTraining<'_> {
             let cpm = options.cpm.as_ref().zip(pseudo.as_ref()).and_then(|((_, absent, weight), map)| {
                 Some((loss::cpm(&output.cam, &part.labels, map, *absent)? * of_cpm[i], *weight))
             });
-            let more = [&ssc, &cpm].into_iter().flatten();
+            let equivariance = options.equivariance.map(|(scale, weight)| {
+                let small = classifier.forward(&scaled(&part.crops, scale), part.dropout.as_ref());
+                (loss::equivariance(&output.cam, &small.cam, &part.labels) * of_cls[i], weight)
+            });
+            let more = [&ssc, &cpm, &equivariance].into_iter().flatten();
             more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
             add(&mut terms.cls, &cls);
             ssc.iter().for_each(|(term, _)| add(&mut terms.ssc, term));
             cpm.iter().for_each(|(term, _)| add(&mut terms.cpm, term));
+            equivariance.iter().for_each(|(term, _)| add(&mut terms.equivariance, term));
         }
         Ok(terms)
     }
@@ -175,6 +184,7 @@ struct S2cTerms {
     cls: Option<Tensor>,
     ssc: Option<Tensor>,
     cpm: Option<Tensor>,
+    equivariance: Option<Tensor>,
 }
 
 /// Of a mean over all parts, how much the mean of each one is; counts are not looked at where there is one part.

@@ -192,6 +192,17 @@ pub struct ClassifierSpec {
     pub feat_dim: i64,
     pub ssc: SscSpec,
     pub cpm: CpmSpec,
+    pub equivariance: EquivarianceSpec,
+}
+
+/// L_ER of SEAM: CAMs of a smaller crop are those of the crop made smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EquivarianceSpec {
+    pub enabled: bool,
+    pub weight: f64,
+    /// Of the smaller crop.
+    pub scale: f64,
 }
 
 /// SAM-Segment Contrasting: L_SSC.
@@ -282,6 +293,22 @@ pub struct SeedSpec {
     pub sweep: Sweep,
     /// The CAMs of the `last` epoch, or of the one whose seeds score best with the masks (`best_gt`, authors' code).
     pub select: Select,
+    pub advcam: AdvCamSpec,
+}
+
+/// CAMs of an image that climbs towards each of its classes (AdvCAM): a pass forward and back for each class, scale and
+/// step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdvCamSpec {
+    pub enabled: bool,
+    pub iterations: usize,
+    /// How far a step goes where the gradient is largest, in units of the normalised image.
+    pub step: f64,
+    /// Weight of the change of pixels that are high already.
+    pub guard: f64,
+    /// What is high, of the CAM's maximum.
+    pub guard_threshold: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -454,7 +481,13 @@ impl Default for ClassifierSpec {
             feat_dim: 256,
             ssc: SscSpec::default(),
             cpm: CpmSpec::default(),
+            equivariance: EquivarianceSpec::default(),
         }
+    }
+}
+impl Default for EquivarianceSpec {
+    fn default() -> Self {
+        Self { enabled: false, weight: 1.0, scale: 0.3 }
     }
 }
 impl Default for SscSpec {
@@ -503,7 +536,18 @@ impl Default for CpmSpec {
 }
 impl Default for SeedSpec {
     fn default() -> Self {
-        Self { scales: vec![0.5, 1.0, 1.5, 2.0], flip: true, sweep: Sweep::Full, select: Select::Last }
+        Self {
+            scales: vec![0.5, 1.0, 1.5, 2.0],
+            flip: true,
+            sweep: Sweep::Full,
+            select: Select::Last,
+            advcam: AdvCamSpec::default(),
+        }
+    }
+}
+impl Default for AdvCamSpec {
+    fn default() -> Self {
+        Self { enabled: false, iterations: 27, step: 0.08, guard: 7.0, guard_threshold: 0.5 }
     }
 }
 impl Default for PseudoLabelSpec {

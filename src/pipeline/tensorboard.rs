@@ -36,8 +36,14 @@ pub struct StepTime {
 
 /// Fields of the classifier's `losses`, and their tags; those of AffinityNet's and IRN's are under `affinity/`,
 /// of the segmentation network's under `segmentation/`.
-const CLASSIFIER: [(&str, &str); 5] =
-    [("cls", "loss/cls"), ("ssc", "loss/ssc"), ("cpm", "loss/cpm"), ("lr", "lr"), ("grad_norm", "grad_norm")];
+const CLASSIFIER: [(&str, &str); 6] = [
+    ("cls", "loss/cls"),
+    ("ssc", "loss/ssc"),
+    ("cpm", "loss/cpm"),
+    ("equivariance", "loss/equivariance"),
+    ("lr", "lr"),
+    ("grad_norm", "grad_norm"),
+];
 const AFFINITY: [(&str, &str); 7] = [
     ("bg", "affinity/bg"),
     ("fg", "affinity/fg"),

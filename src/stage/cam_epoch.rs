@@ -55,6 +55,15 @@ pub struct CamEpochParams {
     /// `None`: off in this epoch.
     pub ssc: Option<SscParams>,
     pub cpm: Option<CpmParams>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equivariance: Option<EquivarianceParams>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EquivarianceParams {
+    pub weight: f64,
+    pub scale: f64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,6 +105,8 @@ pub struct StepLosses {
     pub cls: f64,
     pub ssc: Option<f64>,
     pub cpm: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equivariance: Option<f64>,
     pub lr: f64,
     pub grad_norm: f64,
 }
@@ -202,8 +213,8 @@ impl Trainer for CamTrainer<'_> {
         let parts: Vec<S2cBatch> = parts.into_iter().zip(items.chunks(batch_size)).map(of_part).collect();
         let losses = training.step(&parts, lr)?;
         let is_finite = losses.is_finite();
-        let S2cLosses { cls, ssc, cpm, grad_norm } = losses;
-        let row = StepLosses { cls, ssc, cpm, lr, grad_norm };
+        let S2cLosses { cls, ssc, cpm, equivariance, grad_norm } = losses;
+        let row = StepLosses { cls, ssc, cpm, equivariance, lr, grad_norm };
         if !is_finite {
             let losses = Self::describe(std::slice::from_ref(&row));
             return Err(NotFinite { losses, items, field: "classifier.lr", lr }.into());
@@ -213,8 +224,13 @@ impl Trainer for CamTrainer<'_> {
 
     fn describe(rows: &[StepLosses]) -> String {
         let term = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(" {name} {value:.3}"));
-        let [cls, ssc, cpm] = [mean(rows, |row| Some(row.cls)), mean(rows, |row| row.ssc), mean(rows, |row| row.cpm)];
-        format!("{}{}{}", term("cls", cls), term("ssc", ssc), term("cpm", cpm)).trim_start().to_owned()
+        let terms = [
+            term("cls", mean(rows, |row| Some(row.cls))),
+            term("ssc", mean(rows, |row| row.ssc)),
+            term("cpm", mean(rows, |row| row.cpm)),
+            term("equivariance", mean(rows, |row| row.equivariance)),
+        ];
+        terms.concat().trim_start().to_owned()
     }
 
     fn checkpoint(&self, more: Vec<(String, Tensor)>) -> anyhow::Result<Vec<u8>> {
@@ -262,7 +278,8 @@ fn s2c_options(params: &CamEpochParams) -> S2cOptions {
         };
         (cpm_options(of), absent, of.weight)
     });
-    S2cOptions { ssc, cpm }
+    let equivariance = params.equivariance.map(|of| (of.scale, of.weight));
+    S2cOptions { ssc, cpm, equivariance }
 }
 
 fn cpm_options(params: &CpmParams) -> CpmOptions {

@@ -10,6 +10,7 @@ use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{MEAN, STD};
 use crate::data::image::{Filter, decode_rgb, resize_rgb};
 use crate::data::rng::stream;
+use crate::model::advcam::{AdvCamOptions, climbed_cam};
 use crate::model::classifier::{Classifier, ClassifierConfig};
 use crate::model::rgb_tensor;
 use crate::model::weights::Weights;
@@ -25,6 +26,25 @@ pub struct CamInferParams {
     pub precision: Compute,
     pub scales: Vec<f64>,
     pub flip: bool,
+    /// `None`: CAMs of the image as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advcam: Option<AdvCam>,
+}
+
+/// See [`AdvCamOptions`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdvCam {
+    pub iterations: usize,
+    pub step: f64,
+    pub guard: f64,
+    pub guard_threshold: f64,
+}
+
+impl From<AdvCam> for AdvCamOptions {
+    fn from(AdvCam { iterations, step, guard, guard_threshold }: AdvCam) -> Self {
+        Self { iterations, step, guard, guard_threshold }
+    }
 }
 
 /// Reads `checkpoint`, `image`, `labels` (a byte a class, from 1); gives `cam` (see [`super::cam_file`]).
@@ -72,10 +92,17 @@ fn multi_scale(
 ) -> anyhow::Result<Cam> {
     let (height, width) = (image.height, image.width);
     let channels: Vec<i64> = classes.iter().map(|&class| i64::from(class) - 1).collect();
-    let channels = Tensor::from_slice(&channels).to_device(device);
+    let index = Tensor::from_slice(&channels).to_device(device);
     let views = Views { scales: &params.scales, flip: params.flip };
     let sum = over_views(image, views, device, |x, size| {
-        classifier.infer(x).index_select(1, &channels).upsample_bilinear2d(size, false, None, None).relu()
+        let cams = match params.advcam.filter(|_| !channels.is_empty()) {
+            None => classifier.infer(x).index_select(1, &index),
+            Some(options) => {
+                let climbed = channels.iter().map(|&channel| climbed_cam(classifier, x, channel, &options.into()));
+                Tensor::cat(&climbed.collect::<Vec<_>>(), 1)
+            }
+        };
+        cams.upsample_bilinear2d(size, false, None, None).relu()
     });
     let cam = &sum / (sum.amax([1i64, 2].as_slice(), true) + 1e-5);
     Ok(Cam { classes: classes.to_vec(), height, width, data: Vec::<f32>::try_from(cam.view([-1]))? })

@@ -293,6 +293,18 @@ fn first_step(case: &Case, more: &serde_json::Value) -> StepLosses {
     serde_json::from_slice::<Vec<StepLosses>>(&outputs[1].bytes).unwrap().remove(0)
 }
 
+#[test]
+fn equivariance_is_one_more_term() {
+    let case = Case::new();
+    let without = first_step(&case, &json!({}));
+    let with = |scale: f64| first_step(&case, &json!({ "equivariance": { "weight": 1.0, "scale": scale } }));
+    let (with, same) = (with(0.3), with(1.0));
+    assert_eq!((without.equivariance, with.cls, with.cpm), (None, without.cls, without.cpm));
+    assert!(with.equivariance.unwrap() > 0.01 && with.grad_norm != without.grad_norm);
+    // A crop of the same size has the same CAM.
+    assert_eq!(same.equivariance, Some(0.0));
+}
+
 /// L_CPM of the first step, as bits.
 fn first_cpm(case: &Case, cpm: &serde_json::Value) -> u64 {
     first_step(case, &json!({ "cpm": cpm })).cpm.unwrap().to_bits()

@@ -331,7 +331,7 @@ fn each_device_takes_one_unit_at_a_time_beside_the_others() {
     let units: Vec<UnitIdx> = (0..6)
         .map(|i| {
             let inputs = vec![("value", Source::value([i]))];
-            graph.add(Unit { stage: "holds", version: 1, item: i.to_string().into(), params: "null".into(), inputs })
+            graph.add(Unit { stage: "holds", version: 1, item: i.to_string(), params: "null".into(), inputs })
         })
         .collect();
     let of = |(i, unit): (usize, &UnitIdx)| (i.to_string(), Source::Output { unit: *unit, name: "out" });

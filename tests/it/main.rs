@@ -1,6 +1,8 @@
 //! One integration binary: every further one would link libtorch again.
 
 #[cfg(feature = "torch")]
+mod advcam;
+#[cfg(feature = "torch")]
 mod affinity;
 mod answers;
 #[cfg(feature = "torch")]

@@ -7,7 +7,7 @@ use s2c_pipe::model::Compute;
 use s2c_pipe::model::backbone::{Architecture, BackboneConfig};
 use s2c_pipe::model::conv::channels_last;
 use s2c_pipe::model::deeplab::{DeepLab, DeepLabConfig, HeadKind, segmentation};
-use s2c_pipe::model::loss::{AbsentClass, classification, cpm};
+use s2c_pipe::model::loss::{AbsentClass, classification, cpm, equivariance};
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
 use s2c_pipe::model::resnet::{Depth, Resnet, ResnetConfig, StrideIn};
 use s2c_pipe::model::ssc::{SscOptions, ssc};
@@ -22,7 +22,7 @@ fn golden() -> Weights {
     file("tests/golden/train/golden.safetensors")
 }
 
-fn resnet50() -> Weights {
+pub(crate) fn resnet50() -> Weights {
     file("pipelines/weights/resnet50_v1.f16.safetensors")
 }
 
@@ -137,6 +137,10 @@ fn losses_and_their_gradients_agree_with_their_equations() {
         value_and_grad(&(wave(&[2, 3, 6, 5], 0.9) * 3.0), |cam| cpm(cam, &labels, &pseudo, AbsentClass::Zero).unwrap()),
     );
     assert!(cpm(&wave(&[2, 3, 6, 5], 0.9), &labels, &pseudo.full_like(255), AbsentClass::Zero).is_none());
+    let (cam, small) = (wave(&[2, 3, 10, 8], 0.9) * 3.0, wave(&[2, 3, 3, 2], 0.4) * 3.0);
+    check("er", value_and_grad(&cam, |cam| equivariance(cam, &small, &labels)));
+    let (_, grad) = value_and_grad(&small, |small| equivariance(&cam, small, &labels));
+    assert_close(&golden, "er.small.grad", &grad, 1e-4);
     let logits = wave(&[2, 4, 6, 5], 0.4) * 2.0;
     check("seg", value_and_grad(&logits, |logits| segmentation(logits, &pseudo).unwrap()));
     assert!(segmentation(&logits, &pseudo.full_like(255)).is_none());

@@ -148,6 +148,16 @@ fn maps(decoder: &SamDecoder, windows: &[Window<'_>], options: &SamOptions) -> a
     Ok(windows.iter().zip(answers_of).map(map).collect())
 }
 
+/// Crops at another size.
+pub fn scaled(crops: &Tensor, scale: f64) -> Tensor {
+    let side = |n: i64| ((n as f64 * scale).round() as i64).max(1);
+    let size = crops.size();
+    match [side(size[2]), side(size[3])] {
+        same if same == size[2..] => crops.shallow_clone(),
+        other => crops.upsample_bilinear2d(other, true, None, None),
+    }
+}
+
 /// `(B, C, H, W)` in 0..1: the sum over scales, each class by its own maximum. Upsampled before the ReLU, as the
 /// reference does here (and not in the loss).
 fn multi_scale_cam(classifier: &Classifier, crops: &Tensor, known: Option<&Tensor>, scales: &[f64]) -> Tensor {
@@ -155,11 +165,10 @@ fn multi_scale_cam(classifier: &Classifier, crops: &Tensor, known: Option<&Tenso
     let (height, width) = (size[2], size[3]);
     let mut sum: Option<Tensor> = None;
     for &scale in scales {
-        let side = |n: i64| ((n as f64 * scale).round() as i64).max(1);
-        let logits = match (side(height), side(width), known) {
-            (h, w, Some(known)) if (h, w) == (height, width) => known.shallow_clone(),
-            (h, w, None) if (h, w) == (height, width) => classifier.infer(crops),
-            (h, w, _) => classifier.infer(&crops.upsample_bilinear2d([h, w], true, None, None)),
+        let x = scaled(crops, scale);
+        let logits = match known.filter(|_| x.size() == size) {
+            Some(known) => known.shallow_clone(),
+            None => classifier.infer(&x),
         };
         let cam = logits.upsample_bilinear2d([height, width], false, None, None).relu();
         sum = Some(sum.map_or_else(|| cam.shallow_clone(), |sum| sum + &cam));

@@ -12,7 +12,7 @@ use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use crate::pipeline::spec::{Refinement, SamInput, Select, Spec, Threshold};
 use crate::stage::Stage;
 use crate::stage::cam_epoch::CamEpoch;
-use crate::stage::cam_infer::{CamInfer, CamInferParams};
+use crate::stage::cam_infer::{AdvCam, CamInfer, CamInferParams};
 use crate::stage::coco_mask::{CocoMask, CocoMaskParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
 use crate::stage::params::Compute;
@@ -188,6 +188,12 @@ impl Builder<'_> {
             precision: self.precision,
             scales: seed.scales.clone(),
             flip: seed.flip,
+            advcam: seed.advcam.enabled.then_some(AdvCam {
+                iterations: seed.advcam.iterations,
+                step: seed.advcam.step,
+                guard: seed.advcam.guard,
+                guard_threshold: seed.advcam.guard_threshold,
+            }),
         };
         let labels = Source::value(item.labels.clone());
         let inputs =

@@ -1,7 +1,7 @@
 //! The parameters of a stage that have an effect, from a spec; the rest stands at its default or is not there.
 
 use crate::pipeline::spec::{CpmSpec, CrfStart, PseudoLabelSpec, Refinement, SamInput, SeMapSpec, Spec};
-use crate::stage::cam_epoch::{CamEpochParams, CpmParams, SscParams};
+use crate::stage::cam_epoch::{CamEpochParams, CpmParams, EquivarianceParams, SscParams};
 use crate::stage::params::Compute;
 use crate::stage::prompt::{FirstPeak, MaskPick, PointScale, PromptKind, PromptParams};
 use crate::stage::pseudo_label::{CrfRefineParams, PseudoLabelParams};
@@ -70,6 +70,10 @@ pub(super) fn cam_epoch_params(of: &Spec, epoch: u32, (n_classes, precision): (i
             pad_label: spec.cpm.pad_label,
             absent_class: spec.cpm.absent_class,
         }),
+        equivariance: spec
+            .equivariance
+            .enabled
+            .then_some(EquivarianceParams { weight: spec.equivariance.weight, scale: spec.equivariance.scale }),
     }
 }
 

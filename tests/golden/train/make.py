@@ -109,6 +109,13 @@ scores = torch.cat([1 - norm.amax(1, keepdim=True), norm], 1)
 loss = F.cross_entropy(scores, pseudo, ignore_index=255)
 golden["cpm.value"], golden["cpm.grad"] = loss.detach().view(1), torch.autograd.grad(loss, cam)[0]
 
+# L_ER of SEAM
+cams = [(wave(shape, step) * 3).requires_grad_() for shape, step in (((2, 3, 10, 8), 0.9), ((2, 3, 3, 2), 0.4))]
+norms = [F.relu(cam) / (F.relu(cam).amax((2, 3), keepdim=True) + 1e-5) * labels[:, :, None, None] for cam in cams]
+norms[0] = F.interpolate(norms[0], size=(3, 2), mode="bilinear", align_corners=True)
+loss = (norms[0] - norms[1]).abs().mean()
+golden["er.value"], (golden["er.grad"], golden["er.small.grad"]) = loss.detach().view(1), torch.autograd.grad(loss, cams)
+
 # Segmentation
 logits = (wave((2, 4, 6, 5), 0.4) * 2).requires_grad_()
 up = F.interpolate(logits, size=(24, 20), mode="bilinear", align_corners=False)

@@ -1,0 +1,60 @@
+//! AdvCAM against PyTorch: `tests/golden/advcam/make.py`.
+
+use s2c_pipe::data::rng::stream;
+use s2c_pipe::model::Compute;
+use s2c_pipe::model::advcam::{AdvCamOptions, climbed_cam};
+use s2c_pipe::model::backbone::{Architecture, BackboneConfig};
+use s2c_pipe::model::classifier::{Classifier, ClassifierConfig};
+use s2c_pipe::model::resnet::{Depth, StrideIn};
+use s2c_pipe::model::weights::{Weights, to_safetensors};
+use tch::{Device, Kind, Tensor};
+
+use crate::train::{assert_close, file, resnet50};
+
+fn wave(shape: &[i64], step: f64, size: f64) -> Tensor {
+    let angles = Tensor::arange(shape.iter().product::<i64>(), (Kind::Double, Device::Cpu)) * step;
+    (angles.sin() * size).to_kind(Kind::Float).view(shape)
+}
+
+fn classifier() -> Classifier {
+    let weights = resnet50();
+    let backbone = weights.names().map(|name| (name.to_owned(), weights.raw(name).unwrap()));
+    let head = [
+        ("head.feat.weight".to_owned(), wave(&[256, 2048, 1, 1], 0.61, 0.02)),
+        ("head.cam.weight".to_owned(), wave(&[20, 256, 1, 1], 1.3, 0.1)),
+    ];
+    let tensors: Vec<(String, Tensor)> = backbone.chain(head).collect();
+    let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
+    let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
+    let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
+    let config = ClassifierConfig { backbone, feat_dim: 256, n_classes: 20 };
+    Classifier::load(&Weights::parse(bytes.as_slice()).unwrap(), &config, &mut stream(0, 0, "", "head")).unwrap()
+}
+
+#[test]
+fn an_image_climbs_as_in_the_script() {
+    let golden = file("tests/golden/advcam/golden.safetensors");
+    let image = wave(&[1, 3, 96, 64], 0.37, 1.5) + wave(&[1, 3, 96, 64], 0.0013, 0.7);
+    let climb = |classifier: &Classifier, iterations: usize, change: &dyn Fn(&mut AdvCamOptions)| {
+        let mut options = AdvCamOptions { iterations, step: 0.08, guard: 7.0, guard_threshold: 0.5 };
+        change(&mut options);
+        // Where it is called nothing records gradients.
+        tch::no_grad(|| climbed_cam(classifier, &image, 3, &options)).view([6, 4])
+    };
+    let (plain, folded) = (classifier(), classifier().folded());
+    for iterations in 0..5 {
+        // A change of a millionth of the image changes the last by a ten-thousandth.
+        let name = format!("sum.{iterations}");
+        assert_close(&golden, &name, &climb(&plain, iterations, &|_| ()), 1e-3);
+        assert_close(&golden, &name, &climb(&folded, iterations, &|_| ()), 1e-3);
+    }
+    let expected = golden.raw("sum.4").unwrap();
+    for change in [
+        (&|options: &mut AdvCamOptions| options.step = 0.04) as &dyn Fn(&mut AdvCamOptions),
+        &|options| options.guard = 0.0,
+        &|options| options.guard_threshold = 0.9,
+    ] {
+        let off = (climb(&folded, 4, change) - &expected).abs().max() / expected.abs().max();
+        assert!(f64::try_from(off).unwrap() > 1e-2);
+    }
+}
