@@ -7,8 +7,9 @@ quickstart: build ## sets up, builds and runs all stages on the embedded data
 test: setup lint ## formatting, lints, advisories and all tests
 	cargo test --release
 
-test-faults: setup ## the engine under faults, with 200 kills where `make test` has 20
+test-faults: build ## the engine under faults, with 200 kills where `make test` has 20; the quickstart, killed 20 times
 	S2C_FAULTS=200 cargo test --release --test it faults:: -- --nocapture
+	.ci/kill-quickstart 20
 
 test-s3: ## `cache push` and `cache pull` against an S3 server, moto, which it installs; needs no libtorch
 	.ci/test-s3 --no-default-features --features s3

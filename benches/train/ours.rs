@@ -96,8 +96,11 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
             },
         },
     };
-    let options =
-        S2cOptions { ssc: Some((SscOptions::default(), SscOn::Feat, 1.0)), cpm: Some((cpm, AbsentClass::Zero, 1.0)), equivariance: None };
+    let options = S2cOptions {
+        ssc: Some((SscOptions::default(), SscOn::Feat, 1.0)),
+        cpm: Some((cpm, AbsentClass::Zero, 1.0)),
+        equivariance: None,
+    };
 
     let size = (side, side);
     let transform = Transform { image: size, resized: size, flip: false, crop: side, offset: (0, 0) };

@@ -4,7 +4,7 @@
 //! content), `costs` (stage, and stage with the names of its inputs -> seconds
 //! and bytes of the last units).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::Context;
@@ -40,17 +40,8 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let config = sled::Config::new().path(path).flush_every_ms(Some(500));
-        Self::with(config).with_context(|| format!("could not open the index `{}`", path.display()))
-    }
-
-    /// An empty one, gone when it is dropped.
-    pub(crate) fn temporary() -> anyhow::Result<Self> {
-        Self::with(sled::Config::new().temporary(true)).context("could not make an index")
-    }
-
-    fn with(config: sled::Config) -> anyhow::Result<Self> {
-        let db = config.cache_capacity(64 << 20).open()?;
+        let config = sled::Config::new().path(path).cache_capacity(64 << 20).flush_every_ms(Some(500));
+        let db = config.open().with_context(|| format!("could not open the index `{}`", path.display()))?;
         let tree = |name: &str| db.open_tree(name);
         Ok(Self { labels: tree("labels")?, facts: tree("facts")?, costs: tree("costs")?, db })
     }
@@ -63,17 +54,9 @@ impl Index {
     /// Takes units in the order in which they finished. With them it has been told the logs' first so many bytes.
     pub(crate) fn record(&self, units: &[Finished], told: u64) -> anyhow::Result<()> {
         let mut labels: sled::Batch = Default::default();
-        let mut costs: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
-        for unit in units {
-            labels.insert(unit.label.as_bytes(), unit.key.as_bytes());
-            for name in [&unit.stage, &unit.kind] {
-                let newest = costs.entry(name).or_default();
-                newest.insert(0, (unit.seconds, unit.bytes));
-                newest.truncate(N_COSTS);
-            }
-        }
+        units.iter().for_each(|unit| labels.insert(unit.label.as_bytes(), unit.key.as_bytes()));
         self.labels.apply_batch(labels)?;
-        for (name, mut newest) in costs {
+        for (name, mut newest) in newest_costs(units) {
             newest.append(&mut self.costs(name)?);
             newest.truncate(N_COSTS);
             self.costs.insert(name.as_bytes(), encode(&newest)?)?;
@@ -106,4 +89,43 @@ impl Index {
         self.db.flush()?;
         Ok(())
     }
+}
+
+/// Labels and costs for who only looks: in memory, from the logs.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    labels: HashMap<String, UnitKey>,
+    costs: HashMap<String, Vec<(f64, u64)>>,
+}
+
+impl Looked {
+    /// From units in the order in which they finished.
+    pub(crate) fn new(units: &[Finished]) -> Self {
+        Self {
+            labels: units.iter().map(|unit| (unit.label.clone(), unit.key)).collect(),
+            costs: newest_costs(units).into_iter().map(|(name, costs)| (name.to_owned(), costs)).collect(),
+        }
+    }
+
+    pub(crate) fn newest(&self, label: &str) -> Option<UnitKey> {
+        self.labels.get(label).copied()
+    }
+
+    pub(crate) fn costs(&self, name: &str) -> Vec<(f64, u64)> {
+        self.costs.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// Of each stage and kind, newest first.
+fn newest_costs(units: &[Finished]) -> BTreeMap<&str, Vec<(f64, u64)>> {
+    let mut costs: BTreeMap<&str, Vec<(f64, u64)>> = BTreeMap::new();
+    for unit in units.iter().rev() {
+        for name in [&unit.stage, &unit.kind] {
+            let newest = costs.entry(name).or_default();
+            if newest.len() < N_COSTS {
+                newest.push((unit.seconds, unit.bytes));
+            }
+        }
+    }
+    costs
 }

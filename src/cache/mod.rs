@@ -43,7 +43,7 @@ use crate::digest::{BlobDigest, UnitKey};
 pub use drift::Drift;
 use files::Files;
 pub use gc::{Again, GcReport, Keep, Removed};
-use index::{Finished, Index};
+use index::{Finished, Index, Looked};
 use lock::Lock;
 pub use lock::holder;
 use manifest::{ManifestLog, Place};
@@ -65,6 +65,7 @@ pub struct Cache {
     files: Files,
     /// Opened when it is first asked.
     index: OnceLock<Index>,
+    looked: OnceLock<Looked>,
     log: Mutex<ManifestLog>,
     /// Not yet told to the index. Changed while the log is held.
     untold: Mutex<Vec<Finished>>,
@@ -103,8 +104,8 @@ impl Cache {
         Self::with(folder, Some(lock))
     }
 
-    /// Opens a cache to look at it, without waiting: while another process holds it, and where it cannot be written, it
-    /// is as it was when it was opened, and facts about files are found anew.
+    /// Opens a cache to look at it, without waiting. If another process holds it, or it cannot be written, nothing in it
+    /// is changed, what finishes from now on is not sure to be seen, and facts about files are found anew.
     pub fn open_to_read(folder: &Path, who: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
         let folder = fs::canonicalize(folder).map_err(StoreError::io("open", folder))?;
@@ -116,13 +117,14 @@ impl Cache {
         let (index, manifests) = (folder.join("index"), folder.join("manifests"));
         let units = index.join("units");
         let records = Records::open(&units, &manifests)?;
+        let store = BlobStore::new(folder.join("blobs"));
         if lock.is_some() {
             if index.join("db").exists() {
                 // As it was laid out before; disposable.
                 fs::remove_dir_all(&index).map_err(StoreError::io("remove", &index))?;
             }
             fs::create_dir_all(&index).map_err(StoreError::io("create", &index))?;
-            if records.is_without_file() && units.exists() {
+            if records.are_all_from_logs() && units.exists() {
                 // Logs that grow later must not make it look right.
                 fs::remove_file(&units).map_err(StoreError::io("remove", &units))?;
             }
@@ -132,9 +134,10 @@ impl Cache {
             records: Arc::new(RwLock::new(records)),
             files: Files::open(index.join("files")),
             index: OnceLock::new(),
+            looked: OnceLock::new(),
             untold: Mutex::default(),
             log: Mutex::new(ManifestLog::new(manifests)),
-            store: BlobStore::new(folder.join("blobs")),
+            store: if lock.is_some() { store } else { store.only_read() },
             lock,
             folder,
         })
@@ -176,7 +179,11 @@ impl Cache {
 
     /// The newest record with a label: what `why` compares with.
     pub fn newest(&self, label: &str) -> anyhow::Result<Option<Manifest>> {
-        Ok(self.index()?.newest(label)?.and_then(|key| self.get(&key)))
+        let newest = match &self.lock {
+            Some(_) => self.index()?.newest(label)?,
+            None => self.looked()?.newest(label),
+        };
+        Ok(newest.and_then(|key| self.get(&key)))
     }
 
     /// Records a finished unit. Its blobs are in the store already, synced if it took longer than [`SYNC_SECONDS`].
@@ -213,10 +220,13 @@ impl Cache {
         stage: &'a str,
         slots: impl Iterator<Item = &'a str>,
     ) -> anyhow::Result<Option<(f64, u64)>> {
-        let index = self.index()?;
-        let mut costs = index.costs(&kind(stage, slots))?;
+        let costs_of = |name: &str| match &self.lock {
+            Some(_) => self.index()?.costs(name),
+            None => Ok(self.looked()?.costs(name)),
+        };
+        let mut costs = costs_of(&kind(stage, slots))?;
         if costs.is_empty() {
-            costs = index.costs(stage)?;
+            costs = costs_of(stage)?;
         }
         if costs.is_empty() {
             return Ok(None);
@@ -256,12 +266,21 @@ impl Cache {
         Ok(index)
     }
 
-    fn open_index(&self) -> anyhow::Result<Index> {
-        if self.lock.is_none() {
-            let index = Index::temporary()?;
-            tell(&index, &self.folder.join("manifests"), &|_| true, self.bytes_then)?;
-            return Ok(index);
+    /// The same without a lock, of the units that were there when the cache was opened.
+    fn looked(&self) -> anyhow::Result<&Looked> {
+        if let Some(looked) = self.looked.get() {
+            return Ok(looked);
         }
+        let mut units = Vec::new();
+        each(&self.folder.join("manifests"), &mut |manifest| {
+            if self.records().find(&manifest.key).is_some() {
+                units.push(told(&manifest));
+            }
+        })?;
+        Ok(self.looked.get_or_init(|| Looked::new(&units)))
+    }
+
+    fn open_index(&self) -> anyhow::Result<Index> {
         let path = self.folder.join("index/sled");
         let index = match Index::open(&path) {
             Ok(index) => index,

@@ -60,8 +60,8 @@ impl Records {
         Ok(records)
     }
 
-    /// The logs gave them all: there was no file, or it was torn or made from other logs.
-    pub(super) fn is_without_file(&self) -> bool {
+    /// There was no file, or it was empty, torn or made from other logs.
+    pub(super) fn are_all_from_logs(&self) -> bool {
         self.old.len() == 0
     }
 

@@ -21,7 +21,7 @@ const MANY: usize = 1000;
 pub enum StoreError {
     #[error("no blob `{0}` in the store")]
     Missing(BlobDigest),
-    #[error("blob `{expected}` was corrupt (its bytes hash to `{actual}`) and is removed")]
+    #[error("blob `{expected}` is corrupt: its bytes hash to `{actual}`")]
     Corrupt { expected: BlobDigest, actual: BlobDigest },
     #[error("could not {action} `{path}`")]
     Io {
@@ -43,11 +43,17 @@ impl StoreError {
 #[derive(Clone, Debug)]
 pub struct BlobStore {
     root: PathBuf,
+    removes_corrupt: bool,
 }
 
 impl BlobStore {
     pub fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, removes_corrupt: true }
+    }
+
+    /// For who only looks: what is corrupt stays, since another process may be making it again.
+    pub(super) fn only_read(self) -> Self {
+        Self { removes_corrupt: false, ..self }
     }
 
     pub fn path(&self, digest: &BlobDigest) -> PathBuf {
@@ -103,7 +109,8 @@ impl BlobStore {
         Ok(digest)
     }
 
-    /// The bytes, checked. A corrupt blob is removed, so that its unit is computed again.
+    /// The bytes, checked. A corrupt blob is removed, so that its unit is computed again, unless this is
+    /// [`Self::only_read`].
     pub fn read(&self, digest: &BlobDigest) -> Result<Vec<u8>, StoreError> {
         let path = self.path(digest);
         let mut bytes = Vec::new();
@@ -113,7 +120,9 @@ impl BlobStore {
         };
         let actual = BlobDigest::of(&bytes);
         if actual != *digest {
-            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            if self.removes_corrupt {
+                fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            }
             return Err(StoreError::Corrupt { expected: *digest, actual });
         }
         Ok(bytes)

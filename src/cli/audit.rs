@@ -15,7 +15,7 @@ use crate::cache::Cache;
 use crate::pipeline::audit::{AuditOptions, AuditReport, audit};
 use crate::pipeline::build::registry;
 use crate::pipeline::executor::LocalExecutor;
-use crate::stage::StageContext;
+use crate::stage::{Device, StageContext};
 
 /// A run that has ended.
 pub(super) struct Audited<'a> {
@@ -31,14 +31,15 @@ pub(super) struct Audited<'a> {
 pub(super) struct Chosen {
     pub(super) share: f64,
     pub(super) rng_seed: u64,
+    pub(super) devices: Vec<Device>,
     pub(super) jobs: usize,
     pub(super) limit: Option<Duration>,
 }
 
 /// Tells what did not give the same bytes again; the exit code of a run that went well but for that.
-pub(super) fn audit_run(run: &Audited<'_>, chosen: &Chosen, context: StageContext) -> anyhow::Result<ExitCode> {
+pub(super) fn audit_run(run: &Audited<'_>, chosen: Chosen, context: StageContext) -> anyhow::Result<ExitCode> {
     let Audited { cli, cache, experiment, made_by, now } = *run;
-    let Chosen { share, rng_seed, jobs, limit } = *chosen;
+    let Chosen { share, rng_seed, devices, jobs, limit } = chosen;
     // Of its own: no half-done epoch is taken up, and the logs of those that are cached stay.
     let folder = cache.folder().join("scratch");
     std::fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
@@ -48,7 +49,7 @@ pub(super) fn audit_run(run: &Audited<'_>, chosen: &Chosen, context: StageContex
     let interrupted = context.interrupted.clone();
     let progress_fn = Arc::new(move |step: &crate::stage::Step<'_>| inside.step(step));
     let context = StageContext { progress: progress_fn, scratch: scratch.path().to_owned(), ..context };
-    let mut executor = LocalExecutor::new(context, jobs).with_limit(limit);
+    let mut executor = LocalExecutor::new(context, jobs).on(devices).with_limit(limit);
     if !cli.quiet {
         eprintln!("audit of {:.4} % with --audit-seed {rng_seed}", share * 100.0);
     }

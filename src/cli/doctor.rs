@@ -42,6 +42,12 @@ pub(super) fn parse_devices(devices: &str) -> anyhow::Result<Vec<Device>> {
         }
         found.push(device);
     }
+    if found.len() > 1 && found.contains(&Device::Cpu) {
+        return Err(Hinted::error(
+            format!("`--device {devices}` has the CPU beside others, which round otherwise"),
+            "train on GPUs, as cuda:0,cuda:1, or on the CPU",
+        ));
+    }
     Ok(found)
 }
 

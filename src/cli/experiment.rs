@@ -241,7 +241,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let audit_context = context.clone();
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
-    let made_by = format!("s2c-pipe {version}, libtorch {libtorch}, {device_name}");
+    let made_by = format!("s2c-pipe {version}, libtorch {libtorch}");
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let events = tensorboard::folder(out, &experiment);
     let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
@@ -262,7 +262,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         },
     };
     let limit = time_limit.map(|seconds| Duration::from_secs(seconds.into()));
-    let mut executor = LocalExecutor::new(context, jobs).on(devices).with_limit(limit);
+    let mut executor = LocalExecutor::new(context, jobs).on(devices.clone()).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
     let table = table(&cache, &experiment);
     recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
@@ -281,8 +281,8 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     if let Some(share) = audit.filter(|_| report.failed.is_empty()) {
         let audited = Audited { cli, cache: &cache, experiment: &experiment, made_by: &made_by, now: &now };
-        let chosen = audit::Chosen { share, rng_seed: audit_seed.unwrap_or_else(now), jobs, limit };
-        code = audit::audit_run(&audited, &chosen, audit_context)?;
+        let chosen = audit::Chosen { share, rng_seed: audit_seed.unwrap_or_else(now), devices, jobs, limit };
+        code = audit::audit_run(&audited, chosen, audit_context)?;
         table = self::table(&cache, &experiment)?; // marks what is built on what drifted
     }
     let repeats = repeats_of(&experiment, &table, None)?;

@@ -49,7 +49,7 @@ struct Unit {
 
 impl Unit {
     fn take(&mut self, step: &Step<'_>) {
-        let Step { key: _, done, of: _, what, images, seconds, waited } = *step;
+        let Step { key: _, label: _, done, of: _, what, images, seconds, waited } = *step;
         self.steps += 1;
         self.images += images;
         self.seconds += seconds;
@@ -77,7 +77,15 @@ impl Progress {
     }
 
     pub(super) fn event(&self, event: Event<'_>) {
-        if let Event::UnitFailed { label, error } = event {
+        if let Event::UnitFailed { key, .. } | Event::Retried { key, .. } = event {
+            self.state().units.remove(key);
+        }
+        if let Event::UnitFinished { key, .. } = event
+            && self.quiet
+        {
+            self.state().units.remove(key);
+        }
+        if let Event::UnitFailed { label, error, .. } = event {
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
             self.line(&format!("failed: {label}: {}", chain.join(": ")));
             if let Some(hint) = super::hint_of(error) {
@@ -94,7 +102,7 @@ impl Progress {
             Event::Repaired { label, error } => {
                 self.line(&format!("a stored result was lost, made again: {label}: {error:#}"))
             }
-            Event::Retried { label, error } => self.line(&format!("failed, tried again: {label}: {error:#}")),
+            Event::Retried { label, error, .. } => self.line(&format!("failed, tried again: {label}: {error:#}")),
             Event::UnitFailed { .. } => {}
         }
     }
@@ -102,9 +110,6 @@ impl Progress {
     /// Told from inside a long unit.
     pub(super) fn step(&self, step: &Step<'_>) {
         let mut state = self.state();
-        if step.done == 1 {
-            state.units.remove(&step.key); // of a try that failed
-        }
         let unit = state.units.entry(step.key).or_insert_with(|| Unit {
             log: self.log(step),
             steps: 0,
@@ -116,6 +121,8 @@ impl Progress {
         unit.take(step);
         let left = (step.of - step.done) as f64 * unit.seconds / unit.steps as f64;
         let text = format!("step {}/{}, {}, {}", step.done, step.of, unit.speed(), step.what);
+        // Of several at once each says whose it is.
+        let text = if state.units.len() > 1 { format!("{}: {text}", step.label) } else { text };
         if self.quiet {
             return;
         }
@@ -153,8 +160,7 @@ impl Progress {
         bar.set_prefix(stage.to_owned());
         let mut state = self.state();
         let (bar, running) = ((!bar.is_hidden()).then_some(bar), std::mem::take(&mut state.units));
-        *state =
-            State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now, units: running };
+        *state = State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now, units: running };
     }
 
     fn finish(&self, stage: &str, key: &UnitKey, label: &str, seconds: f64) {

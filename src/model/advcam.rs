@@ -1,6 +1,7 @@
-//! AdvCAM (Lee, Kim, Yoon, CVPR 2021): an image climbs towards a class against its score, and the CAMs on the way are
-//! summed, so that more of an object shows than its most telling part (S2C_FACTS section 4.5; reference:
-//! `obtain_CAM_masking.py` of jbeomlee93/AdvCAM).
+//! AdvCAM (Lee, Kim, Yoon, CVPR 2021): an image climbs towards a class, and the CAMs on the way are summed, so that more
+//! of an object shows than its most telling part (S2C_FACTS section 4.5; reference: `obtain_CAM_masking.py` of
+//! jbeomlee93/AdvCAM). Not as there: CAMs are the classifier's own, where Grad-CAM is the same but for a factor; an image
+//! and its mirror climb apart; scale 0.5 takes as many steps as the others.
 
 use tch::{Kind, Tensor};
 
@@ -9,6 +10,7 @@ use super::s2c::add;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdvCamOptions {
+    /// CAMs that are summed: of the image and of each step, of which there is one less.
     pub iterations: usize,
     /// How far a step goes where the gradient is largest, in units of the normalised image.
     pub step: f64,
@@ -25,7 +27,7 @@ pub fn climbed_cam(classifier: &Classifier, x: &Tensor, channel: i64, options: &
     let (low, high) = (x.min(), x.max());
     let mut x = x.detach();
     let (mut sum, mut first): (Option<Tensor>, Option<Tensor>) = (None, None);
-    for left in (0..=options.iterations).rev() {
+    for left in (0..options.iterations).rev() {
         let at = x.detach().set_requires_grad(left > 0);
         let grad = tch::with_grad(|| {
             let cams = classifier.forward(&at, None).cam.relu(); // (1, C, h, w)

@@ -172,7 +172,7 @@ impl S2cTraining<'_> {
             anyhow::Ok(CpmImage { channels: channels.clone(), transform: *transform, embedding })
         };
         let images = part.images.iter().enumerate().map(image).collect::<anyhow::Result<Vec<_>>>()?;
-        // CPM looks at all of the network.
+        // Dropout hides a part of the network from the step's own CAM.
         let known = part.dropout.is_none().then_some(cam);
         pseudo_map(&self.classifier, decoder, &part.crops, known, &images, cpm).map(Some)
     }

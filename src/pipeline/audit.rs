@@ -28,7 +28,7 @@ pub struct AuditOptions<'a> {
     pub interrupted: Arc<AtomicBool>,
     /// Seconds since 1970.
     pub clock: &'a dyn Fn() -> u64,
-    /// Device and library versions.
+    /// Library versions.
     pub made_by: &'a str,
     pub observer: &'a dyn Fn(Event<'_>),
 }
@@ -96,16 +96,21 @@ pub fn audit(
         if options.interrupted.load(Ordering::Relaxed) {
             executor.withdraw();
         }
-        let Some(Finished { unit, outcome, seconds }) = executor.next() else { break };
+        let Some(Finished { unit, outcome, seconds, device }) = executor.next() else { break };
         let Some((key, label)) = in_flight.remove(&unit) else { continue };
         match outcome {
             Ok(found) => {
-                (options.observer)(Event::UnitFinished { stage: graph.kind(unit).stage, key: &key, label: &label, seconds });
+                (options.observer)(Event::UnitFinished {
+                    stage: graph.kind(unit).stage,
+                    key: &key,
+                    label: &label,
+                    seconds,
+                });
                 match differences(&outcomes.outputs(unit), &found) {
                     outputs if outputs.is_empty() => report.n_agreed += 1,
                     outputs => {
                         let made_by = cache.get(&key).map(|manifest| manifest.made_by).unwrap_or_default();
-                        let (audited_by, audited) = (options.made_by.to_owned(), (options.clock)());
+                        let (audited_by, audited) = (format!("{}, {device}", options.made_by), (options.clock)());
                         let drift = Drift { key, label, outputs, made_by, audited_by, audited };
                         cache.put_drift(&drift)?;
                         report.drifted.push(drift);
@@ -114,7 +119,7 @@ pub fn audit(
             }
             Err(error) if error.is::<Interrupted>() => options.interrupted.store(true, Ordering::Relaxed),
             Err(error) => {
-                (options.observer)(Event::UnitFailed { label: &label, error: &error });
+                (options.observer)(Event::UnitFailed { key: &key, label: &label, error: &error });
                 report.failed.push((label, error));
             }
         }

@@ -38,6 +38,8 @@ pub struct Finished {
     pub unit: UnitIdx,
     pub outcome: anyhow::Result<Vec<ArtifactRef>>,
     pub seconds: f64,
+    /// Of the worker that ran it.
+    pub device: Device,
 }
 
 /// Executes tasks that do not need each other.
@@ -67,16 +69,24 @@ pub struct OutOfMemory(String);
 
 impl OutOfMemory {
     /// What to do about it.
-    pub const HINT: &str = "train with a smaller `batch` and more `accumulate`, a smaller `crop` or `precision = \"bf16\"`, \
-                            or run fewer --jobs at once; what has finished is kept";
+    pub const HINT: &str = "set a smaller `batch_size` with more `accumulate`, a smaller `crop` or smaller `scales`, or on a \
+                            CPU fewer --jobs; what has finished is kept";
 
-    /// libtorch has no type for it.
+    /// libtorch has no type for it. What stands above its text in the error is kept, its trace is not.
     fn of(error: &anyhow::Error) -> Option<Self> {
-        let said = ["can't allocate memory", "out of memory. Tried to allocate"];
-        let text = error.chain().map(ToString::to_string).find(|text| said.iter().any(|said| text.contains(said)))?;
-        let line = text.lines().find(|line| said.iter().any(|said| line.contains(said)))?;
-        let from = line.find("you tried").or_else(|| line.find("Tried"))?;
-        Some(Self(line[from..].split(". ").next().unwrap_or_default().to_owned()))
+        const SAID: [&str; 4] =
+            ["can't allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC"];
+        let has_said = |text: &str| SAID.iter().any(|said| text.contains(said));
+        let mut chain: Vec<String> = Vec::new();
+        for text in error.chain().map(ToString::to_string) {
+            if let Some(line) = text.lines().find(|line| has_said(line)) {
+                let from = line.find("you tried").or_else(|| line.find("Tried")).unwrap_or(0);
+                chain.push(line[from..].split(". ").next().unwrap_or_default().to_owned());
+                return Some(Self(chain.join(": ")));
+            }
+            chain.push(text);
+        }
+        None
     }
 }
 
@@ -105,7 +115,7 @@ struct Lane {
 struct Worker {
     work: Arc<Mutex<Work>>,
     thread: JoinHandle<()>,
-    /// No other of the lane has it: of the devices the next in turn.
+    /// No other worker of the lane has it. Devices are given to slots in turn.
     slot: usize,
 }
 
@@ -170,10 +180,11 @@ impl LocalExecutor {
                 }
                 (work.is_left, work.unit) = (true, None);
                 drop(work);
-                self.lanes[at].workers.remove(place);
+                let slot = self.lanes[at].workers.remove(place).slot;
+                let device = self.device_of(slot);
                 self.hire(at);
-                let outcome = Err(PastLimit(limit).into());
-                let _ = self.sender.send(Finished { unit, outcome, seconds: limit.as_secs_f64() });
+                let (outcome, seconds) = (Err(PastLimit(limit).into()), limit.as_secs_f64());
+                let _ = self.sender.send(Finished { unit, outcome, seconds, device });
             }
         }
         next.max(Duration::from_millis(1))
@@ -186,16 +197,19 @@ impl LocalExecutor {
         finished
     }
 
+    fn device_of(&self, slot: usize) -> Device {
+        self.devices[slot % self.devices.len()]
+    }
+
     fn hire(&mut self, at: usize) {
-        let lane = &mut self.lanes[at];
+        let lane = &self.lanes[at];
         let is_free = |slot: &usize| lane.workers.iter().all(|worker| worker.slot != *slot);
         let slot = (0..lane.n_workers).find(is_free).unwrap_or(0);
-        let device = self.devices[slot % self.devices.len()];
-        let context = StageContext { device, ..self.context.clone() };
+        let context = StageContext { device: self.device_of(slot), ..self.context.clone() };
         let (work, queue, sender) = (Arc::new(Mutex::new(Work::default())), lane.queue.clone(), self.sender.clone());
         let own = work.clone();
         let thread = std::thread::spawn(move || worker(&queue, &context, &sender, &own));
-        lane.workers.push(Worker { work, thread, slot });
+        self.lanes[at].workers.push(Worker { work, thread, slot });
     }
 }
 
@@ -302,7 +316,7 @@ fn worker(queue: &Queue, context: &StageContext, sender: &mpsc::Sender<Finished>
         work.unit = None;
         // Published under this lock: what runs past its limit is not stored after it was reported.
         let outcome = outcome.and_then(|outputs| task.io.publish(outputs, seconds));
-        if sender.send(Finished { unit, outcome, seconds }).is_err() {
+        if sender.send(Finished { unit, outcome, seconds, device: context.device }).is_err() {
             return;
         }
     }
@@ -355,9 +369,7 @@ fn guarded(
     let outcome = catch_unwind(work).unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", message(&*panic))));
     outcome.map_err(|error| match error.is::<Interrupted>() {
         true => error,
-        false => {
-            OutOfMemory::of(&error).map_or(error, anyhow::Error::from).context(format!("unit `{}`", task.label))
-        }
+        false => OutOfMemory::of(&error).map_or(error, anyhow::Error::from).context(format!("unit `{}`", task.label)),
     })
 }
 

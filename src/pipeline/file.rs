@@ -529,11 +529,7 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.ssc.weight.is_finite(), "classifier.ssc.weight", "is not finite"),
         (classifier.cpm.weight.is_finite(), "classifier.cpm.weight", "is not finite"),
         (classifier.equivariance.weight.is_finite(), "classifier.equivariance.weight", "is not finite"),
-        (
-            scales(&[classifier.equivariance.scale]),
-            "classifier.equivariance.scale",
-            "is not above 0 and up to 8",
-        ),
+        (scales(&[classifier.equivariance.scale]), "classifier.equivariance.scale", "is not above 0 and up to 8"),
         (fraction(classifier.cpm.tau), "classifier.cpm.tau", "is not in 0..=1"),
         (scales(&classifier.cpm.scales), "classifier.cpm.scales", "is empty or has a scale outside 0..=8"),
         (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),

@@ -36,7 +36,7 @@ pub struct RunOptions<'a> {
     pub interrupted: Arc<AtomicBool>,
     /// Seconds since 1970.
     pub clock: &'a dyn Fn() -> u64,
-    /// Device and library versions, for the manifests.
+    /// Library versions, for the manifests, which have the device as well.
     pub made_by: &'a str,
     pub observer: &'a dyn Fn(Event<'_>),
 }
@@ -60,11 +60,13 @@ pub enum Event<'a> {
         seconds: f64,
     },
     UnitFailed {
+        key: &'a UnitKey,
         label: &'a str,
         error: &'a anyhow::Error,
     },
     /// It failed and is tried once more.
     Retried {
+        key: &'a UnitKey,
         label: &'a str,
         error: &'a anyhow::Error,
     },
@@ -228,14 +230,14 @@ impl Running<'_, '_> {
     }
 
     fn take(&mut self, agenda: &mut Agenda<'_>, finished: Finished) -> anyhow::Result<()> {
-        let Finished { unit, outcome, seconds } = finished;
+        let Finished { unit, outcome, seconds, device } = finished;
         let Some((label, fingerprint)) = self.in_flight.remove(&unit) else { return Ok(()) };
         let (key, stage) = (fingerprint.key(), self.graph.kind(unit).stage);
         let equal = self.waiting.remove(&key).unwrap_or_default();
         let observer = self.options.observer;
         let stored = outcome.and_then(|outputs| {
             publish_inputs(&self.io, &fingerprint, seconds)?;
-            let (finished, made_by) = ((self.options.clock)(), self.options.made_by.to_owned());
+            let (finished, made_by) = ((self.options.clock)(), format!("{}, {device}", self.options.made_by));
             let label = label.clone();
             self.cache.put(&Manifest { key, label, fingerprint, outputs, seconds, finished, made_by })?;
             self.cache.records().find(&key).context("a record is not where it was put")
@@ -257,10 +259,10 @@ impl Running<'_, '_> {
                     self.report.repaired.push(label);
                     agenda.again(unit, true);
                 } else if is_worth_retrying(&error) && *n_tries <= self.options.retries && !self.stops() {
-                    observer(Event::Retried { label: &label, error: &error });
+                    observer(Event::Retried { key: &key, label: &label, error: &error });
                     agenda.again(unit, false);
                 } else {
-                    observer(Event::UnitFailed { label: &label, error: &error });
+                    observer(Event::UnitFailed { key: &key, label: &label, error: &error });
                     self.failed.insert(unit);
                     agenda.failed(unit);
                     self.report.failed.push((label, error));

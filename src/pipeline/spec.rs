@@ -302,6 +302,7 @@ pub struct SeedSpec {
 #[serde(default, deny_unknown_fields)]
 pub struct AdvCamSpec {
     pub enabled: bool,
+    /// CAMs that are summed: of the image and of each step.
     pub iterations: usize,
     /// How far a step goes where the gradient is largest, in units of the normalised image.
     pub step: f64,

@@ -136,7 +136,8 @@ pub(super) fn train<T: Trainer>(
         last = Instant::now();
         let what = T::describe(if rows.len() == n_steps { &rows } else { &rows[step..] });
         let (done, of, waited) = (rows.len() as u64, n_steps as u64, waited.as_secs_f64());
-        (context.progress)(&Step { key: input.fingerprint.key(), done, of, what: &what, images, seconds, waited });
+        let (key, label, what) = (input.fingerprint.key(), input.label, &*what);
+        (context.progress)(&Step { key, label, done, of, what, images, seconds, waited });
         let stop = context.is_interrupted() && rows.len() < n_steps;
         if stop || saved.elapsed() > SAVE_EVERY {
             save(&scratch, trainer, &rows)?;

@@ -42,6 +42,7 @@ pub mod seg_epoch;
 pub mod seg_infer;
 pub mod select_epoch;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,6 +93,15 @@ pub enum Device {
     Cuda(usize),
 }
 
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
 #[cfg(feature = "torch")]
 impl Device {
     /// The one place where a libtorch device is chosen.
@@ -112,6 +122,7 @@ pub type ProgressFn = dyn Fn(&Step<'_>) + Send + Sync;
 pub struct Step<'a> {
     /// The unit it is of.
     pub key: UnitKey,
+    pub label: &'a str,
     /// Steps done, this one included, of so many.
     pub done: u64,
     pub of: u64,

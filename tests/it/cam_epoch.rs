@@ -219,7 +219,10 @@ fn batches_of_a_step_add_up_to_one_batch() {
     // CPM's masks are yes or no, and rounding turns single pixels of them.
     for (without, tolerance) in [("cpm", 1e-5), ("none", 1e-3)] {
         let run = |batch_size: usize, accumulate: usize| {
-            let changes = json!({ "batch_size": batch_size, "accumulate": accumulate, without: null });
+            let equivariance = json!({ "weight": 1.0, "scale": 0.5 });
+            let changes = json!({
+                "batch_size": batch_size, "accumulate": accumulate, without: null, "equivariance": equivariance
+            });
             let (outputs, steps) = case.run_with(changes, folder.path(), None).unwrap();
             assert_eq!(steps, 1);
             let [row]: [StepLosses; 1] = serde_json::from_slice(&outputs[1].bytes).unwrap();
@@ -227,7 +230,7 @@ fn batches_of_a_step_add_up_to_one_batch() {
             let state = Weights::parse(outputs[0].bytes.clone()).unwrap();
             let momentum = ["head.cam", "head.feat", "layer4.2.conv3", "layer2.0.conv1"]
                 .map(|name| state.raw(&format!("momentum.{name}.weight")).unwrap());
-            ([Some(row.cls), row.ssc, row.cpm, Some(row.grad_norm)], momentum)
+            ([Some(row.cls), row.ssc, row.cpm, row.equivariance, Some(row.grad_norm)], momentum)
         };
         let whole = run(4, 1);
         for (batch_size, accumulate) in [(1, 4), (3, 2)] {
@@ -297,10 +300,13 @@ fn first_step(case: &Case, more: &serde_json::Value) -> StepLosses {
 fn equivariance_is_one_more_term() {
     let case = Case::new();
     let without = first_step(&case, &json!({}));
-    let with = |scale: f64| first_step(&case, &json!({ "equivariance": { "weight": 1.0, "scale": scale } }));
-    let (with, same) = (with(0.3), with(1.0));
-    assert_eq!((without.equivariance, with.cls, with.cpm), (None, without.cls, without.cpm));
-    assert!(with.equivariance.unwrap() > 0.01 && with.grad_norm != without.grad_norm);
+    let with =
+        |weight: f64, scale: f64| first_step(&case, &json!({ "equivariance": { "weight": weight, "scale": scale } }));
+    let (once, twice, none, same) = (with(1.0, 0.3), with(2.0, 0.3), with(0.0, 0.3), with(1.0, 1.0));
+    assert_eq!((without.equivariance, once.cls, once.cpm), (None, without.cls, without.cpm));
+    assert!(once.equivariance.unwrap() > 0.01 && once.equivariance == twice.equivariance);
+    assert!(once.grad_norm != without.grad_norm && once.grad_norm != twice.grad_norm);
+    assert!((none.grad_norm / without.grad_norm - 1.0).abs() < 1e-5);
     // A crop of the same size has the same CAM.
     assert_eq!(same.equivariance, Some(0.0));
 }

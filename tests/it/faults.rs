@@ -310,8 +310,11 @@ impl Stage for Holds {
 
     fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let held = || HELD.lock().unwrap();
-        anyhow::ensure!(!held().contains(&self.device), "two at once");
-        held().push(self.device);
+        {
+            let mut held = held();
+            anyhow::ensure!(!held.contains(&self.device), "two at once");
+            held.push(self.device);
+        }
         // Until another device is held as well.
         let started = Instant::now();
         while held().len() < 2 && started.elapsed() < Duration::from_millis(200) {
@@ -349,9 +352,11 @@ fn each_device_takes_one_unit_at_a_time_beside_the_others() {
     };
     let held: BTreeSet<String> = units.into_iter().map(text).collect();
     assert!(held.contains("Cuda(0) 2") && held.contains("Cuda(1) 2"), "{held:?}");
+    let made_by: BTreeSet<String> = cache.manifests().unwrap().into_iter().map(|manifest| manifest.made_by).collect();
+    assert_eq!(made_by, ["test, cuda:0", "test, cuda:1"].map(str::to_owned).into());
 }
 
-/// Asks for 64 TiB.
+/// Asks for 4 PiB, more than any address space has.
 #[cfg(feature = "torch")]
 struct Greedy;
 
@@ -367,7 +372,7 @@ impl Stage for Greedy {
     }
 
     fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
-        let all = tch::Tensor::zeros([1 << 44], (tch::Kind::Float, tch::Device::Cpu));
+        let all = tch::Tensor::zeros([1 << 50], (tch::Kind::Float, tch::Device::Cpu));
         Ok(vec![Output::new("out", all.size().iter().flat_map(|n| n.to_le_bytes()).collect())])
     }
 }
@@ -383,7 +388,7 @@ fn a_unit_without_enough_memory_says_so_and_is_alone_in_it() {
     let report = run_with(&workspace.open(), &registry, (&graph, greedy), Asked::default());
     let [(label, error)] = &report.failed[..] else { panic!("{:?}", report.failed) };
     let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-    let said = "out of memory: you tried to allocate 70368744177664 bytes";
+    let said = "out of memory: you tried to allocate 4503599627370496 bytes";
     assert_eq!((label.as_str(), &chain[..]), ("greedy x", &["unit `greedy x`".to_owned(), said.to_owned()][..]));
     assert!(error.is::<OutOfMemory>());
     // The process goes on.

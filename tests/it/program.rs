@@ -7,8 +7,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use s2c_pipe::cache::Cache;
+use s2c_pipe::artifact::Manifest;
+use s2c_pipe::cache::{Cache, StoreError};
 use s2c_pipe::data::image::{decode_label_map, decode_se_map, encode_label_map, encode_rgb};
+use s2c_pipe::digest::UnitKey;
 use s2c_pipe::vision::{LabelMap, Rgb};
 use tempfile::TempDir;
 
@@ -286,19 +288,44 @@ fn who_only_looks_waits_for_nobody_and_changes_nothing() {
     let free = look();
     let folder = dir.path().join("cache");
     let held = Cache::open(&folder, "a run", &|_| true).unwrap();
-    let before = walk(&folder);
+    let bytes = || {
+        let paths = walk(&folder).into_iter().filter(|path| path.is_file() && !path.ends_with("lock"));
+        paths.map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
+    };
+    let before = bytes();
     assert_eq!(look(), free);
-    assert_eq!(walk(&folder), before);
+    assert!(bytes() == before);
+
+    // It sees what there was when it looked first, repairs nothing and writes nothing.
     let reader = Cache::open_to_read(&folder, "test").unwrap();
     let manifest = reader.manifests().unwrap().remove(0);
     assert!(reader.put(&manifest).unwrap_err().to_string().ends_with("was opened to be read"));
+    let newest = Manifest { key: UnitKey::from_bytes([7; 32]), ..manifest.clone() };
+    held.put(&newest).unwrap();
+    assert_eq!(reader.newest(&manifest.label).unwrap().map(|found| found.label), Some(manifest.label.clone()));
+    assert_ne!(reader.newest(&manifest.label).unwrap().unwrap().key, newest.key);
+    let later = Cache::open_to_read(&folder, "test").unwrap();
+    assert_eq!(later.newest(&manifest.label).unwrap().unwrap().key, newest.key);
+    held.put(&manifest).unwrap();
+    let blob = reader.store().path(&manifest.outputs[0].digest);
+    let good = fs::read(&blob).unwrap();
+    fs::write(&blob, b"torn").unwrap();
+    assert!(matches!(reader.store().read(&manifest.outputs[0].digest), Err(StoreError::Corrupt { .. })));
+    assert!(blob.exists());
+    fs::write(&blob, good).unwrap();
     drop(held);
-    // Where nothing can be written, as on a disk mounted read-only.
+
+    // Where no lock can be had, as on a disk mounted read-only.
     fs::remove_file(folder.join("lock")).unwrap();
     fs::create_dir(folder.join("lock")).unwrap();
     assert_eq!(look(), free);
     let said = text(&call(dir.path(), &["run", "tiny.toml"]));
     assert!(said.starts_with("error: could not open `") && said.contains("/lock`"), "{said}");
+    let after = bytes();
+    let blobs = |files: &[(Vec<u8>, PathBuf)]| {
+        files.iter().filter(|(_, path)| path.starts_with(folder.join("blobs"))).cloned().collect::<Vec<_>>()
+    };
+    assert!(blobs(&after) == blobs(&before));
 }
 
 #[test]
