@@ -129,7 +129,7 @@ fn what_drifts_is_named_marked_and_left_as_it_was() {
     let digests = |n: &str| BlobDigest::of(n.as_bytes());
     assert_eq!(
         (drift.label.as_str(), drift.made_by.as_str(), drift.audited_by.as_str()),
-        ("unsteady u", "here", "there")
+        ("unsteady u", "here, cpu", "there, cpu")
     );
     assert_eq!(drift.outputs, BTreeMap::from([("out".to_owned(), (digests("n0"), digests("n1")))]));
     assert_eq!(truth(&workspace), before, "nothing cached is written");
