@@ -10,7 +10,9 @@ use s2c_pipe::stage::params::{IdCompaction, IdWidth};
 use s2c_pipe::vision::{Grid, SeMap};
 use tch::{Device, Kind, Tensor};
 
-const TOLERANCE: f64 = 1e-5;
+/// f32 rounds otherwise on every processor, and a cold softmax makes 14 times as much of it (1.2e-5 seen); other switches are
+/// farther off than 1e-3.
+const TOLERANCE: f64 = 5e-5;
 
 fn golden() -> Weights {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ssc/golden.safetensors");
