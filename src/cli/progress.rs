@@ -77,14 +77,12 @@ impl Progress {
     }
 
     pub(super) fn event(&self, event: Event<'_>) {
-        if let Event::UnitFailed { key, .. } | Event::Retried { key, .. } = event {
-            self.state().units.remove(key);
-        }
-        if let Event::UnitFinished { key, .. } = event
-            && self.quiet
-        {
-            self.state().units.remove(key);
-        }
+        let ended = match event {
+            Event::UnitFinished { key, .. } | Event::UnitFailed { key, .. } | Event::Retried { key, .. } => {
+                self.state().units.remove(key)
+            }
+            _ => None,
+        };
         if let Event::UnitFailed { label, error, .. } = event {
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
             self.line(&format!("failed: {label}: {}", chain.join(": ")));
@@ -98,7 +96,7 @@ impl Progress {
         match event {
             Event::Planned { reused, to_run } => self.line(&format!("{reused} units in the cache, {to_run} to run")),
             Event::GroupStarted { stage, units } => self.start(stage, units),
-            Event::UnitFinished { stage, key, label, seconds } => self.finish(stage, key, label, seconds),
+            Event::UnitFinished { stage, label, seconds, .. } => self.finish(stage, label, seconds, ended),
             Event::Repaired { label, error } => {
                 self.line(&format!("a stored result was lost, made again: {label}: {error:#}"))
             }
@@ -163,14 +161,12 @@ impl Progress {
         *state = State { bar, stage: stage.to_owned(), done: 0, of: units, started: now, shown: now, units: running };
     }
 
-    fn finish(&self, stage: &str, key: &UnitKey, label: &str, seconds: f64) {
+    fn finish(&self, stage: &str, label: &str, seconds: f64, ended: Option<Unit>) {
         let mut state = self.state();
         // The last units of a stage may finish when the next has begun.
         state.done += usize::from(state.stage == stage);
         let (done, of) = (state.done, state.of);
-        let epoch = state
-            .units
-            .remove(key)
+        let epoch = ended
             .map(|unit| format!("{label}: {} steps in {}, {}, {}", unit.steps, span(seconds), unit.speed(), unit.what));
         if let Some(bar) = &state.bar {
             bar.set_message(format!("{label} {seconds:.1} s"));

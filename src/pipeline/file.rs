@@ -604,7 +604,13 @@ mod tests {
             ("[classifier]\nepochs = 'x'", &[], "line 2, column 10", ""),
             ("[classifier", &[], "TOML parse error at line 1", ""),
             (root, &["cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
-            (root, &["enabled=true"], "could be any of classifier.cpm.enabled, classifier.equivariance.enabled, ", ""),
+            (
+                root,
+                &["enabled=true"],
+                "could be any of classifier.cpm.enabled, classifier.equivariance.enabled, classifier.ssc.enabled, \
+                 seed.advcam.enabled, segmentation.enabled",
+                "",
+            ),
             (root, &["cpm.tau=7"], "`classifier.cpm.tau` is not in 0..=1", ""),
             (root, &["cpm.min_distance=0"], "`classifier.cpm.min_distance` is 0", ""),
             (

@@ -95,6 +95,14 @@ fn run_with(cache: &Cache, registry: &Registry, (graph, target): (&Graph, UnitId
     run(graph, cache, registry, &mut executor, &options).unwrap()
 }
 
+/// A unit that reads what all of these give.
+fn joined(graph: &mut Graph, units: &[UnitIdx]) -> UnitIdx {
+    let of = |(i, unit): (usize, &UnitIdx)| (i.to_string(), Source::Output { unit: *unit, name: "out" });
+    let all = graph.add_set(InputSet { members: units.iter().enumerate().map(of).collect() });
+    let params = serde_json::to_string(&params("")).unwrap().into();
+    graph.add(Unit { stage: "concat", version: 1, item: "all".into(), params, inputs: vec![("all", all)] })
+}
+
 /// Labels that were reported done: none twice.
 fn reported(report: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(report).unwrap_or_default();
@@ -235,10 +243,7 @@ fn a_stage_that_hangs_fails_at_its_limit_and_the_rest_goes_on() {
         graph.add(Unit { stage: "concat_each", version: 1, item: item.into(), params, inputs })
     };
     let units = [each(&mut graph, "slow", 3000), each(&mut graph, "b", 0), each(&mut graph, "c", 0)];
-    let of = |(i, unit): (usize, &UnitIdx)| (i.to_string(), Source::Output { unit: *unit, name: "out" });
-    let all = graph.add_set(InputSet { members: units.iter().enumerate().map(of).collect() });
-    let params = serde_json::to_string(&params("")).unwrap().into();
-    let last = graph.add(Unit { stage: "concat", version: 1, item: "all".into(), params, inputs: vec![("all", all)] });
+    let last = joined(&mut graph, &units);
     let started = Instant::now();
     let cache = workspace.open();
     let report = run_with(
@@ -337,10 +342,7 @@ fn each_device_takes_one_unit_at_a_time_beside_the_others() {
             graph.add(Unit { stage: "holds", version: 1, item: i.to_string(), params: "null".into(), inputs })
         })
         .collect();
-    let of = |(i, unit): (usize, &UnitIdx)| (i.to_string(), Source::Output { unit: *unit, name: "out" });
-    let all = graph.add_set(InputSet { members: units.iter().enumerate().map(of).collect() });
-    let params = serde_json::to_string(&params("")).unwrap().into();
-    let last = graph.add(Unit { stage: "concat", version: 1, item: "all".into(), params, inputs: vec![("all", all)] });
+    let last = joined(&mut graph, &units);
     let registry = registry().with(StageEntry::of::<Holds>());
     let devices = vec![Device::Cuda(0), Device::Cuda(1)];
     let cache = workspace.open();
