@@ -72,7 +72,7 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
     let encoder = SamEncoder::load(&sam, device, compute)?;
     let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
     let backbone = BackboneConfig { architecture, output_stride: 16, compute, device };
-    let config = ClassifierConfig { backbone, feat_dim: FEAT, n_classes: CLASSES as i64 };
+    let config = ClassifierConfig { backbone, feat_dim: FEAT, n_classes: CLASSES as i64, with_pcm: false };
     let classifier = Classifier::load(&start, &config, &mut stream(0, 0, "", "head"))?;
     let sgd = SgdOptions { head_lr_mult: 10.0, momentum: 0.9, weight_decay: 5e-4 };
     let sgd = Sgd::load(classifier.trained(), &start, sgd)?;

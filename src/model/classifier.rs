@@ -1,12 +1,14 @@
-//! The CAM classifier: backbone, a feature map for SSC, a 1x1 convolution to CAM logits, and their mean as scores.
+//! The CAM classifier: backbone, a feature map for SSC, a 1x1 convolution to CAM logits, and their mean as scores; and, for
+//! SEAM, a module that revises its CAMs.
 
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 use super::backbone::{Backbone, BackboneConfig};
 use super::conv::channels_last;
-use super::init::xavier;
+use super::init::{layer, xavier};
 use super::resnet38::{DROPOUT, Dropout};
+use super::seam::Pcm;
 use super::weights::Weights;
 
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +18,8 @@ pub struct ClassifierConfig {
     pub feat_dim: i64,
     /// Foreground classes.
     pub n_classes: i64,
+    /// With SEAM's pixel correlation module.
+    pub with_pcm: bool,
 }
 
 /// Features and CAM logits of a batch.
@@ -25,6 +29,8 @@ pub struct CamOutput {
     pub feat: Tensor,
     /// `(B, C, h, w)` f32.
     pub cam: Tensor,
+    /// See [`Pcm::forward`].
+    pub revised: Option<Tensor>,
 }
 
 #[derive(Debug)]
@@ -34,6 +40,7 @@ pub struct Classifier {
     feat: Option<Tensor>,
     /// `(C, D, 1, 1)`
     cam: Tensor,
+    pcm: Option<Pcm>,
 }
 
 const FEAT: &str = "head.feat.weight";
@@ -43,19 +50,18 @@ impl Classifier {
     /// From a checkpoint of ours, or from a backbone's weights with a new head drawn from `rng` (Xavier uniform).
     pub fn load(weights: &Weights, config: &ClassifierConfig, rng: &mut ChaCha8Rng) -> anyhow::Result<Self> {
         let backbone = Backbone::load(weights, &config.backbone)?;
-        let mut head = |name: &str, to: i64, from: i64| -> anyhow::Result<Tensor> {
-            let shape = [to, from, 1, 1];
-            let weight = match weights.contains(name) {
-                true => weights.get(name, &shape)?,
-                false => xavier(rng, &shape, 1.0),
-            };
-            Ok(weight.to_device(config.backbone.device).set_requires_grad(true))
+        let device = config.backbone.device;
+        let mut head = |name: &str, to: i64, from: i64| {
+            layer(weights, name, &[to, from, 1, 1], device, |shape| xavier(rng, shape, 1.0))
         };
         let (feat, dim) = match config.feat_dim {
             0 => (None, backbone.n_features()),
             dim => (Some(head(FEAT, dim, backbone.n_features())?), dim),
         };
-        Ok(Self { backbone, feat, cam: head(CAM, config.n_classes, dim)? })
+        let cam = head(CAM, config.n_classes, dim)?;
+        let [near, deep, _] = backbone.n_sides();
+        let pcm = config.with_pcm.then(|| Pcm::load(weights, [near, deep], device, rng)).transpose()?;
+        Ok(Self { backbone, feat, cam, pcm })
     }
 
     /// For inference only: see [`Backbone::folded`].
@@ -68,6 +74,13 @@ impl Classifier {
         tch::no_grad(|| self.forward(&channels_last(x), None).cam)
     }
 
+    /// The CAMs that the pixel correlation module makes, `(B, C, h', w')` f32, not negative; where there is none, as
+    /// [`Self::infer`].
+    pub fn infer_revised(&self, x: &Tensor) -> Tensor {
+        let CamOutput { cam, revised, .. } = tch::no_grad(|| self.forward(&channels_last(x), None));
+        revised.map_or(cam, |revised| revised.slice(1, 1, None, 1))
+    }
+
     /// What training leaves out of a batch, from a stream for each image.
     pub fn dropout(&self, streams: impl Iterator<Item = ChaCha8Rng>) -> Option<Dropout> {
         self.backbone.dropout(streams, DROPOUT, self.cam.device())
@@ -76,13 +89,20 @@ impl Classifier {
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> CamOutput {
         let none: Option<&Tensor> = None;
         let conv = |x: &Tensor, weight: &Tensor| x.conv2d(&weight.to_kind(x.kind()), none, [1, 1], [0, 0], [1, 1], 1);
-        let x = self.backbone.forward(x, dropout);
-        let feat = match &self.feat {
-            Some(weight) => conv(&x, weight).relu_(),
-            None => x,
+        let (sides, features) = match &self.pcm {
+            Some(pcm) => {
+                let [near, deep, features] = self.backbone.sides(x, dropout);
+                (Some((pcm, [near, deep])), features)
+            }
+            None => (None, self.backbone.forward(x, dropout)),
         };
-        let cam = conv(&feat, &self.cam);
-        CamOutput { feat: feat.to_kind(Kind::Float), cam: cam.to_kind(Kind::Float) }
+        let feat = match &self.feat {
+            Some(weight) => conv(&features, weight).relu_(),
+            None => features,
+        };
+        let cam = conv(&feat, &self.cam).to_kind(Kind::Float);
+        let revised = sides.map(|(pcm, sides)| pcm.forward(&cam, x, &sides));
+        CamOutput { feat: feat.to_kind(Kind::Float), cam, revised }
     }
 
     /// What a checkpoint needs beside [`Self::trained`].
@@ -95,6 +115,7 @@ impl Classifier {
         let mut tensors = self.backbone.trained();
         tensors.extend(self.feat.as_ref().map(|weight| (FEAT.to_owned(), weight.shallow_clone())));
         tensors.push((CAM.to_owned(), self.cam.shallow_clone()));
+        tensors.extend(self.pcm.iter().flat_map(Pcm::trained));
         tensors
     }
 }

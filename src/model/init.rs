@@ -1,9 +1,25 @@
 //! First values of weights, from streams of ours: libtorch's own depend on its global state.
 
 use rand_chacha::ChaCha8Rng;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
+use super::weights::Weights;
 use crate::data::rng::unit;
+
+/// A trained 1x1 convolution: of a checkpoint that has it, else a `new` one.
+///
+/// # Errors
+/// The checkpoint's has another shape.
+pub(super) fn layer(
+    weights: &Weights,
+    name: &str,
+    shape: &[i64; 4],
+    device: Device,
+    new: impl FnOnce(&[i64; 4]) -> Tensor,
+) -> anyhow::Result<Tensor> {
+    let weight = if weights.contains(name) { weights.get(name, shape)? } else { new(shape) };
+    Ok(weight.to_device(device).set_requires_grad(true))
+}
 
 /// Uniform in `-bound..bound`.
 pub(super) fn uniform(rng: &mut ChaCha8Rng, shape: &[i64], bound: f64) -> Tensor {
@@ -15,6 +31,11 @@ pub(super) fn uniform(rng: &mut ChaCha8Rng, shape: &[i64], bound: f64) -> Tensor
 /// Xavier-uniform values of a 1x1 convolution, times `gain`.
 pub(super) fn xavier(rng: &mut ChaCha8Rng, shape: &[i64; 4], gain: f64) -> Tensor {
     uniform(rng, shape, gain * (6.0 / (shape[0] + shape[1]) as f64).sqrt())
+}
+
+/// Kaiming-normal values of a 1x1 convolution before a ReLU.
+pub(super) fn kaiming(rng: &mut ChaCha8Rng, shape: &[i64; 4]) -> Tensor {
+    normal(rng, shape, (2.0 / shape[1] as f64).sqrt())
 }
 
 /// Normal values (Box-Muller).

@@ -13,21 +13,6 @@ pub fn classification(cam: &Tensor, labels: &Tensor) -> Tensor {
     scores.binary_cross_entropy_with_logits(labels, none, none, Reduction::Mean)
 }
 
-/// L_ER, the equivariance of SEAM (Wang et al., CVPR 2020; S2C_FACTS section 4.7): the CAMs of the smaller image are those
-/// of the image made smaller, classes by their own maximum; the mean difference. (SEAM's correlation module is not a
-/// part of it.)
-///
-/// - `cam`: `(B, C, h, w)` logits; `small`: `(B, C, h', w')` of the smaller image; `labels`: `(B, C)` 0 or 1, float
-pub fn equivariance(cam: &Tensor, small: &Tensor, labels: &Tensor) -> Tensor {
-    let normed = |cam: &Tensor| {
-        let cam = cam.relu();
-        &cam / (cam.amax([2i64, 3].as_slice(), true) + 1e-5) * labels.unsqueeze(-1).unsqueeze(-1)
-    };
-    let size = small.size();
-    let made_smaller = normed(cam).upsample_bilinear2d([size[2], size[3]], true, None, None);
-    (made_smaller - normed(small)).abs().mean(Kind::Float)
-}
-
 /// Classes that an image does not have, in the softmax of L_CPM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbsentClass {

@@ -21,6 +21,7 @@ pub mod resnet;
 pub mod resnet38;
 pub mod s2c;
 pub mod sam;
+pub mod seam;
 mod simd;
 pub mod ssc;
 pub mod weights;

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 use super::backbone::{Backbone, BackboneConfig};
-use super::init::{normal, xavier};
+use super::init::{kaiming, layer, xavier};
 use super::resnet38::Dropout;
 use super::weights::Weights;
 
@@ -35,19 +35,13 @@ impl PsaNet {
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, config: &BackboneConfig, rng: &mut ChaCha8Rng) -> anyhow::Result<Self> {
         let backbone = Backbone::load(weights, config)?;
-        let mut layer = |name: &str, shape: [i64; 4], new: fn(&mut ChaCha8Rng, &[i64; 4]) -> Tensor| {
-            let weight = match weights.contains(name) {
-                true => weights.get(name, &shape)?,
-                false => new(rng, &shape),
-            };
-            anyhow::Ok(weight.to_device(config.device).set_requires_grad(true))
-        };
-        let kaiming: fn(&mut ChaCha8Rng, &[i64; 4]) -> Tensor =
-            |rng, shape| normal(rng, shape, (2.0 / shape[1] as f64).sqrt());
         let n_sides = backbone.n_sides();
-        let mut side = |i: usize| layer(SIDES[i].0, [SIDES[i].1, n_sides[i], 1, 1], kaiming);
+        let mut side = |i: usize| {
+            let ((name, to), from) = (SIDES[i], n_sides[i]);
+            layer(weights, name, &[to, from, 1, 1], config.device, |shape| kaiming(rng, shape))
+        };
         let f8 = [side(0)?, side(1)?, side(2)?];
-        let f9 = layer(LAST, [DIM, DIM, 1, 1], |rng, shape| xavier(rng, shape, 4.0))?;
+        let f9 = layer(weights, LAST, &[DIM, DIM, 1, 1], config.device, |shape| xavier(rng, shape, 4.0))?;
         Ok(Self { backbone, f8, f9 })
     }
 

@@ -10,6 +10,7 @@ use super::memory::{read_all, send};
 use super::optim::Sgd;
 use super::resnet38::Dropout;
 use super::sam::{SamDecoder, SamEncoder};
+use super::seam;
 use super::ssc::{SscOptions, ssc};
 use crate::data::augment::Transform;
 
@@ -18,7 +19,7 @@ use crate::data::augment::Transform;
 pub struct S2cOptions {
     pub ssc: Option<(SscOptions, SscOn, f64)>,
     pub cpm: Option<(CpmOptions, AbsentClass, f64)>,
-    /// SEAM's equivariance, at this scale.
+    /// SEAM's equivariance, at this scale; a classifier with its module learns L_ECR as well.
     pub equivariance: Option<(f64, f64)>,
 }
 
@@ -95,14 +96,15 @@ pub struct S2cLosses {
     pub ssc: Option<f64>,
     pub cpm: Option<f64>,
     pub equivariance: Option<f64>,
+    pub ecr: Option<f64>,
     /// Of the gradients of all tensors.
     pub grad_norm: f64,
 }
 
 impl S2cLosses {
     pub fn is_finite(&self) -> bool {
-        let Self { cls, ssc, cpm, equivariance, grad_norm } = *self;
-        [Some(cls), ssc, cpm, equivariance, Some(grad_norm)].into_iter().flatten().all(f64::is_finite)
+        let Self { cls, ssc, cpm, equivariance, ecr, grad_norm } = *self;
+        [Some(cls), ssc, cpm, equivariance, ecr, Some(grad_norm)].into_iter().flatten().all(f64::is_finite)
     }
 }
 
@@ -110,14 +112,14 @@ impl S2cTraining<'_> {
     /// One step down the gradient; none where it is not finite.
     pub fn step(&mut self, parts: &[S2cBatch], lr: f64) -> anyhow::Result<S2cLosses> {
         self.sgd.zero_grad();
-        let S2cTerms { cls, ssc, cpm, equivariance } = self.gradient(parts)?;
-        let terms = [cls, ssc, cpm, equivariance];
+        let S2cTerms { cls, ssc, cpm, equivariance, ecr } = self.gradient(parts)?;
+        let terms = [cls, ssc, cpm, equivariance, ecr];
         let is_there = terms.each_ref().map(Option::is_some);
         let scalars = terms.into_iter().flatten().chain([self.sgd.grad_squares()]);
         let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
-        let [cls, ssc, cpm, equivariance] = is_there.map(|is_there| if is_there { values.next() } else { None });
+        let [cls, ssc, cpm, equivariance, ecr] = is_there.map(|is_there| if is_there { values.next() } else { None });
         let (cls, grad_norm) = (cls.unwrap_or(f64::NAN), values.sum::<f64>().sqrt());
-        let losses = S2cLosses { cls, ssc, cpm, equivariance, grad_norm };
+        let losses = S2cLosses { cls, ssc, cpm, equivariance, ecr, grad_norm };
         if losses.is_finite() {
             self.sgd.step(lr);
         }
@@ -146,16 +148,23 @@ impl S2cTraining<'_> {
             let cpm = options.cpm.as_ref().zip(pseudo.as_ref()).and_then(|((_, absent, weight), map)| {
                 Some((loss::cpm(&output.cam, &part.labels, map, *absent)? * of_cpm[i], *weight))
             });
-            let equivariance = options.equivariance.map(|(scale, weight)| {
-                let small = classifier.forward(&scaled(&part.crops, scale), part.dropout.as_ref());
-                (loss::equivariance(&output.cam, &small.cam, &part.labels) * of_cls[i], weight)
+            let small = options.equivariance.map(|(scale, weight)| {
+                (classifier.forward(&scaled(&part.crops, scale), part.dropout.as_ref()), weight)
             });
-            let more = [&ssc, &cpm, &equivariance].into_iter().flatten();
+            let equivariance = small.as_ref().map(|(small, weight)| {
+                (seam::equivariance(&output.cam, &small.cam, &part.labels) * of_cls[i], *weight)
+            });
+            let ecr = small.as_ref().and_then(|(small, weight)| {
+                let (cams, revised) = ([&output.cam, &small.cam], [output.revised.as_ref()?, small.revised.as_ref()?]);
+                Some((seam::cross_regularization(cams, revised, &part.labels) * of_cls[i], *weight))
+            });
+            let more = [&ssc, &cpm, &equivariance, &ecr].into_iter().flatten();
             more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
             add(&mut terms.cls, &cls);
             ssc.iter().for_each(|(term, _)| add(&mut terms.ssc, term));
             cpm.iter().for_each(|(term, _)| add(&mut terms.cpm, term));
             equivariance.iter().for_each(|(term, _)| add(&mut terms.equivariance, term));
+            ecr.iter().for_each(|(term, _)| add(&mut terms.ecr, term));
         }
         Ok(terms)
     }
@@ -185,6 +194,7 @@ struct S2cTerms {
     ssc: Option<Tensor>,
     cpm: Option<Tensor>,
     equivariance: Option<Tensor>,
+    ecr: Option<Tensor>,
 }
 
 /// Of a mean over all parts, how much the mean of each one is; counts are not looked at where there is one part.

@@ -535,6 +535,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
         (scales(&spec.seed.scales), "seed.scales", "is empty or has a scale outside 0..=8"),
+        (
+            !(spec.seed.advcam.enabled && classifier.equivariance.enabled && classifier.equivariance.pcm),
+            "seed.advcam.enabled",
+            "is true beside `classifier.equivariance.pcm`, and a revised CAM does not climb; set one of them to false",
+        ),
         (spec.seed.advcam.iterations > 0, "seed.advcam.iterations", "is 0"),
         (positive(spec.seed.advcam.step), "seed.advcam.step", "is not above 0"),
         (spec.seed.advcam.guard.is_finite(), "seed.advcam.guard", "is not finite"),
@@ -612,6 +617,12 @@ mod tests {
                 "",
             ),
             (root, &["cpm.tau=7"], "`classifier.cpm.tau` is not in 0..=1", ""),
+            (
+                root,
+                &["advcam.enabled=true", "equivariance.enabled=true", "pcm=true"],
+                "`seed.advcam.enabled` is true beside `classifier.equivariance.pcm`",
+                "",
+            ),
             (root, &["cpm.min_distance=0"], "`classifier.cpm.min_distance` is 0", ""),
             (
                 root,

@@ -195,14 +195,17 @@ pub struct ClassifierSpec {
     pub equivariance: EquivarianceSpec,
 }
 
-/// L_ER of SEAM: CAMs of a smaller crop are those of the crop made smaller.
+/// SEAM: CAMs of a smaller crop are those of the crop made smaller (L_ER).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EquivarianceSpec {
     pub enabled: bool,
+    /// Of L_ER, and of L_ECR.
     pub weight: f64,
     /// Of the smaller crop.
     pub scale: f64,
+    /// SEAM's pixel correlation module, which learns by L_ECR: seeds are CAMs in which pixels that look alike are one.
+    pub pcm: bool,
 }
 
 /// SAM-Segment Contrasting: L_SSC.
@@ -488,7 +491,7 @@ impl Default for ClassifierSpec {
 }
 impl Default for EquivarianceSpec {
     fn default() -> Self {
-        Self { enabled: false, weight: 1.0, scale: 0.3 }
+        Self { enabled: false, weight: 1.0, scale: 0.3, pcm: false }
     }
 }
 impl Default for SscSpec {

@@ -36,11 +36,12 @@ pub struct StepTime {
 
 /// Fields of the classifier's `losses`, and their tags; those of AffinityNet's and IRN's are under `affinity/`,
 /// of the segmentation network's under `segmentation/`.
-const CLASSIFIER: [(&str, &str); 6] = [
+const CLASSIFIER: [(&str, &str); 7] = [
     ("cls", "loss/cls"),
     ("ssc", "loss/ssc"),
     ("cpm", "loss/cpm"),
     ("equivariance", "loss/equivariance"),
+    ("ecr", "loss/ecr"),
     ("lr", "lr"),
     ("grad_norm", "grad_norm"),
 ];

@@ -64,6 +64,8 @@ pub struct CamEpochParams {
 pub struct EquivarianceParams {
     pub weight: f64,
     pub scale: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pcm: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,6 +109,8 @@ pub struct StepLosses {
     pub cpm: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub equivariance: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ecr: Option<f64>,
     pub lr: f64,
     pub grad_norm: f64,
 }
@@ -168,7 +172,8 @@ impl Stage for CamEpoch {
 
         let start = Start::read(input, context)?;
         let backbone = params.backbone.config(params.stride, params.precision, device);
-        let config = ClassifierConfig { backbone, feat_dim: params.feat_dim, n_classes: params.n_classes };
+        let with_pcm = params.equivariance.is_some_and(|of| of.pcm);
+        let config = ClassifierConfig { backbone, feat_dim: params.feat_dim, n_classes: params.n_classes, with_pcm };
         let classifier = Classifier::load(&start.weights, &config, &mut stream(params.rng_seed, 0, "", "head"))?;
         let CamEpochParams { head_lr_mult, momentum, weight_decay, .. } = *params;
         let sgd = Sgd::load(classifier.trained(), &start.weights, SgdOptions { head_lr_mult, momentum, weight_decay })?;
@@ -213,8 +218,8 @@ impl Trainer for CamTrainer<'_> {
         let parts: Vec<S2cBatch> = parts.into_iter().zip(items.chunks(batch_size)).map(of_part).collect();
         let losses = training.step(&parts, lr)?;
         let is_finite = losses.is_finite();
-        let S2cLosses { cls, ssc, cpm, equivariance, grad_norm } = losses;
-        let row = StepLosses { cls, ssc, cpm, equivariance, lr, grad_norm };
+        let S2cLosses { cls, ssc, cpm, equivariance, ecr, grad_norm } = losses;
+        let row = StepLosses { cls, ssc, cpm, equivariance, ecr, lr, grad_norm };
         if !is_finite {
             let losses = Self::describe(std::slice::from_ref(&row));
             return Err(NotFinite { losses, items, field: "classifier.lr", lr }.into());
@@ -229,6 +234,7 @@ impl Trainer for CamTrainer<'_> {
             term("ssc", mean(rows, |row| row.ssc)),
             term("cpm", mean(rows, |row| row.cpm)),
             term("equivariance", mean(rows, |row| row.equivariance)),
+            term("ecr", mean(rows, |row| row.ecr)),
         ];
         terms.concat().trim_start().to_owned()
     }

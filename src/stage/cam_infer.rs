@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::cam_file::write_cam;
-use super::params::{Backbone, Compute};
+use super::params::{Backbone, Compute, is_default};
 use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::augment::{MEAN, STD};
 use crate::data::image::{Filter, decode_rgb, resize_rgb};
@@ -26,6 +26,9 @@ pub struct CamInferParams {
     pub precision: Compute,
     pub scales: Vec<f64>,
     pub flip: bool,
+    /// CAMs are those of SEAM's module.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pcm: bool,
     /// `None`: CAMs of the image as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advcam: Option<AdvCam>,
@@ -69,7 +72,8 @@ impl Stage for CamInfer {
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let Self { params, device, classifier } = self;
         let backbone = params.backbone.config(params.stride, params.precision, *device);
-        let config = ClassifierConfig { backbone, feat_dim: params.feat_dim, n_classes: params.n_classes };
+        let config =
+            ClassifierConfig { backbone, feat_dim: params.feat_dim, n_classes: params.n_classes, with_pcm: params.pcm };
         // A checkpoint has a head, so nothing is drawn from the stream.
         let load = |bytes: Bytes| {
             let classifier = Classifier::load(&Weights::parse(bytes)?, &config, &mut stream(0, 0, "", "head"))?;
@@ -96,7 +100,7 @@ fn multi_scale(
     let views = Views { scales: &params.scales, flip: params.flip };
     let sum = over_views(image, views, device, |x, size| {
         let cams = match params.advcam.filter(|_| !channels.is_empty()) {
-            None => classifier.infer(x).index_select(1, &index),
+            None => classifier.infer_revised(x).index_select(1, &index),
             Some(options) => {
                 let climbed = channels.iter().map(|&channel| climbed_cam(classifier, x, channel, &options.into()));
                 Tensor::cat(&climbed.collect::<Vec<_>>(), 1)
@@ -104,7 +108,10 @@ fn multi_scale(
         };
         cams.upsample_bilinear2d(size, false, None, None).relu()
     });
-    let cam = &sum / (sum.amax([1i64, 2].as_slice(), true) + 1e-5);
+    let sides = [1i64, 2].as_slice();
+    // A mean over all pixels is above 0 at each.
+    let sum = if params.pcm { &sum - sum.amin(sides, true) } else { sum };
+    let cam = &sum / (sum.amax(sides, true) + 1e-5);
     Ok(Cam { classes: classes.to_vec(), height, width, data: Vec::<f32>::try_from(cam.view([-1]))? })
 }
 

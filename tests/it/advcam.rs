@@ -27,7 +27,7 @@ fn classifier() -> Classifier {
     let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
     let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
     let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
-    let config = ClassifierConfig { backbone, feat_dim: 256, n_classes: 20 };
+    let config = ClassifierConfig { backbone, feat_dim: 256, n_classes: 20, with_pcm: false };
     Classifier::load(&Weights::parse(bytes.as_slice()).unwrap(), &config, &mut stream(0, 0, "", "head")).unwrap()
 }
 

@@ -309,6 +309,11 @@ fn equivariance_is_one_more_term() {
     assert!((none.grad_norm / without.grad_norm - 1.0).abs() < 1e-5);
     // A crop of the same size has the same CAM.
     assert_eq!(same.equivariance, Some(0.0));
+    // The module learns beside the rest, which stays as it is.
+    let revised = json!({ "equivariance": { "weight": 1.0, "scale": 0.3, "pcm": true } });
+    let revised = first_step(&case, &revised);
+    assert_eq!((revised.cls, revised.equivariance, once.ecr), (once.cls, once.equivariance, None));
+    assert!(revised.ecr.unwrap() > 0.01 && revised.grad_norm > once.grad_norm);
 }
 
 /// L_CPM of the first step, as bits.

@@ -7,9 +7,10 @@ use s2c_pipe::model::Compute;
 use s2c_pipe::model::backbone::{Architecture, BackboneConfig};
 use s2c_pipe::model::conv::channels_last;
 use s2c_pipe::model::deeplab::{DeepLab, DeepLabConfig, HeadKind, segmentation};
-use s2c_pipe::model::loss::{AbsentClass, classification, cpm, equivariance};
+use s2c_pipe::model::loss::{AbsentClass, classification, cpm};
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
 use s2c_pipe::model::resnet::{Depth, Resnet, ResnetConfig, StrideIn};
+use s2c_pipe::model::seam::{Pcm, cross_regularization, equivariance};
 use s2c_pipe::model::ssc::{SscOptions, ssc};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use tch::{Device, Kind, Tensor};
@@ -137,13 +138,37 @@ fn losses_and_their_gradients_agree_with_their_equations() {
         value_and_grad(&(wave(&[2, 3, 6, 5], 0.9) * 3.0), |cam| cpm(cam, &labels, &pseudo, AbsentClass::Zero).unwrap()),
     );
     assert!(cpm(&wave(&[2, 3, 6, 5], 0.9), &labels, &pseudo.full_like(255), AbsentClass::Zero).is_none());
-    let (cam, small) = (wave(&[2, 3, 10, 8], 0.9) * 3.0, wave(&[2, 3, 3, 2], 0.4) * 3.0);
-    check("er", value_and_grad(&cam, |cam| equivariance(cam, &small, &labels)));
-    let (_, grad) = value_and_grad(&small, |small| equivariance(&cam, small, &labels));
+    let (cam, small_cam) = (wave(&[2, 3, 10, 8], 0.9) * 3.0, wave(&[2, 3, 3, 2], 0.4) * 3.0);
+    check("er", value_and_grad(&cam, |cam| equivariance(cam, &small_cam, &labels)));
+    let (_, grad) = value_and_grad(&small_cam, |small| equivariance(&cam, small, &labels));
     assert_close(&golden, "er.small.grad", &grad, 1e-4);
+    let (revised, small_revised) = (wave(&[2, 4, 9, 7], 0.6) + 1.2, wave(&[2, 4, 5, 4], 1.7) + 1.2);
+    let ecr = |revised: &Tensor, small: &Tensor| cross_regularization([&cam, &small_cam], [revised, small], &labels);
+    check("ecr", value_and_grad(&revised, |revised| ecr(revised, &small_revised)));
+    let (_, grad) = value_and_grad(&small_revised, |small| ecr(&revised, small));
+    assert_close(&golden, "ecr.small.grad", &grad, 1e-4);
     let logits = wave(&[2, 4, 6, 5], 0.4) * 2.0;
     check("seg", value_and_grad(&logits, |logits| segmentation(logits, &pseudo).unwrap()));
     assert!(segmentation(&logits, &pseudo.full_like(255)).is_none());
+}
+
+#[test]
+fn pixels_that_look_alike_are_drawn_together_as_in_the_script() {
+    let golden = golden();
+    let layers = [("f8_3", [64, 6, 1, 1], 0.7), ("f8_4", [128, 10, 1, 1], 0.31), ("f9", [192, 195, 1, 1], 0.13)];
+    let layers = layers.map(|(name, shape, step)| (format!("head.pcm.{name}.weight"), wave(&shape, step) * 0.3));
+    let bytes = to_safetensors(layers.iter().map(|(name, weight)| (name.as_str(), weight))).unwrap();
+    let weights = Weights::parse(bytes.as_slice()).unwrap();
+    let pcm = Pcm::load(&weights, [6, 10], Device::Cpu, &mut stream(0, 0, "", "")).unwrap();
+    let (cam, image) = (wave(&[2, 3, 3, 4], 0.9) * 3.0, wave(&[2, 3, 24, 32], 0.37));
+    let sides = [wave(&[2, 6, 6, 8], 0.23), wave(&[2, 10, 3, 4], 0.51)];
+    let revised = pcm.forward(&cam, &image, &sides);
+    assert_close(&golden, "pcm.revised", &revised, 1e-5);
+    (&revised * wave(&[2, 4, 6, 8], 0.77)).sum(Kind::Float).backward();
+    for (i, ((name, _), (trained, weight))) in layers.iter().zip(pcm.trained()).enumerate() {
+        assert_eq!(*name, trained);
+        assert_close(&golden, &format!("pcm.grad.{i}"), &slices(&weight.grad(), 256), 1e-3);
+    }
 }
 
 #[test]

@@ -188,6 +188,7 @@ impl Builder<'_> {
             precision: self.precision,
             scales: seed.scales.clone(),
             flip: seed.flip,
+            pcm: spec.equivariance.enabled && spec.equivariance.pcm,
             advcam: seed.advcam.enabled.then_some(AdvCam {
                 iterations: seed.advcam.iterations,
                 step: seed.advcam.step,

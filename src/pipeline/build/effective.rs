@@ -70,10 +70,11 @@ pub(super) fn cam_epoch_params(of: &Spec, epoch: u32, (n_classes, precision): (i
             pad_label: spec.cpm.pad_label,
             absent_class: spec.cpm.absent_class,
         }),
-        equivariance: spec
-            .equivariance
-            .enabled
-            .then_some(EquivarianceParams { weight: spec.equivariance.weight, scale: spec.equivariance.scale }),
+        equivariance: spec.equivariance.enabled.then_some(EquivarianceParams {
+            weight: spec.equivariance.weight,
+            scale: spec.equivariance.scale,
+            pcm: spec.equivariance.pcm,
+        }),
     }
 }
 

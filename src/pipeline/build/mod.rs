@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use crate::data::{FileRef, Item, Mask};
     use crate::digest::BlobDigest;
-    use crate::pipeline::spec::{CpmSpec, CrfStart, Head, SamInput, Select, Threshold};
+    use crate::pipeline::spec::{CpmSpec, CrfStart, EquivarianceSpec, Head, SamInput, Select, Threshold};
     use crate::pipeline::spec::{IdCompaction, IdWidth, SscLevel, SscPrototypes, SscSpec};
     use crate::stage::params::AlphaSam;
     use crate::stage::prompt::{AbsentClass, LogitPath};
@@ -313,6 +313,8 @@ mod tests {
             |spec: &mut Spec| spec.classifier.ssc.temperature = 2.0,
             |spec: &mut Spec| spec.classifier.cpm.start_epoch = 4,
             |spec: &mut Spec| spec.se_map.points_per_side = 8,
+            |spec: &mut Spec| spec.classifier.equivariance.pcm = true,
+            |spec: &mut Spec| spec.seed.advcam.step = 0.1,
         ] {
             let mut changed = plain.clone();
             change(&mut changed);
@@ -548,6 +550,21 @@ mod tests {
         // Baseline 5; +SSC 5; +CPM 3 after the baseline's first two; S2C 3 after +SSC's first two.
         assert_eq!(counts["cam_epoch"], 16);
         assert_eq!((counts["sam_embed"], counts["se_map"]), (4, 4));
+    }
+
+    #[test]
+    fn ways_to_seeds_are_in_the_keys() {
+        let none = || plain(|_| ());
+        let equivariance = || plain(|spec| spec.classifier.equivariance.enabled = true);
+        let pcm = plain(|spec| {
+            spec.classifier.equivariance = EquivarianceSpec { enabled: true, pcm: true, ..EquivarianceSpec::default() };
+        });
+        for (first, second) in [(none(), equivariance()), (equivariance(), pcm)] {
+            let added = added(first, second);
+            assert_eq!((added["cam_epoch"], added["cam_infer"]), (5, 4));
+        }
+        let added = added(none(), plain(|spec| spec.seed.advcam.enabled = true));
+        assert_eq!((added.get("cam_epoch"), added["cam_infer"]), (None, 4));
     }
 
     #[test]

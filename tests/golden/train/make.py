@@ -116,6 +116,55 @@ norms[0] = F.interpolate(norms[0], size=(3, 2), mode="bilinear", align_corners=T
 loss = (norms[0] - norms[1]).abs().mean()
 golden["er.value"], (golden["er.grad"], golden["er.small.grad"]) = loss.detach().view(1), torch.autograd.grad(loss, cams)
 
+# SEAM's pixel correlation module: each pixel of the CAM becomes the mean of the others, by how alike their features are
+cam, image = wave((2, 3, 3, 4), 0.9) * 3, wave((2, 3, 24, 32), 0.37)
+near, deep = wave((2, 6, 6, 8), 0.23), wave((2, 10, 3, 4), 0.51)
+layers = [
+    (wave(shape, step) * 0.3).requires_grad_()
+    for shape, step in (((64, 6, 1, 1), 0.7), ((128, 10, 1, 1), 0.31), ((192, 195, 1, 1), 0.13))]
+norm = F.relu(cam)
+norm = F.relu(norm - 1e-5) / (norm.amax((2, 3), keepdim=True) + 1e-5)
+best = norm.amax(1, keepdim=True)
+norm = torch.cat([1 - best, torch.where(norm < best, 0.0, norm)], 1)
+parts = [image, F.relu(F.conv2d(near, layers[0])), F.relu(F.conv2d(deep, layers[1]))]
+parts = torch.cat([F.interpolate(part, size=(6, 8), mode="bilinear", align_corners=True) for part in parts], 1)
+feat = F.conv2d(parts, layers[2]).flatten(2)
+feat = feat / (feat.norm(dim=1, keepdim=True) + 1e-5)
+alike = F.relu(torch.einsum("bdi,bdj->bij", feat, feat))
+alike = alike / (alike.sum(1, keepdim=True) + 1e-5)
+norm = F.interpolate(norm, size=(6, 8), mode="bilinear", align_corners=True).flatten(2)
+revised = torch.einsum("bci,bij->bcj", norm, alike).view(2, 4, 6, 8)
+golden["pcm.revised"] = revised.detach()
+grads = torch.autograd.grad((revised * wave(revised.shape, 0.77)).sum(), layers)
+golden.update({f"pcm.grad.{i}": slices(grad, 256) for i, grad in enumerate(grads)})
+
+# L_ECR of SEAM
+revised = [(wave(shape, step) + 1.2).requires_grad_() for shape, step in (((2, 4, 9, 7), 0.6), ((2, 4, 5, 4), 1.7))]
+
+
+def resized(x):
+    return F.interpolate(x, size=(5, 4), mode="bilinear", align_corners=True)
+
+
+def target(cam):
+    cam = F.relu(cam.detach())
+    cam = resized(cam / (cam.amax((2, 3), keepdim=True) + 1e-5) * labels[:, :, None, None])
+    best = cam.amax(1, keepdim=True)
+    return torch.cat([1 - best, torch.where(cam == best, cam, 0.0)], 1)
+
+
+def stretched(cam):
+    low, high = cam.amin((2, 3), keepdim=True), cam.amax((2, 3), keepdim=True)
+    labels_of_all = torch.cat([torch.ones(2, 1), labels], 1)[:, :, None, None]
+    return resized(F.relu(cam - low - 1e-5) / (high - low + 1e-5)) * labels_of_all
+
+
+loss = sum(
+    (target(one) - stretched(other)).abs().flatten(1).topk(int(4 * 5 * 4 * 0.2), dim=1)[0].mean()
+    for one, other in ((cams[1], revised[0]), (cams[0], revised[1])))
+golden["ecr.value"] = loss.detach().view(1)
+golden["ecr.grad"], golden["ecr.small.grad"] = torch.autograd.grad(loss, revised)
+
 # Segmentation
 logits = (wave((2, 4, 6, 5), 0.4) * 2).requires_grad_()
 up = F.interpolate(logits, size=(24, 20), mode="bilinear", align_corners=False)
