@@ -48,8 +48,8 @@ use lock::Lock;
 pub use lock::holder;
 use manifest::{ManifestLog, Place};
 pub(crate) use records::{RecordIdx, Records};
-pub(crate) use store::Look;
 pub use store::{BlobStore, StoreError};
+pub(crate) use store::{Look, temporary};
 
 /// A unit that took longer is synced: doing it again would cost more than that.
 pub const SYNC_SECONDS: f64 = 0.05;
@@ -294,10 +294,8 @@ impl Cache {
         let told = index.told()?;
         if told != self.bytes_then {
             let records = self.records();
-            let is_new = |log: &str| {
-                records.log_after(told).is_none_or(|last| log > last)
-                    && records.log_after(self.bytes_then).is_some_and(|last| log <= last)
-            };
+            let new = records.logs_between(told, self.bytes_then);
+            let is_new = |log: &str| new.contains(&log);
             tell(&index, &self.folder.join("manifests"), &is_new, self.bytes_then)?;
         }
         Ok(index)

@@ -161,14 +161,13 @@ impl Records {
         self.logs.iter().map(|(_, read)| read).sum()
     }
 
-    /// The last of the first logs that have so many bytes together; `None` if they never have just that.
-    pub(super) fn log_after(&self, bytes: u64) -> Option<&str> {
+    /// The logs that came after the first `told` bytes of all, up to the first `then`.
+    pub(super) fn logs_between(&self, told: u64, then: u64) -> Vec<&str> {
         let mut sum = 0;
-        let ends = self.logs.iter().map(|(name, read)| {
-            sum += read;
-            (name, sum)
-        });
-        ends.filter(|(_, end)| *end == bytes).last().map(|(name, _)| name.as_str())
+        let ends: Vec<u64> = self.logs.iter().map(|(_, read)| (sum, sum += read).0 + read).collect();
+        let after = |bytes: u64| ends.iter().rposition(|end| *end == bytes).map_or(0, |last| last + 1);
+        let logs = self.logs.iter().map(|(name, _)| name.as_str());
+        logs.take(after(then)).skip(after(told)).collect()
     }
 
     /// The newest record of a unit.
@@ -331,9 +330,18 @@ mod tests {
             let read = Records::open(&table, &logs).unwrap();
             assert_eq!((read.old.len(), read.n_fresh()), (units.len(), 0));
             check(&read);
-            let last: Vec<_> = ends.iter().map(|end| read.log_after(*end).unwrap()).collect();
-            assert_eq!(last, ["00000001.log", "00000002.log", "00000003.log"][..=round]);
-            assert_eq!(read.log_after(ends[round] + 1), None);
+            let (names, end) = (["00000001.log", "00000002.log", "00000003.log"], ends[round]);
+            for known in 0..=round {
+                assert_eq!(read.logs_between(ends[known], end), names[known + 1..=round]);
+            }
+            for told in [0, end + 1] {
+                assert_eq!(read.logs_between(told, end), names[..=round]);
+            }
+            assert!(read.logs_between(0, end + 1).is_empty());
         }
+        // One that came later from elsewhere, whose name stands before the others.
+        std::fs::copy(logs.join("00000001.log"), logs.join("00000000.log")).unwrap();
+        let read = Records::open(&table, &logs).unwrap();
+        assert_eq!(read.logs_between(ends[2], read.bytes_read()), ["00000000.log"]);
     }
 }

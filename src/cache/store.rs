@@ -4,12 +4,14 @@
 //! is read, so a flipped byte is an error and never a result.
 
 use std::ffi::CStr;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, statat};
+use tempfile::NamedTempFile;
 
 use crate::digest::BlobDigest;
 
@@ -88,13 +90,12 @@ impl BlobStore {
         }
         // Removed when dropped, so a full disk leaves no litter.
         let write = || {
-            let temporary = || tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder);
-            let mut file = match temporary() {
+            let mut file = match temporary(folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs::create_dir_all(folder)?;
                     // A new folder stands in the one above, which may be new too.
                     folder.ancestors().skip(1).take(2).filter(|_| synced).try_for_each(sync)?;
-                    temporary()?
+                    temporary(folder)?
                 }
                 made => made?,
             };
@@ -121,7 +122,11 @@ impl BlobStore {
         let actual = BlobDigest::of(&bytes);
         if actual != *digest {
             if self.removes_corrupt {
-                fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+                match fs::remove_file(&path) {
+                    // Another reader found it first.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed.map_err(StoreError::io("remove", &path))?,
+                }
             }
             return Err(StoreError::Corrupt { expected: *digest, actual });
         }
@@ -178,11 +183,16 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
+/// A file that takes another's place when it is whole. Others may read it as any file made here.
+pub(crate) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(".tmp-").permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
+}
+
 /// Writes a small file and its folder, whole or not at all, synced.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+    let mut file = temporary(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map(drop).map_err(|error| error.error)
@@ -198,6 +208,10 @@ mod tests {
         let store = BlobStore::new(dir.path().join("blobs"));
         let digest = store.write(b"hello", true).unwrap();
         assert_eq!(store.read(&digest).unwrap(), b"hello");
+        // Who else may read files that are made here may read this one.
+        fs::write(dir.path().join("any"), "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&store.path(&digest)), mode(&dir.path().join("any")));
         let other = BlobDigest::of(b"other");
         for look in [store.look_for(1), store.look_for(MANY)] {
             assert!(look.has(&digest, 5) && !look.has(&digest, 4) && !look.has(&other, 5));

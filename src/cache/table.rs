@@ -11,6 +11,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::store::temporary;
+
 /// Bytes of the key a record begins with.
 pub(super) const KEY: usize = 32;
 const MAGIC: usize = 8;
@@ -81,7 +83,7 @@ impl Table {
             hasher.update_rayon(part);
         }
         let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+        let mut file = temporary(folder)?;
         file.write_all(magic)?;
         file.write_all(hasher.finalize().as_bytes())?;
         checked().try_for_each(|part| file.write_all(part))?;

@@ -21,7 +21,7 @@ use super::progress::Progress;
 use super::record::Recorded;
 use super::segment::segment;
 use super::verify::verify_results;
-use super::{Hinted, INTERRUPTED, LOGS, hint_of, open_cache, read_cache, report, tensorboard};
+use super::{Hinted, INTERRUPTED, LOGS, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
@@ -192,15 +192,6 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends the process without what `exit` would run first: libtorch takes itself down under threads that still use it.
-fn leave_at_once(code: u8) -> ! {
-    #[expect(unsafe_code, reason = "a call of the C library that never returns")]
-    // SAFETY: `_exit` takes no pointer and runs nothing of this process.
-    unsafe {
-        libc::_exit(i32::from(code))
-    }
-}
-
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -264,6 +255,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let limit = time_limit.map(|seconds| Duration::from_secs(seconds.into()));
     let mut executor = LocalExecutor::new(context, jobs).on(devices.clone()).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
+    drop(executor); // and what it has loaded
     let table = table(&cache, &experiment);
     recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
     let (report, mut table) = (report?, table?);

@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
     #[cfg(feature = "torch")]
     crate::model::memory::keep_freed();
     let cli = Cli::parse();
-    match dispatch(&cli) {
+    let code = match dispatch(&cli) {
         Ok(code) => code,
         Err(error) => {
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
@@ -69,6 +69,22 @@ pub fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    };
+    #[cfg(feature = "torch")]
+    if crate::pipeline::executor::has_left_threads() {
+        let _ = std::io::Write::flush(&mut std::io::stdout());
+        leave_at_once(if code == ExitCode::SUCCESS { 0 } else { 1 });
+    }
+    code
+}
+
+#[cfg(feature = "torch")]
+/// Ends the process without what `exit` would run first: libtorch takes itself down under threads that still use it.
+fn leave_at_once(code: u8) -> ! {
+    #[expect(unsafe_code, reason = "a call of the C library that never returns")]
+    // SAFETY: `_exit` takes no pointer and runs nothing of this process.
+    unsafe {
+        libc::_exit(i32::from(code))
     }
 }
 
@@ -174,7 +190,7 @@ fn read_cache(cli: &Cli) -> anyhow::Result<Cache> {
 
 /// This process for others.
 fn who() -> String {
-    let command: Vec<String> = std::env::args().skip(1).collect();
+    let command: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     format!("process {} (s2c-pipe {})", std::process::id(), command.join(" "))
 }
 

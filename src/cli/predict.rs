@@ -1,6 +1,7 @@
 //! Pictures of the user's own through a trained variant.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     let crf = crf_params.map(|params| SegCrf::load(serde_json::from_str(params)?, &context));
     let mut crf = crf.transpose()?;
     fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
-    let targets = targets(&args.images, &args.to)?;
+    let targets = targets(&args.images, &args.to, &["_overlay.png"])?;
     for (path, png) in args.images.iter().zip(&targets) {
         let bytes: Bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?.into();
         let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
@@ -89,26 +90,31 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The PNG file that each picture's label map or SE map goes to.
+/// The PNG file that each picture's label map or SE map goes to; `more`: how the names of what else it gets end.
 ///
 /// # Errors
-/// Two pictures would go to one file, or a picture would be overwritten.
-pub(super) fn targets(images: &[PathBuf], to: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut targets: Vec<PathBuf> = Vec::new();
+/// Two results would go to one file, or a picture would be overwritten.
+pub(super) fn targets(images: &[PathBuf], to: &Path, more: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    let inputs: HashSet<PathBuf> = images.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+    let mut taken: HashSet<PathBuf> = HashSet::new();
+    let mut targets = Vec::new();
     for path in images {
-        let stem = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?;
-        let png = to.join(format!("{}.png", stem.to_string_lossy()));
-        if targets.contains(&png) {
-            return Err(Hinted::error(
-                format!("two pictures would be written to `{}`", png.display()),
-                "call it for each with a folder of its own: --to DIR",
-            ));
+        let stem = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?.to_string_lossy();
+        let result = |end: &str| to.join(format!("{stem}{end}"));
+        for end in [".png"].iter().chain(more) {
+            let result = result(end);
+            if fs::canonicalize(&result).is_ok_and(|there| inputs.contains(&there)) {
+                let message = format!("`{}` would be overwritten by a result", result.display());
+                return Err(Hinted::error(message, "give another folder: --to DIR"));
+            }
+            if let Some(result) = taken.replace(result) {
+                return Err(Hinted::error(
+                    format!("two results would be written to `{}`", result.display()),
+                    "call it for each with a folder of its own: --to DIR",
+                ));
+            }
         }
-        if fs::canonicalize(&png).is_ok_and(|there| fs::canonicalize(path).is_ok_and(|input| input == there)) {
-            let message = format!("`{}` would be overwritten by its result", path.display());
-            return Err(Hinted::error(message, "give another folder: --to DIR"));
-        }
-        targets.push(png);
+        targets.push(result(".png"));
     }
     Ok(targets)
 }

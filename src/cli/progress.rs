@@ -184,7 +184,7 @@ impl Progress {
             state.shown = Instant::now();
             let elapsed = state.started.elapsed().as_secs_f64();
             let rate = done as f64 / elapsed.max(1e-9);
-            let left = (of - done) as f64 / rate;
+            let left = of.saturating_sub(done) as f64 / rate;
             let item = if of == 1 { label } else { stage };
             eprintln!(
                 "{item}: {done}/{of}, {rate:.2} a second, {}",

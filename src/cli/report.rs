@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 
 use super::experiment::Experiment;
-use crate::cache::{BlobStore, Cache};
+use crate::cache::{BlobStore, Cache, temporary};
 use crate::data::coco::paint_mask;
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
 use crate::data::{FileRef, Item, Mask};
@@ -147,11 +147,8 @@ impl<'a> Row<'a> {
 /// Writes a file whole or not at all.
 pub(super) fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let what = || format!("writing `{}`", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("."))).with_context(what)?;
+    let mut file = temporary(path.parent().unwrap_or(Path::new("."))).with_context(what)?;
     std::io::Write::write_all(&mut file, bytes).with_context(what)?;
-    // Temporary files are private; results are not.
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(open).with_context(what)?;
     file.persist(path).with_context(what)?;
     Ok(())
 }

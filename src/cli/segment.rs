@@ -49,7 +49,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         min_mask_region_area: args.min_mask_region_area,
         ..AutomaticOptions::default()
     };
-    let targets = targets(&args.images, &args.to)?;
+    let targets = targets(&args.images, &args.to, &["_segments.png", ".json"])?;
     let what = || format!("`{}`", args.weights.display());
     let weights = Weights::parse(read_shared(&args.weights).with_context(what)?).with_context(what)?;
     let encoder = SamEncoder::load(&weights, device, compute).with_context(what)?;

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::backbone::{Backbone, BackboneConfig};
 use super::conv::channels_last;
 use super::init::{layer, xavier};
-use super::resnet38::{DROPOUT, Dropout};
+use super::resnet38::{Dropout, S2C_DROPOUT};
 use super::seam::Pcm;
 use super::weights::Weights;
 
@@ -71,7 +71,10 @@ impl Classifier {
 
     /// The CAM logits alone, `(B, C, h, w)` f32, without gradients.
     pub fn infer(&self, x: &Tensor) -> Tensor {
-        tch::no_grad(|| self.forward(&channels_last(x), None).cam)
+        tch::no_grad(|| {
+            let (_, cam) = self.cam_of(self.backbone.forward(&channels_last(x), None));
+            cam
+        })
     }
 
     /// The CAMs that the pixel correlation module makes, `(B, C, h', w')` f32, not negative; where there is none, as
@@ -83,26 +86,30 @@ impl Classifier {
 
     /// What training leaves out of a batch, from a stream for each image.
     pub fn dropout(&self, streams: impl Iterator<Item = ChaCha8Rng>) -> Option<Dropout> {
-        self.backbone.dropout(streams, DROPOUT, self.cam.device())
+        self.backbone.dropout(streams, S2C_DROPOUT, self.cam.device())
     }
 
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> CamOutput {
+        let Some(pcm) = &self.pcm else {
+            let (feat, cam) = self.cam_of(self.backbone.forward(x, dropout));
+            return CamOutput { feat: feat.to_kind(Kind::Float), cam, revised: None };
+        };
+        let [near, deep, features] = self.backbone.sides(x, dropout);
+        let (feat, cam) = self.cam_of(features);
+        let revised = Some(pcm.forward(&cam, x, &[near, deep]));
+        CamOutput { feat: feat.to_kind(Kind::Float), cam, revised }
+    }
+
+    /// The feature map and the CAM logits, these in f32, of the backbone's features.
+    fn cam_of(&self, features: Tensor) -> (Tensor, Tensor) {
         let none: Option<&Tensor> = None;
         let conv = |x: &Tensor, weight: &Tensor| x.conv2d(&weight.to_kind(x.kind()), none, [1, 1], [0, 0], [1, 1], 1);
-        let (sides, features) = match &self.pcm {
-            Some(pcm) => {
-                let [near, deep, features] = self.backbone.sides(x, dropout);
-                (Some((pcm, [near, deep])), features)
-            }
-            None => (None, self.backbone.forward(x, dropout)),
-        };
         let feat = match &self.feat {
             Some(weight) => conv(&features, weight).relu_(),
             None => features,
         };
         let cam = conv(&feat, &self.cam).to_kind(Kind::Float);
-        let revised = sides.map(|(pcm, sides)| pcm.forward(&cam, x, &sides));
-        CamOutput { feat: feat.to_kind(Kind::Float), cam, revised }
+        (feat, cam)
     }
 
     /// What a checkpoint needs beside [`Self::trained`].

@@ -36,6 +36,11 @@ pub struct SgdOptions {
     pub weight_decay: f64,
 }
 
+/// Weights to start a training of its own from: without the momentum of the one that made them.
+pub fn without_momentum(weights: &Weights) -> Weights {
+    weights.renamed(|name| (!name.starts_with(MOMENTUM)).then(|| name.to_owned()))
+}
+
 impl Sgd {
     /// Over the tensors of a model, by name; their momentum is taken from the checkpoint where it has one.
     pub fn load(trained: Vec<(String, Tensor)>, weights: &Weights, options: SgdOptions) -> anyhow::Result<Self> {

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::backbone::{Backbone, BackboneConfig};
 use super::init::{kaiming, layer, xavier};
-use super::resnet38::Dropout;
+use super::resnet38::{DROPOUT, Dropout};
 use super::weights::Weights;
 
 /// Pixels of the input a feature covers: of all backbones, since features of higher strides are brought to those of
@@ -16,8 +16,6 @@ const SIDES: [(&str, i64); 3] = [("f8_3.weight", 64), ("f8_4.weight", 128), ("f8
 const LAST: &str = "f9.weight";
 /// Channels of the features.
 const DIM: i64 = 448;
-/// Parts of the channels of b6 and b7 of ResNet38d that are left out in training.
-const DROPOUT: [f64; 2] = [0.3, 0.5];
 
 #[derive(Debug)]
 pub struct PsaNet {

@@ -129,7 +129,8 @@ impl S2cTraining<'_> {
     /// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
     ///
     /// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
-    /// of k parts is, but for rounding, that of one batch; unless SSC has prototypes of other images in it.
+    /// of k parts is, but for rounding, that of one batch; unless SSC has prototypes of other images in it, or
+    /// counts ids that an image lacks.
     fn gradient(&self, parts: &[S2cBatch]) -> anyhow::Result<S2cTerms> {
         let Self { classifier, options, .. } = self;
         let of_cls = shares(parts, |_, part| part.crops.size()[0]);

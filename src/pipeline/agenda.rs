@@ -47,7 +47,7 @@ pub(super) struct Agenda<'a> {
     is_parallel: Vec<bool>,
     /// Those that do not and those that do, in the order of the graph.
     ready: [BTreeSet<UnitIdx>; 2],
-    /// By stage: units that have no record yet.
+    /// By stage: units that have no record yet, and those that run again.
     left: HashMap<&'static str, usize>,
     /// A unit that ran again gave other bytes than before: all that was derived from them has to be looked up anew.
     pub(super) is_stale: bool,
@@ -133,7 +133,7 @@ impl<'a> Agenda<'a> {
         Some(unit)
     }
 
-    /// Units of a stage that have no record yet, to be told to people.
+    /// Units of a stage that are still to run as far as is known, to be told to people.
     pub(super) fn n_left(&self, stage: &str) -> usize {
         self.left.get(stage).copied().unwrap_or(0).max(1)
     }
@@ -155,8 +155,8 @@ impl<'a> Agenda<'a> {
                 }
             }
         }
+        self.count_done(unit);
         if before.is_none() {
-            self.count_known(unit);
             self.tell(unit);
         }
     }
@@ -168,6 +168,9 @@ impl<'a> Agenda<'a> {
     /// A running unit has to start anew; `doubt`: a blob that it reads may be lost.
     pub(super) fn again(&mut self, unit: UnitIdx, doubt: bool) {
         self.stands[unit] = Stand::Idle;
+        if self.resolver.known[unit].is_some() {
+            self.count_done(unit); // and counts anew
+        }
         if doubt {
             self.resolver.doubt(unit);
         }
@@ -250,7 +253,7 @@ impl<'a> Agenda<'a> {
         let found = key.and_then(|key| self.resolver.cache.records().find(&key));
         if let Some(record) = found {
             self.resolver.learn_hit(unit, record);
-            self.count_known(unit);
+            self.count_done(unit);
         }
         if found.is_none() || self.ends.contains(&unit) && !self.resolver.is_whole(unit) {
             self.activate(unit);
@@ -265,6 +268,9 @@ impl<'a> Agenda<'a> {
         while let Some(unit) = to_do.pop() {
             if self.stands[unit] != Stand::Idle {
                 continue;
+            }
+            if self.resolver.known[unit].is_some() {
+                *self.left.entry(graph.kind(unit).stage).or_default() += 1;
             }
             let mut gone = Vec::new();
             for (_, input) in graph.inputs(unit) {
@@ -290,7 +296,7 @@ impl<'a> Agenda<'a> {
         }
     }
 
-    fn count_known(&mut self, unit: UnitIdx) {
+    fn count_done(&mut self, unit: UnitIdx) {
         if let Some(left) = self.left.get_mut(self.resolver.graph.kind(unit).stage) {
             *left -= 1;
         }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -55,6 +56,14 @@ pub trait Executor {
     fn next(&mut self) -> Option<Finished>;
     /// The same without waiting; `None` if none has finished.
     fn try_next(&mut self) -> Option<Finished>;
+}
+
+/// Threads of this process that nobody waits for are at work.
+static HAS_LEFT_THREADS: AtomicBool = AtomicBool::new(false);
+
+/// Units that ran past their limit may still compute: the process should end without taking down what they use.
+pub fn has_left_threads() -> bool {
+    HAS_LEFT_THREADS.load(Ordering::Relaxed)
 }
 
 /// A unit ran longer than it may. Its thread is left behind: it cannot be stopped.
@@ -179,6 +188,7 @@ impl LocalExecutor {
                     continue;
                 }
                 (work.is_left, work.unit) = (true, None);
+                HAS_LEFT_THREADS.store(true, Ordering::Relaxed);
                 drop(work);
                 let slot = self.lanes[at].workers.remove(place).slot;
                 let device = self.device_of(slot);
@@ -280,6 +290,8 @@ impl Drop for LocalExecutor {
                 let is_idle = locked(&work).unit.is_none();
                 if self.limit.is_none() || is_idle {
                     let _ = thread.join();
+                } else {
+                    HAS_LEFT_THREADS.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -301,7 +313,13 @@ fn worker(queue: &Queue, context: &StageContext, sender: &mpsc::Sender<Finished>
                 // Out of the map while it runs: a stage that panicked or failed is not used again.
                 let kept = loaded.remove(task.entry.kind).filter(|(of, _)| of == params);
                 let mut stage = kept.map(|(_, stage)| stage);
-                let outcome = guarded(&mut stage, &task, context);
+                let mut outcome = guarded(&mut stage, &task, context);
+                // What other stages keep loaded may be what is in the way.
+                if !loaded.is_empty() && outcome.as_ref().is_err_and(|error| error.is::<OutOfMemory>()) {
+                    loaded.clear();
+                    stage = None;
+                    outcome = guarded(&mut stage, &task, context);
+                }
                 if let (Ok(_), Some(stage)) = (&outcome, stage) {
                     loaded.insert(task.entry.kind, (params.clone(), stage));
                 }

@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::affinity;
 use super::spec::{
-    Backbone, ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Head, Precision, Preset, PseudoLabelSpec,
+    Backbone, ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Head, Precision, Preset, PseudoLabelSpec, Recipe,
     ReportSpec, S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
 use crate::vision::{VOC_CLASSES, labels_of};
@@ -143,7 +144,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             }
             resolve_paths(&mut table, folder);
             let mut spec: Spec =
-                with_preset(table).try_into().map_err(|error: toml::de::Error| at(FileError::new(error.message())))?;
+                with_presets(table).try_into().map_err(|error: toml::de::Error| at(FileError::new(error.message())))?;
             for weights in [&mut spec.sam.weights, &mut spec.classifier.weights, &mut spec.segmentation.weights] {
                 if weights.is_relative() {
                     *weights = folder.join(&*weights);
@@ -259,12 +260,16 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// The preset's values below what is written.
-fn with_preset(written: Table) -> Table {
-    let preset = written.get("s2c").and_then(|section| section.get("preset")).cloned();
-    let preset: Preset = preset.and_then(|preset| preset.try_into().ok()).unwrap_or_default();
+/// The values of preset and recipe below what is written.
+fn with_presets(written: Table) -> Table {
+    fn chosen<T: DeserializeOwned + Default>(written: &Table, section: &str, field: &str) -> T {
+        let value = written.get(section).and_then(|section| section.get(field)).cloned();
+        value.and_then(|value| value.try_into().ok()).unwrap_or_default()
+    }
+    let preset: Preset = chosen(&written, "s2c", "preset");
+    let recipe: Recipe = chosen(&written, "segmentation", "recipe");
     let mut table = Table::new();
-    preset.defaults().for_each(|(field, value)| assign(&mut table, field, value));
+    preset.defaults().chain(recipe.defaults()).for_each(|(field, value)| assign(&mut table, field, value));
     merge(&mut table, written);
     table
 }

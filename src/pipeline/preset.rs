@@ -1,9 +1,9 @@
-//! Presets: what the paper and the authors' code do where they differ from the defaults of [`super::spec`]. A preset
-//! gives defaults; whatever a file or `--set` says wins.
+//! Presets: what the paper and the authors' code do where they differ from the defaults of [`super::spec`]; recipes: how
+//! the field trains its segmentation networks. Both give defaults; whatever a file or `--set` says wins.
 
 use toml::Value;
 
-use super::spec::Preset;
+use super::spec::{Preset, Recipe};
 
 /// A decision that presets take, as docs/presets.md lists them.
 #[derive(Clone, Copy, Debug)]
@@ -24,9 +24,10 @@ pub enum Literal {
     Count(i64),
     Number(f64),
     Choice(&'static str),
+    Numbers(&'static [f64]),
 }
 
-use Literal::{Choice, Count, Flag, Number};
+use Literal::{Choice, Count, Flag, Number, Numbers};
 
 const fn switch(
     field: &'static str,
@@ -72,6 +73,39 @@ pub const SWITCHES: [Switch; 29] = [
     switch("seed.select",                         "42", None,                Some(Choice("best_gt"))),
 ];
 
+/// What each recipe but `recommended` sets (S2C_FACTS sections 4.2 and 4.13), as docs/segmentation.md lists it.
+#[rustfmt::skip]
+pub const RECIPES: [(&str, [Literal; 2]); 15] = [
+    // field                         largefov_resnet38d                                aspp_v2_resnet101
+    ("segmentation.backbone",       [Choice("resnet38d"),                              Choice("resnet101")]),
+    ("segmentation.head",           [Choice("largefov"),                               Choice("aspp_v2")]),
+    ("segmentation.stride",         [Count(8),                                         Count(8)]),
+    ("segmentation.epochs",         [Count(19),                                        Count(28)]),
+    ("segmentation.batch_size",     [Count(10),                                        Count(10)]),
+    ("segmentation.crop",           [Count(448),                                       Count(321)]),
+    ("segmentation.scale",          [Numbers(&[0.5, 1.5]),                             Numbers(&[0.5, 2.0])]),
+    ("segmentation.lr",             [Number(1e-3),                                     Number(2.5e-4)]),
+    ("segmentation.head_lr_mult",   [Number(10.0),                                     Number(10.0)]),
+    ("segmentation.momentum",       [Number(0.9),                                      Number(0.9)]),
+    ("segmentation.weight_decay",   [Number(5e-4),                                     Number(5e-4)]),
+    ("segmentation.test_scales",    [Numbers(&[0.5, 0.75, 1.0, 1.25, 1.5, 1.75]),      Numbers(&[0.5, 0.75, 1.0, 1.25, 1.5])]),
+    ("segmentation.test_flip",      [Flag(true),                                       Flag(true)]),
+    ("segmentation.test_crf",       [Flag(true),                                       Flag(true)]),
+    ("segmentation.crf.parameters", [Choice("seam"),                                   Choice("deeplab")]),
+];
+
+impl Recipe {
+    /// Fields and values, `recommended`: none.
+    pub(super) fn defaults(self) -> impl Iterator<Item = (&'static str, Value)> {
+        let place = match self {
+            Self::Recommended => None,
+            Self::LargefovResnet38d => Some(0),
+            Self::AsppV2Resnet101 => Some(1),
+        };
+        RECIPES.iter().filter_map(move |(field, values)| Some((*field, values[place?].into())))
+    }
+}
+
 impl Preset {
     /// Fields and values that differ from the defaults.
     pub(super) fn defaults(self) -> impl Iterator<Item = (&'static str, Value)> {
@@ -93,6 +127,7 @@ impl From<Literal> for Value {
             Count(value) => Self::Integer(value),
             Number(value) => Self::Float(value),
             Choice(value) => Self::String(value.to_owned()),
+            Numbers(values) => Self::Array(values.iter().copied().map(Self::Float).collect()),
         }
     }
 }

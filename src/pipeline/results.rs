@@ -15,7 +15,7 @@ use super::graph::{Graph, UnitIdx};
 use super::plan::finished;
 use super::verified::{Stands, THRESHOLD, TableCell, Tabular};
 #[cfg(feature = "torch")]
-use crate::cache::Cache;
+use crate::cache::{Cache, StoreError};
 use crate::digest::BlobDigest;
 
 /// Units named in a line.
@@ -35,10 +35,11 @@ pub fn metrics_of(
     let finished = finished(graph, cache, targets);
     let mut metrics = BTreeMap::new();
     for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
-        // A result whose blob is gone is not there.
         let Some(digest) = finished.output(unit, "metrics").map(|output| output.digest) else { continue };
-        if let Ok(bytes) = cache.store().read(&digest) {
-            metrics.insert(unit, (digest, serde_json::from_slice(&bytes)?));
+        match cache.store().read(&digest) {
+            // A result whose blob is gone is not there.
+            Err(StoreError::Missing(_) | StoreError::Corrupt { .. }) => {}
+            bytes => drop(metrics.insert(unit, (digest, serde_json::from_slice(&bytes?)?))),
         }
     }
     Ok(metrics)

@@ -362,6 +362,8 @@ pub enum ThresholdRule {
 pub struct SegmentationSpec {
     /// `false`: stop after the pseudo-labels.
     pub enabled: bool,
+    /// Where fields that nothing sets take their defaults from (docs/segmentation.md).
+    pub recipe: Recipe,
     pub backbone: Backbone,
     /// ImageNet weights of the backbone under their public names (.safetensors, .pth, or for resnet38d MXNet's .params).
     /// Relative to the pipeline file.
@@ -391,6 +393,21 @@ pub struct SegmentationSpec {
     /// A dense CRF after inference.
     pub test_crf: bool,
     pub crf: CrfSpec,
+}
+
+/// How the field trains its segmentation networks on VOC's 10,582 images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipe {
+    /// DeepLab-LargeFOV on ResNet38d, as SEAM's authors (YudeWang/semantic-segmentation-codebase).
+    #[serde(rename = "largefov_resnet38d")]
+    LargefovResnet38d,
+    /// DeepLab-v2 on ResNet-101 (kazuto1011/deeplab-pytorch), as RIB, AdvCAM and CLIP-ES.
+    #[serde(rename = "aspp_v2_resnet101")]
+    AsppV2Resnet101,
+    /// The defaults of the fields themselves, for a short training.
+    #[default]
+    Recommended,
 }
 
 /// Scoring.
@@ -572,6 +589,7 @@ impl Default for SegmentationSpec {
     fn default() -> Self {
         Self {
             enabled: true,
+            recipe: Recipe::Recommended,
             backbone: Backbone::Resnet50V1,
             weights: "weights/resnet50_v1.f16.safetensors".into(),
             stride: 16,

@@ -144,7 +144,8 @@ impl Stage for CamEpoch {
     // 6: the same decoder as se_map 4; L_SSC without features at the size of the SE map: both round otherwise
     // 7: the same decoder as se_map 5
     // 8: CPM takes the CAM of scale 1 from the step itself, in another memory order, which rounds otherwise
-    const VERSION: u64 = 8;
+    // 9: weights that one of our trainings made start without its momentum
+    const VERSION: u64 = 9;
     const PARALLEL: bool = false;
     type Params = CamEpochParams;
 

@@ -17,7 +17,7 @@ use super::loader::ahead;
 use super::{Bytes, Interrupted, NotFinite, Output, StageContext, Step, UnitInput, scratch_of};
 use crate::data::rng::{shuffle, stream};
 use crate::digest::BlobDigest;
-use crate::model::optim::poly;
+use crate::model::optim::{poly, without_momentum};
 use crate::model::weights::Weights;
 
 /// How often the state inside an epoch is saved.
@@ -91,6 +91,7 @@ impl<R: DeserializeOwned> Start<R> {
         }
         let slot = if input.has("checkpoint") { "checkpoint" } else { "weights" };
         let weights = Weights::parse(input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?;
+        let weights = if slot == "weights" { without_momentum(&weights) } else { weights };
         Ok(Self { weights, rows: Vec::new() })
     }
 

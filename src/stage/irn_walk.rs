@@ -11,6 +11,7 @@ use super::params::{Backbone, Compute};
 use super::{Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::decode_rgb;
 use crate::data::rng::stream;
+use crate::digest::BlobDigest;
 use crate::model::irn::{IrnNet, STRIDE};
 use crate::model::weights::Weights;
 use crate::vision::propagate::Affinity;
@@ -32,6 +33,8 @@ pub struct IrnWalk {
     params: IrnWalkParams,
     device: tch::Device,
     model: Loaded<IrnNet>,
+    /// The weights that it is on.
+    of_weights: Option<BlobDigest>,
 }
 
 impl Stage for IrnWalk {
@@ -42,14 +45,18 @@ impl Stage for IrnWalk {
     type Params = IrnWalkParams;
 
     fn load(params: IrnWalkParams, context: &StageContext) -> anyhow::Result<Self> {
-        Ok(Self { params, device: context.device.torch(), model: Loaded::default() })
+        Ok(Self { params, device: context.device.torch(), model: Loaded::default(), of_weights: None })
     }
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
-        let Self { params, device, model } = self;
+        let Self { params, device, model, of_weights } = self;
         let config = params.backbone.config(params.stride, params.precision, *device);
-        // A checkpoint has all layers, so nothing is drawn from the stream. It was made on these weights, so they need
-        // no digest of their own to be found by.
+        // Layers that never had a pair to learn from are equal on other weights.
+        let weights = input.digest("weights")?;
+        if of_weights.replace(weights) != Some(weights) {
+            *model = Loaded::default();
+        }
+        // A checkpoint has all layers, so nothing is drawn from the stream.
         let model = model.get(input, "checkpoint", |layers| {
             let backbone = Weights::parse(input.bytes("weights")?).context("input `weights`")?;
             IrnNet::load(&backbone, &Weights::parse(layers)?, &config, &mut stream(0, 0, "", "irn layers"))

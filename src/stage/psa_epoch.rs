@@ -23,7 +23,8 @@ pub struct PsaEpoch {
 impl Stage for PsaEpoch {
     const KIND: &'static str = "psa_epoch";
     // 1: first version
-    const VERSION: u64 = 1;
+    // 2: weights that one of our trainings made start without its momentum
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = AffinityEpochParams;
 

@@ -95,9 +95,9 @@ impl Case {
         self
     }
 
-    fn with_labels(mut self, text: &str) -> Self {
-        let digest = self.store.put(text.as_bytes().to_vec());
-        self.inputs.iter_mut().filter(|input| input.slot == "labels").for_each(|input| input.digest = digest);
+    fn with(mut self, slot: &str, bytes: Vec<u8>) -> Self {
+        let digest = self.store.put(bytes);
+        self.inputs.iter_mut().filter(|input| input.slot == slot).for_each(|input| input.digest = digest);
         self
     }
 
@@ -181,6 +181,23 @@ fn equal_bytes_twice_and_across_a_stop() {
     assert_eq!(n_files(stopped), 0, "the state is removed at the end");
 }
 
+/// How fast one training went down is no start of another.
+#[test]
+fn weights_of_a_training_start_without_its_momentum() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = Case::new().run(4, folder.path(), None).unwrap().0[0].bytes.clone();
+    let state = Weights::parse(trained.clone()).unwrap();
+    let tensors: Vec<(String, Tensor)> = state
+        .names()
+        .filter(|name| !name.starts_with("momentum."))
+        .map(|name| (name.to_owned(), state.raw(name).unwrap()))
+        .collect();
+    assert!(tensors.len() < state.names().count());
+    let without = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
+    let from = |bytes: Vec<u8>| Case::new().with("weights", bytes).run(4, folder.path(), None).unwrap().0;
+    assert!(from(trained) == from(without));
+}
+
 /// A state that is cut short costs time, not the result.
 #[test]
 fn a_broken_state_starts_over() {
@@ -204,7 +221,7 @@ fn a_broken_state_starts_over() {
 
 #[test]
 fn labels_out_of_range_are_an_error() {
-    let case = Case::new().with_labels("item0\t1\nitem1\t4\nitem2\t0\nitem3\t2\n");
+    let case = Case::new().with("labels", b"item0\t1\nitem1\t4\nitem2\t0\nitem3\t2\n".to_vec());
     let folder = tempfile::tempdir().unwrap();
     let error = format!("{:#}", case.run(4, folder.path(), None).unwrap_err());
     assert!(error.contains("are not all in 1..=3"), "{error}");

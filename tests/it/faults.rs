@@ -398,6 +398,64 @@ fn a_unit_without_enough_memory_says_so_and_is_alone_in_it() {
     assert_eq!(workspace.counts(&(graph, last)).1, "a.b.|!");
 }
 
+/// Stays in memory as long as it is loaded.
+struct Big;
+static N_LOADED: AtomicUsize = AtomicUsize::new(0);
+
+impl Drop for Big {
+    fn drop(&mut self) {
+        N_LOADED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Stage for Big {
+    const KIND: &'static str = "big";
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = ();
+
+    fn load((): (), _: &StageContext) -> anyhow::Result<Self> {
+        N_LOADED.fetch_add(1, Ordering::Relaxed);
+        Ok(Self)
+    }
+
+    fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        Ok(vec![Output::new("out", b"big".to_vec())])
+    }
+}
+
+/// Fits where nothing else is.
+struct Tight;
+
+impl Stage for Tight {
+    const KIND: &'static str = "tight";
+    const VERSION: u64 = 1;
+    const PARALLEL: bool = false;
+    type Params = ();
+
+    fn load((): (), _: &StageContext) -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
+        anyhow::ensure!(N_LOADED.load(Ordering::Relaxed) == 0, "CUDA out of memory. Tried to allocate 2.00 GiB");
+        Ok(vec![Output::new("out", b"tight".to_vec())])
+    }
+}
+
+#[test]
+fn what_earlier_stages_loaded_makes_room_for_a_unit() {
+    let workspace = Workspace::new();
+    let mut graph = Graph::default();
+    let unit = |stage, inputs| Unit { stage, version: 1, item: "x".into(), params: "null".into(), inputs };
+    let big = graph.add(unit("big", vec![]));
+    let tight = graph.add(unit("tight", vec![("in", Source::Output { unit: big, name: "out" })]));
+    let registry = registry().with(StageEntry::of::<Big>()).with(StageEntry::of::<Tight>());
+    let report = run_with(&workspace.open(), &registry, (&graph, tight), Asked::default());
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert_eq!(report.n_executed(), 2);
+}
+
 /// Gives other bytes each time, which no stage should.
 struct Counter;
 

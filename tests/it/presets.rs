@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use s2c_pipe::pipeline::file::{Pipeline, load, schema};
-use s2c_pipe::pipeline::preset::{SWITCHES, Switch};
+use s2c_pipe::pipeline::preset::{RECIPES, SWITCHES, Switch};
 use s2c_pipe::pipeline::spec::{SamInput, Spec};
 use s2c_pipe::vision::{LabelMap, Rgb};
 use serde_json::Value;
@@ -76,7 +76,6 @@ fn what_is_written_wins_over_a_preset() {
 /// The table of docs/presets.md, as it has to be.
 fn table() -> String {
     let (recommended, schema) = (Spec::default(), schema());
-    let shown = |value: &Value| format!("`{}`", value.to_string().trim_matches('"'));
     let row = |switch: &Switch| {
         let default = field(&recommended, switch.field);
         let [paper, authors_code] = chosen(switch).map(|choice| shown(&choice.unwrap_or_else(|| default.clone())));
@@ -86,6 +85,35 @@ fn table() -> String {
     let head =
         "| switch | `paper` | `authors_code` | `recommended` | row | what it does |\n|---|---|---|---|---|---|\n";
     head.to_owned() + &SWITCHES.iter().map(row).collect::<String>()
+}
+
+fn shown(value: &Value) -> String {
+    format!("`{}`", value.to_string().trim_matches('"'))
+}
+
+#[test]
+fn a_recipe_sets_what_the_docs_say_and_what_is_written_wins() {
+    let recipes = ["recommended", "largefov_resnet38d", "aspp_v2_resnet101"];
+    let pipeline = load_text(&format!("segmentation.momentum = 0.8\n[sweep]\n'recipe' = {recipes:?}"), &[]);
+    let [recommended, others @ ..] = &pipeline.cells[..] else { panic!("{pipeline:?}") };
+    for (place, (cell, name)) in others.iter().zip(&recipes[1..]).enumerate() {
+        let mut expected = serde_json::to_value(&recommended.spec).unwrap();
+        expected["segmentation"]["recipe"] = (*name).into();
+        for (field, values) in RECIPES.iter().filter(|(field, _)| *field != "segmentation.momentum") {
+            let value = serde_json::to_value(toml::Value::from(values[place])).unwrap();
+            *expected.pointer_mut(&format!("/{}", field.replace('.', "/"))).unwrap() = value;
+        }
+        assert_eq!(serde_json::to_value(&cell.spec).unwrap(), expected, "{name}");
+    }
+    let head = "| field | `largefov_resnet38d` | `aspp_v2_resnet101` | `recommended` |\n|---|---|---|---|\n";
+    let row = |(name, values): &(&str, [_; 2])| {
+        let values = values.map(|value| shown(&serde_json::to_value(toml::Value::from(value)).unwrap()));
+        let name_there = name.trim_start_matches("segmentation.");
+        format!("| `{name_there}` | {} | {} |\n", values.join(" | "), shown(&field(&Spec::default(), name)))
+    };
+    let table = head.to_owned() + &RECIPES.iter().map(row).collect::<String>();
+    let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/segmentation.md")).unwrap();
+    assert!(docs.contains(&table), "docs/segmentation.md should have\n{table}");
 }
 
 /// What the schema says of a field.

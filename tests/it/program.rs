@@ -463,7 +463,13 @@ fn results_leave_the_cache_as_files() {
     assert_eq!((labels.height, labels.width), (50, 81));
     assert!(to("seen/my.own_overlay.png").exists());
     let output = call(dir.path(), &[&predict[..], &["."]].concat());
-    assert!(text(&output).contains("would be overwritten by its result"), "{}", text(&output));
+    assert!(text(&output).contains("would be overwritten by a result"), "{}", text(&output));
+    // Its overlay is the second one's label map.
+    fs::copy(to("my.own.png"), to("my.own_overlay.jpg")).unwrap();
+    let both = ["predict", "tiny.toml", "my.own.png", "my.own_overlay.jpg", "--variant", "baseline", "--to", "both"];
+    let output = call(dir.path(), &both);
+    assert!(text(&output).contains("two results would be written to `both/my.own_overlay.png`"), "{}", text(&output));
+    assert!(!to("both/my.own.png").exists());
 }
 
 #[test]

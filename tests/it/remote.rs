@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use s2c_pipe::cache::Cache;
 #[cfg(feature = "s3")]
 use s2c_pipe::cache::remote::S3;
 use s2c_pipe::cache::remote::{Far, Folder, Item, Moved, TakeFn, Transfer, pull, push};
@@ -187,6 +188,24 @@ fn what_is_not_what_its_name_says_is_refused_and_named() {
     let third = Workspace::new();
     let taken = take(&third, &far).unwrap();
     assert_eq!((taken.refused.len(), taken.units), (2, 0), "{taken:?}");
+}
+
+/// Who only looks leaves what is damaged where it is.
+#[test]
+fn a_cache_that_is_in_use_does_not_send_records_without_their_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = Folder::new(dir.path().join("far"));
+    let (one, other, _) = two();
+    fs::write(one.blob("b."), "x.").unwrap();
+    let held = one.open();
+    let looking = Cache::open_to_read(&one.cache, "test").unwrap();
+    assert_eq!(push(&looking, &far, false, &|_, _| ()).unwrap().refused.len(), 1);
+    drop((looking, held));
+    // Once it is whole again it goes after all.
+    fs::write(one.blob("b."), "b.").unwrap();
+    assert_eq!(send(&one, &far).unwrap().moved.blobs, 1);
+    let taken = take(&other, &far).unwrap();
+    assert!(taken.missing.is_empty() && other.blob("b.").exists(), "{taken:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Far, Item, TakeFn};
-use crate::cache::StoreError;
+use crate::cache::{StoreError, temporary};
 
 #[derive(Clone, Debug)]
 pub struct Folder {
@@ -75,9 +75,7 @@ impl Far for Folder {
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+    let mut file = temporary(folder)?;
     file.write_all(bytes)?;
-    // Others read it; temporary files are private.
-    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     file.persist(path).map(drop).map_err(|error| error.error)
 }

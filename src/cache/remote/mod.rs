@@ -75,6 +75,14 @@ pub struct Transfer {
     pub differing: BTreeSet<String>,
 }
 
+impl Transfer {
+    /// A blob that the unit gave is not what its name says, or not there.
+    fn has_lost(&self, manifest: &Manifest) -> bool {
+        let mut names = manifest.outputs.iter().map(|output| item(&output.digest, 0).name);
+        names.any(|name| self.refused.contains(&name) || self.missing.contains(&name))
+    }
+}
+
 /// Told how far it is, of how much.
 pub type Watch<'a> = dyn Fn(Moved, Moved) + 'a;
 
@@ -133,7 +141,8 @@ pub fn push(cache: &Cache, far: &dyn Far, list: bool, watch: &Watch<'_>) -> anyh
         sent.extend(new);
         // What turned out to be damaged was not sent.
         let manifests = batch.into_iter().map(|(manifest, _)| manifest);
-        let (whole, bare): (Vec<_>, Vec<_>) = manifests.partition(|manifest| cache.is_whole(manifest));
+        let (whole, bare): (Vec<_>, Vec<_>) =
+            manifests.partition(|manifest| !report.has_lost(manifest) && cache.is_whole(manifest));
         for (kind, manifests) in [("whole", whole), ("bare", bare)] {
             let manifests: Vec<&Manifest> =
                 manifests.iter().filter(|manifest| !known.has(&manifest.key, kind == "whole")).collect();
@@ -208,11 +217,7 @@ pub fn pull(cache: &Cache, far: &dyn Far, watch: &Watch<'_>) -> anyhow::Result<T
             Ok(())
         })?;
         // A record enters with its blobs, or where it came alone.
-        let lost = |manifest: &Manifest| {
-            let names = manifest.outputs.iter().map(|output| item(&output.digest, 0).name);
-            names.into_iter().any(|name| report.refused.contains(&name) || report.missing.contains(&name))
-        };
-        let new = batch.into_iter().filter(|manifest| !lost(manifest) && cache.get(&manifest.key).is_none());
+        let new = batch.into_iter().filter(|manifest| !report.has_lost(manifest) && cache.get(&manifest.key).is_none());
         let new: Vec<Manifest> = new.collect();
         cache.adopt(&new)?;
         report.units += new.len();

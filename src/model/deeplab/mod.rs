@@ -87,6 +87,16 @@ impl DeepLab {
         self.backbone.frozen().into_iter().chain(self.head.frozen()).collect()
     }
 
+    /// A copy of the statistics of the head's batch norms, which each forward pass of training moves.
+    pub fn statistics(&self) -> Vec<Tensor> {
+        self.head.frozen().iter().map(|(_, tensor)| tensor.copy()).collect()
+    }
+
+    /// Back to what [`Self::statistics`] gave.
+    pub fn set_statistics(&self, statistics: &[Tensor]) {
+        self.head.frozen().iter_mut().zip(statistics).for_each(|((_, tensor), value)| tensor.copy_(value));
+    }
+
     /// Trained tensors by name.
     pub fn trained(&self) -> Vec<(String, Tensor)> {
         self.backbone.trained().into_iter().chain(self.head.trained()).collect()
