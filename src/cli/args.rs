@@ -190,6 +190,17 @@ pub(super) struct PipelineArgs {
     pub(super) sets: Vec<String>,
 }
 
+impl PipelineArgs {
+    /// As they were written, for a command that somebody may copy.
+    pub(super) fn written(&self) -> String {
+        let sets = self.sets.iter().map(|set| match set.contains(|c: char| " '\"[]{}*$&|;<>()".contains(c)) {
+            true => format!(" --set '{}'", set.replace('\'', "'\\''")),
+            false => format!(" --set {set}"),
+        });
+        format!("{}{}", self.file.display(), sets.collect::<String>())
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum CacheAction {
     /// Bytes by stage

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use super::args::{Cli, PipelineArgs};
 use super::experiment::Experiment;
-use super::{Hinted, read_cache, size};
+use super::{Hinted, read_cache, size, weights};
 use crate::pipeline::file::load;
 use crate::stage::Device;
 
@@ -122,7 +122,9 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
             }
         }
     }
-    let experiment = Experiment::open(&read_cache(cli)?, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
+    let cache = read_cache(cli)?;
+    let experiment = Experiment::open(&cache, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
+    weights::check(&cache, &experiment)?;
     let mut named: Vec<String> = Vec::new();
     for data in experiment.cells.iter().map(|cell| &cell.dataset) {
         let text = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());

@@ -21,7 +21,7 @@ use super::progress::Progress;
 use super::record::Recorded;
 use super::segment::segment;
 use super::verify::verify_results;
-use super::{Hinted, INTERRUPTED, LOGS, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard};
+use super::{Hinted, INTERRUPTED, LOGS, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
@@ -214,6 +214,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
     experiment.print_notes(cli);
+    weights::check(&cache, &experiment)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || {
@@ -360,12 +361,14 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
     let experiment = Experiment::open(&cache, args)?;
     let targets = experiment.targets();
     let of_cell = experiment.cells.iter().find(|cell| cell.name == what);
-    let units: Vec<UnitIdx> = match of_cell {
+    // A picture of the report is a unit of the table as well.
+    let units: BTreeSet<UnitIdx> = match of_cell {
         Some(cell) => cell.units().collect(),
         None => {
             (0..experiment.graph.len()).filter(|&unit| experiment.graph.unit(unit).label().starts_with(what)).collect()
         }
     };
+    let units: Vec<UnitIdx> = units.into_iter().collect();
     if units.is_empty() {
         let names: Vec<&str> = experiment.cells.iter().map(|cell| cell.name.as_str()).collect();
         bail!("`{what}` is no variant and no unit; variants: {}", names.join("; "));
@@ -375,7 +378,13 @@ fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
     for (&unit, reason) in units.iter().zip(why(&experiment.graph, &cache, &targets, &units)?) {
         if reason != StaleReason::Fresh {
             let unit = experiment.graph.unit(unit);
-            told.entry((unit.stage, reason.to_string())).or_default().push(unit.item.to_owned());
+            // What an image's unit says of that image's others is one thing for all images.
+            let own = |part: &str| match part.strip_suffix(&format!(" {}", unit.item)) {
+                Some(stage) => format!("{stage} of the same"),
+                None => part.to_owned(),
+            };
+            let reason = reason.to_string().split(", ").map(own).collect::<Vec<_>>().join(", ");
+            told.entry((unit.stage, reason)).or_default().push(unit.item.to_owned());
         }
     }
     if told.is_empty() {

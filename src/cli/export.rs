@@ -75,7 +75,7 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
         0 => Ok(()),
         n => Err(Hinted::error(
             format!("{n} of {} results of variant `{}` are not in the cache", items.len(), cell.name),
-            format!("s2c-pipe run {} --restore makes them", args.pipeline.file.display()),
+            format!("s2c-pipe run {} --restore makes them", args.pipeline.written()),
         )),
     }
 }

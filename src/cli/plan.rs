@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::args::{Cli, PipelineArgs};
 use super::experiment::Experiment;
-use super::read_cache;
+use super::{read_cache, weights};
 use crate::pipeline::build::registry;
 use crate::pipeline::cost::Cost;
 use crate::pipeline::plan::{Freshness, plan};
@@ -15,6 +15,7 @@ pub(super) fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
     let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
     experiment.print_notes(cli);
+    weights::check(&cache, &experiment)?;
     let mut plan = plan(&experiment.graph, &cache, &experiment.targets())?;
     // As `run` does it without --jobs.
     let registry = registry();
@@ -43,6 +44,9 @@ pub(super) fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
         rows.push(vec![(*stage).to_owned(), counts.fresh.to_string(), counts.to_run.to_string(), time, bytes]);
     }
     print!("{}", table(&rows));
+    if plan.stages.values().any(|counts| counts.to_run > 0 && counts.seconds.is_none()) {
+        println!("(unknown until a unit of the stage has run in this cache)");
+    }
     let n_epochs: usize = cells.iter().map(|cell| cell.cam_epochs.len()).sum();
     let n_distinct_epochs = cells.iter().flat_map(|cell| &cell.cam_epochs).collect::<HashSet<_>>().len();
     println!("\n{n_epochs} epochs of the classifier, of which {n_distinct_epochs} are distinct");

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::json;
 
+use super::Hinted;
 use super::args::{Cli, Overlap, PrecisionArg, SegmentArgs};
 use super::doctor::{has_bf16, parse_device};
 use super::predict::targets;
@@ -50,10 +51,13 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         ..AutomaticOptions::default()
     };
     let targets = targets(&args.images, &args.to, &["_segments.png", ".json"])?;
-    let what = || format!("`{}`", args.weights.display());
-    let weights = Weights::parse(read_shared(&args.weights).with_context(what)?).with_context(what)?;
-    let encoder = SamEncoder::load(&weights, device, compute).with_context(what)?;
-    let decoder = SamDecoder::load(&weights, device, compute).with_context(what)?;
+    let unfit = |error: anyhow::Error| {
+        let hint = "give SAM's weights, --weights FILE; `s2c-pipe weights inspect FILE` tells what a file is";
+        Hinted::error(format!("`{}`: {error:#}", args.weights.display()), hint)
+    };
+    let weights = read_shared(&args.weights).map_err(anyhow::Error::from).and_then(Weights::parse).map_err(unfit)?;
+    let encoder = SamEncoder::load(&weights, device, compute).map_err(unfit)?;
+    let decoder = SamDecoder::load(&weights, device, compute).map_err(unfit)?;
     drop(weights);
     fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
     let read = |(path, png): (&PathBuf, &PathBuf)| {

@@ -5,14 +5,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::args::Cli;
+use super::experiment::Experiment;
 use super::{Hinted, size};
-use crate::data::read_shared;
+use crate::cache::Cache;
+use crate::data::{FileMemo, read_shared};
 use crate::digest::BlobDigest;
-use crate::model::known::recognise;
+use crate::model::backbone::UnfitWeights;
+use crate::model::known::{Known, recognise};
 use crate::model::weights::{Entry, Weights};
+use crate::pipeline::spec::{Backbone, Refinement, Spec};
 
 pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Result<()> {
     let file = path.display();
@@ -72,6 +77,76 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
             .for_each(|(name, entry)| println!("{name:<width$}  {:<4}  {:?}", dtype(entry), entry.shape()));
     }
     Ok(())
+}
+
+/// What is known of a checkpoint, as it is remembered by the file's content.
+#[derive(Serialize, Deserialize)]
+struct Fit {
+    what: String,
+    fits: Vec<String>,
+    backbones: Vec<String>,
+    problem: Option<String>,
+}
+
+impl Fit {
+    /// Under this name; another where checkpoints are told otherwise.
+    const FACT: &str = "weights 1";
+
+    fn of(cache: &Cache, path: &Path) -> anyhow::Result<Self> {
+        let digest = cache.digest(path)?;
+        if let Some(fit) = cache.fact(Self::FACT, &digest).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            return Ok(fit);
+        }
+        let Known { what, fits, backbones, problem } = recognise(&Weights::parse(read_shared(path)?)?);
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let fit = Self { what, fits: owned(fits), backbones: owned(backbones), problem };
+        cache.remember(Self::FACT, &digest, &serde_json::to_vec(&fit)?);
+        Ok(fit)
+    }
+}
+
+/// Every file of weights is one that its field can use, before any work starts.
+pub(super) fn check(cache: &Cache, experiment: &Experiment) -> anyhow::Result<()> {
+    for (field, path, backbone) in experiment.pipeline.cells.iter().flat_map(|cell| in_use(&cell.spec)) {
+        let what = || format!("`{field}`: `{}`", path.display());
+        let Fit { what: is, fits, backbones, problem } = Fit::of(cache, path).with_context(what)?;
+        let wanted = if field == "sam.weights" { "sam.weights" } else { "classifier.weights" };
+        let backbone =
+            backbone.map(|of| serde_json::to_value(of).map(|name| name.as_str().unwrap_or_default().to_owned()));
+        let backbone = backbone.transpose()?;
+        let wrong = match (problem, backbone) {
+            (Some(problem), _) => format!("is {is}: {problem}"),
+            (None, _) if !fits.iter().any(|fit| fit == wanted) => format!("is {is}, which fits {}", fits.join(", ")),
+            (None, Some(backbone)) if !backbones.contains(&backbone) => {
+                format!("is {is}, and the backbone is {backbone}")
+            }
+            _ => continue,
+        };
+        return Err(Hinted::error(format!("{} {wrong}", what()), UnfitWeights::HINT));
+    }
+    Ok(())
+}
+
+/// Fields of weights that a cell reads, with their backbones.
+fn in_use(spec: &Spec) -> Vec<(&'static str, &Path, Option<Backbone>)> {
+    let Spec { classifier, segmentation, pseudo_label, .. } = spec;
+    let mut used = vec![("classifier.weights", &*classifier.weights, Some(classifier.backbone))];
+    if segmentation.enabled {
+        used.push(("segmentation.weights", &segmentation.weights, Some(segmentation.backbone)));
+    }
+    if classifier.ssc.enabled || classifier.cpm.enabled {
+        used.push(("sam.weights", &spec.sam.weights, None));
+    }
+    let (psa, irn) = (&pseudo_label.psa, &pseudo_label.irn);
+    for (refinement, field, weights, backbone) in [
+        (Refinement::Psa, "pseudo_label.psa.weights", &psa.weights, psa.backbone),
+        (Refinement::Irn, "pseudo_label.irn.weights", &irn.weights, irn.backbone),
+    ] {
+        if let Some(weights) = weights.as_ref().filter(|_| pseudo_label.refine.contains(&refinement)) {
+            used.push((field, weights, Some(backbone.unwrap_or(classifier.backbone))));
+        }
+    }
+    used
 }
 
 fn dtype(entry: &Entry) -> String {

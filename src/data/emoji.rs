@@ -1,7 +1,8 @@
 //! The embedded data set: scenes of emoji over painted backgrounds, with exact masks, in PASCAL VOC 2012 layout.
 //! Made from a seed, so that every machine has the same pictures.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -69,7 +70,8 @@ pub fn materialise(folder: &Path, options: &EmojiOptions) -> anyhow::Result<Path
         return Ok(root);
     }
     fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()))?;
-    let work = tempfile::Builder::new().prefix(".emoji-").tempdir_in(folder)?;
+    let others_may_read = Permissions::from_mode(0o777);
+    let work = tempfile::Builder::new().prefix(".emoji-").permissions(others_may_read).tempdir_in(folder)?;
     for name in ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"] {
         fs::create_dir_all(work.path().join(name))?;
     }
@@ -85,7 +87,7 @@ pub fn materialise(folder: &Path, options: &EmojiOptions) -> anyhow::Result<Path
         fs::write(work.path().join(format!("ImageSets/Segmentation/{list}.txt")), ids.join("\n") + "\n")?;
     }
     // Whole or not at all.
-    match fs::rename(work.keep(), &root) {
+    match fs::rename(work.path(), &root) {
         Err(_) if root.is_dir() => Ok(root),
         renamed => renamed.map(|()| root).context("placing the emoji data set"),
     }

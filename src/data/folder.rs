@@ -11,9 +11,12 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::scan::{DataError, ScanOptions, all_or_no_masks, image, items, mask, note_unscored};
+use super::scan::{DataError, ScanOptions, all_or_no_masks, check_folders, image, items, mask, note_unscored};
 use super::{Dataset, FileMemo, Item};
 use crate::vision::IGNORE;
+
+/// How the names of pictures end.
+const ENDINGS: [&str; 6] = [".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG"];
 
 const TABLE_HINT: &str = "labels.csv has the columns `image`, `split` and one a class, which holds 1 or 0";
 
@@ -30,9 +33,7 @@ struct Line {
 /// # Errors
 /// What is missing, and every image that is missing, broken, without a label in training, or with a bad mask.
 pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, DataError> {
-    if !options.root.is_dir() {
-        return Err(DataError::NoRoot(options.root.to_owned()));
-    }
+    check_folders(options)?;
     let path = options.root.join("labels.csv");
     let fault = |problem: String| DataError::File { path: path.clone(), problem, hint: TABLE_HINT };
     let (classes, lines) = read(&path).map_err(fault)?;
@@ -100,7 +101,7 @@ fn read(path: &Path) -> Result<(Vec<String>, Vec<Line>), String> {
 
 /// Without the ending of a picture.
 fn stem(image: &str) -> &str {
-    [".jpg", ".jpeg", ".png"].iter().find_map(|ending| image.strip_suffix(ending)).unwrap_or(image)
+    ENDINGS.iter().find_map(|ending| image.strip_suffix(ending)).unwrap_or(image)
 }
 
 fn item(
@@ -115,8 +116,8 @@ fn item(
         return Err(format!("`{}`: `image` is the name of a file in images/, without `/`", line.image));
     }
     let images = options.root.join("images");
-    let names = [line.image.clone(), format!("{id}.jpg"), format!("{id}.jpeg"), format!("{id}.png")];
-    let found: Option<PathBuf> = names.iter().map(|name| images.join(name)).find(|path| path.is_file());
+    let names = std::iter::once(line.image.clone()).chain(ENDINGS.iter().map(|ending| format!("{id}{ending}")));
+    let found: Option<PathBuf> = names.map(|name| images.join(name)).find(|path| path.is_file());
     let Some(found) = found else { return Err(format!("{id}: no image `{}`", images.join(&line.image).display())) };
     let (image, size) = image(&found, memo)?;
     if is_train && line.labels.is_empty() {
@@ -170,6 +171,17 @@ mod tests {
                 "no val image has a mask: predictions are made, but not scored",
             ]
         );
+    }
+
+    #[test]
+    fn endings_may_be_in_capitals() {
+        let dir = folder(&TABLE.replace("a.png", "a.PNG").replace("b,", "b.PNG,"));
+        for id in ["a", "b"] {
+            let place = |ending: &str| dir.path().join(format!("images/{id}.{ending}"));
+            fs::rename(place("png"), place("PNG")).unwrap();
+        }
+        let dataset = scan(&options(dir.path()), &NoMemo).unwrap();
+        assert_eq!((dataset.train[0].id.as_str(), dataset.train[0].mask.is_some()), ("a", true));
     }
 
     #[test]

@@ -7,6 +7,10 @@ use crate::vision::{Grid, LabelMap, Rgb, SeMap};
 
 /// An RGB image from the bytes of a JPEG or PNG; grey and palette images are expanded, alpha is dropped.
 pub fn decode_rgb(bytes: &[u8]) -> anyhow::Result<Rgb> {
+    // The decoder makes grey of what is missing. In the data of a scan neither marker can stand.
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|two| two == marker);
+    let is_jpeg = bytes.starts_with(&[0xff, 0xd8]);
+    ensure!(!is_jpeg || last([0xff, 0xd9]) > last([0xff, 0xda]), "the JPEG is cut off");
     let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format()?;
     reader.no_limits();
     let rgb = reader.decode().context("not a whole JPEG or PNG image")?.into_rgb8();

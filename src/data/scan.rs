@@ -90,6 +90,21 @@ impl DataError {
     }
 }
 
+/// What may hold masks was named and is there, or was not named.
+pub(super) fn check_folders(options: &ScanOptions<'_>) -> Result<(), DataError> {
+    if !options.root.is_dir() {
+        return Err(DataError::NoRoot(options.root.to_owned()));
+    }
+    match options.masks.map(|folder| options.root.join(folder)).filter(|folder| !folder.is_dir()) {
+        None => Ok(()),
+        Some(path) => Err(DataError::File {
+            path,
+            problem: "no folder of masks".to_owned(),
+            hint: "`dataset.masks` is a folder in `dataset.root`; without it masks are found by themselves",
+        }),
+    }
+}
+
 /// The items of a list, or every fault of it.
 pub(super) fn items<T: Sync>(
     list: &str,
@@ -152,7 +167,7 @@ struct MaskFact {
 /// The image file of an id, decoded once to know its size.
 pub(super) fn image(path: &Path, memo: &dyn FileMemo) -> Result<(FileRef, ImageFact), String> {
     let image = file(path, memo)?;
-    let size = fact("image", &image, memo, |bytes| {
+    let size = fact("picture", &image, memo, |bytes| {
         let image = decode_rgb(bytes)?;
         Ok(ImageFact { height: image.height, width: image.width })
     })?;

@@ -5,18 +5,19 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
 
 use super::scan::{
-    DataError, LabelSource, ScanOptions, all_or_no_masks, fact, file, image, items, mask, note_unscored,
+    DataError, LabelSource, ScanOptions, all_or_no_masks, check_folders, fact, file, image, items, mask, note_unscored,
 };
-use super::{Dataset, FileMemo, Item};
+use super::{Dataset, FileMemo, Item, Mask};
 use crate::vision::{VOC_CLASSES, labels_of};
 
-/// Where masks are looked for.
-const MASK_FOLDERS: [&str; 2] = ["SegmentationClassAug", "SegmentationClass"];
+/// Where masks are looked for: VOC's own first, then those of SBD.
+const MASK_FOLDERS: [&str; 2] = ["SegmentationClass", "SegmentationClassAug"];
 
 /// Reads and checks a data set.
 ///
@@ -24,29 +25,56 @@ const MASK_FOLDERS: [&str; 2] = ["SegmentationClassAug", "SegmentationClass"];
 /// What is missing, and every image that is broken, whose mask is missing, broken, of another size or of unknown
 /// classes, and every training image without a label.
 pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, DataError> {
-    if !options.root.is_dir() {
-        return Err(DataError::NoRoot(options.root.to_owned()));
-    }
+    check_folders(options)?;
     let of = |list: &str, max: usize, is_train: bool| {
         let ids = read_list(options, list, max)?;
         items(list, &ids, |id| scan_item(options, id, is_train, memo))
     };
     let (train, val) = (of(options.train, options.max_train, true)?, of(options.val, options.max_val, false)?);
     let mut notes = Vec::new();
+    notes.extend(
+        [(options.train, &train), (options.val, &val)].into_iter().filter_map(|(list, of)| two_truths(list, of)),
+    );
     note_unscored(options.train, &train, &mut notes);
     all_or_no_masks(options.val, &val, &mut notes)?;
     let classes = VOC_CLASSES.map(str::to_owned).to_vec();
     Ok(Dataset { name: options.name.to_owned(), classes, train, val, notes })
 }
 
+/// A note where a list is scored with masks of both folders: SBD's are not VOC's.
+fn two_truths(list: &str, items: &[Item]) -> Option<String> {
+    let of = |folder: &&str| {
+        let is_there = |item: &&Item| match &item.mask {
+            Some(Mask::File(file)) => file.path.parent().is_some_and(|parent| parent.ends_with(folder)),
+            _ => false,
+        };
+        items.iter().filter(is_there).count()
+    };
+    let counts = MASK_FOLDERS.each_ref().map(of);
+    let [voc, sbd] = counts;
+    (voc > 0 && sbd > 0).then(|| {
+        format!(
+            "{list} is scored with {voc} masks of SegmentationClass and {sbd} of SegmentationClassAug; the field's numbers \
+             are of the former alone: dataset.masks = \"SegmentationClass\""
+        )
+    })
+}
+
 fn read_list(options: &ScanOptions<'_>, list: &str, max: usize) -> Result<Vec<String>, DataError> {
     let folder = options.root.join("ImageSets/Segmentation");
     let path = folder.join(format!("{list}.txt"));
-    let Ok(text) = fs::read_to_string(&path) else {
-        let there = fs::read_dir(&folder).into_iter().flatten().flatten();
-        let mut there: Vec<String> = there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        there.sort();
-        return Err(DataError::NoList { path, there: there.join(", ") });
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let there = fs::read_dir(&folder).into_iter().flatten().flatten();
+            let mut there: Vec<String> = there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            there.sort();
+            return Err(DataError::NoList { path, there: there.join(", ") });
+        }
+        Err(error) => {
+            let hint = "a list is a text in UTF-8 that you may read, one image id a line";
+            return Err(DataError::File { path, problem: error.to_string(), hint });
+        }
     };
     let mut seen = HashSet::new();
     let mut ids = Vec::new();
@@ -100,7 +128,10 @@ fn scan_item(options: &ScanOptions<'_>, id: &str, is_train: bool, memo: &dyn Fil
     let xml = options.root.join(format!("Annotations/{id}.xml"));
     let xml = Some(xml).filter(|path| options.labels != LabelSource::Masks && path.exists());
 
-    let no_mask = || format!("no mask in {}", folders[0].display());
+    let no_mask = || {
+        let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        format!("no mask in {}", folders.join(" or "))
+    };
     let no_xml = || format!("no Annotations/{id}.xml");
     let (labels, place) = match (options.labels, &png, xml) {
         (LabelSource::Auto | LabelSource::Masks, Some((_, classes)), _) => (classes.clone(), "mask is all background"),
@@ -233,6 +264,18 @@ mod tests {
         let image = truncated.path().join("JPEGImages/a.png");
         let bytes = fs::read(&image).unwrap();
         fs::write(&image, &bytes[..bytes.len() / 2]).unwrap();
+        // A JPEG that is cut off decodes to grey below.
+        let cut_off = tree(8, 4);
+        fs::remove_file(cut_off.path().join("JPEGImages/a.png")).unwrap();
+        let mut jpeg = Vec::new();
+        image::RgbImage::from_fn(4, 4, |x, y| image::Rgb([60 * x as u8, 60 * y as u8, 9]))
+            .write_to(&mut std::io::Cursor::new(&mut jpeg), image::ImageFormat::Jpeg)
+            .unwrap();
+        fs::write(cut_off.path().join("JPEGImages/a.jpg"), &jpeg).unwrap();
+        scan_at(cut_off.path()).unwrap();
+        fs::write(cut_off.path().join("JPEGImages/a.jpg"), &jpeg[..jpeg.len() - 4]).unwrap();
+        let not_a_text = tree(8, 4);
+        fs::write(not_a_text.path().join("ImageSets/Segmentation/val.txt"), [0xff, 0xfe, b'a', 0]).unwrap();
         let no_image = tree(8, 4);
         fs::remove_file(no_image.path().join("JPEGImages/a.png")).unwrap();
         let no_list = tree(8, 4);
@@ -247,6 +290,8 @@ mod tests {
             (tree(8, 5), "a: the mask is 5x4, the image 4x4"),
             (tree(0, 4), "a: a training image without a label: its mask is all background"),
             (truncated, "not a whole JPEG or PNG image"),
+            (cut_off, "the JPEG is cut off"),
+            (not_a_text, "val.txt`: stream did not contain valid UTF-8"),
             (no_image, "a: no image"),
             (no_list, "there are: train.txt"),
             (listed("b\n", "a\n"), "SegmentationClassAug and no Annotations/b.xml"),
@@ -261,5 +306,23 @@ mod tests {
             assert!(message.contains(expected), "{message}");
         }
         assert!(matches!(scan_at(Path::new("/nowhere")), Err(DataError::NoRoot(_))));
+        let dir = tree(8, 4);
+        let named = ScanOptions { masks: Some(Path::new("SegmentationClas")), ..options(dir.path()) };
+        let error = scan(&named, &NoMemo).unwrap_err();
+        assert!(error.to_string().contains("SegmentationClas`: no folder of masks"), "{error}");
+    }
+
+    #[test]
+    fn voc_s_own_masks_come_first_and_sbd_s_are_named() {
+        let dir = listed("a\nb\n", "a\n");
+        let sbd = dir.path().join("SegmentationClassAug");
+        fs::create_dir(&sbd).unwrap();
+        for id in ["a", "b"] {
+            fs::write(sbd.join(format!("{id}.png")), encode_label_map(&Grid::filled(4, 4, 3))).unwrap();
+        }
+        let Dataset { train, val, notes, .. } = scan_at(dir.path()).unwrap();
+        assert_eq!((&train[0].labels[..], &train[1].labels[..], &val[0].labels[..]), (&[8][..], &[3][..], &[8][..]));
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].starts_with("train is scored with 1 masks of SegmentationClass and 1 of"), "{notes:?}");
     }
 }

@@ -84,7 +84,7 @@ impl Pcm {
         let f = &f / (f.norm_scalaropt_dim(2.0, [1i64].as_slice(), true) + 1e-5);
         let cam = resized(&best_classes(&peaked(&cam.detach().relu())), size).flatten(2, 3);
         let revised = f.split(CHUNK, 2).into_iter().map(|some| {
-            let likeness = f.transpose(1, 2).matmul(&some).relu(); // (B, h'w', some)
+            let likeness = f.transpose(1, 2).matmul(&some).relu_(); // (B, h'w', some)
             cam.matmul(&(&likeness / (likeness.sum_dim_intlist([1i64].as_slice(), true, Kind::Float) + 1e-5)))
         });
         let revised = Tensor::cat(&revised.collect::<Vec<_>>(), 2);

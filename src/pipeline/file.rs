@@ -103,9 +103,16 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         _ => Vec::new(),
     };
     let sets = sets.iter().map(|set| read_set(set)).collect::<Result<Vec<_>, _>>()?;
-    for (axis, _) in &axes {
-        let field = full_path(axis);
-        if sets.iter().any(|(set, _)| field.as_ref().is_ok_and(|field| field == set)) {
+    for (i, (axis, values)) in axes.iter().enumerate() {
+        let field = full_path(axis).ok();
+        if let Some((other, _)) = axes[..i].iter().find(|(other, _)| field.is_some() && full_path(other).ok() == field)
+        {
+            return Err(FileError::new(format!("the axes `{other}` and `{axis}` of [sweep] are one field")));
+        }
+        if let Some(twice) = values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
+            return Err(FileError::new(format!("the axis `{axis}` of [sweep] has {} twice", plain(twice.1))));
+        }
+        if sets.iter().any(|(set, _)| field.as_ref().is_some_and(|field| field == set)) {
             return Err(FileError::hinted(
                 format!("`--set {axis}=..` would make all points of the axis `{axis}` equal"),
                 "change [sweep] in the file, or set another field",
@@ -115,7 +122,8 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut cells: Vec<Cell> = Vec::new();
     for mut variant in variants {
-        let Some(Value::String(variant_name)) = take(&mut variant, "name") else {
+        let Some(Value::String(variant_name)) = take(&mut variant, "name").filter(|name| *name != Value::from(""))
+        else {
             return Err(FileError::new(format!("`{}`: a [[variant]] has no name", path.display())));
         };
         let at = |error: FileError| FileError {
@@ -129,16 +137,29 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         };
         let mut overrides = Vec::new();
         flatten("", &Value::Table(variant), &mut overrides);
+        for (name, _) in &overrides {
+            let field = full_path(name).ok();
+            if let Some((axis, _)) = axes.iter().find(|(axis, _)| field.is_some() && full_path(axis).ok() == field) {
+                let error = FileError::hinted(
+                    format!("`{name}` is set here, and `{axis}` is an axis of [sweep], whose values win"),
+                    "take it from the variant, or from [sweep]",
+                );
+                return Err(shown(at(error), name));
+            }
+        }
         for point in points(&axes) {
             let mut table = base.clone();
-            for (name, value) in overrides.iter().chain(&point).chain(&sets) {
-                let field = full_path(name).map_err(|error| shown(at(error), name))?;
+            let written = overrides.iter().chain(&point).map(|written| (written, true));
+            for ((name, value), in_file) in written.chain(sets.iter().map(|set| (set, false))) {
+                let shown = |error| if in_file { shown(error, name) } else { error };
+                let field = full_path(name).map_err(|error| shown(at(error)))?;
                 // Alone first, so that what has the wrong type is known by its name.
                 let mut alone = Table::new();
                 assign(&mut alone, &field, value.clone());
                 if let Err(error) = alone.try_into::<Spec>() {
-                    let error = FileError::new(format!("`{name}`: {}", error.message()));
-                    return Err(shown(at(error), name));
+                    let said = if in_file { name.clone() } else { format!("--set {name}={}", plain(value)) };
+                    let hint = hint_of(error.message());
+                    return Err(shown(at(FileError { message: format!("`{said}`: {}", error.message()), hint })));
                 }
                 assign(&mut table, &field, value.clone());
             }
@@ -176,7 +197,7 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     })?;
     let wrong = |error: toml::de::Error| {
         let message = format!("`{}`: {}", path.display(), error.to_string().trim_end());
-        FileError { message, hint: nearest_field(error.message()) }
+        FileError { message, hint: hint_of(error.message()) }
     };
     toml::from_str::<Shape>(&text).map_err(wrong)?;
     let mut table: Table = toml::from_str(&text).map_err(wrong)?;
@@ -385,9 +406,19 @@ fn full_path(path: &str) -> Result<String, FileError> {
                 let parts: Vec<&str> = known.split('.').collect();
                 parts[parts.len().saturating_sub(n_parts)..].join(".")
             };
-            let near = |known: &&String| (strsim::jaro_winkler(&ending(known), path) * 1e6) as u64;
-            let hint = all.iter().max_by_key(near).map(|known| format!("did you mean `{known}`?"));
-            Err(FileError { message: format!("no field `{path}`"), hint })
+            let within =
+                |known: &&String| known.starts_with(&format!("{path}.")) || known.contains(&format!(".{path}."));
+            if let Some(field) = all.iter().find(within) {
+                let hint = format!("give one of its fields, e.g. `{field}`");
+                return Err(FileError::hinted(format!("`{path}` is a section"), hint));
+            }
+            let nearness = |known: &String| strsim::jaro_winkler(&ending(known), path);
+            let near = all.iter().max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
+            let hint = match near.filter(|known| nearness(known) >= NEAR) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => "`s2c-pipe schema` lists all fields".to_owned(),
+            };
+            Err(FileError::hinted(format!("no field `{path}`"), hint))
         }
         several => {
             let several: Vec<&str> = several.iter().map(|known| known.as_str()).collect();
@@ -415,6 +446,13 @@ fn plain(value: &Value) -> String {
     }
 }
 
+/// What to do about what serde says.
+fn hint_of(message: &str) -> Option<String> {
+    let is_list = message.contains("invalid type: sequence");
+    nearest_field(message)
+        .or_else(|| is_list.then(|| "a list of values to compare is an axis: write it in [sweep]".into()))
+}
+
 /// From serde's "unknown field `x`, expected one of `a`, `b`": the nearest of them.
 fn nearest_field(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("unknown field `").or_else(|| message.split_once("unknown variant `"))?;
@@ -424,8 +462,13 @@ fn nearest_field(message: &str) -> Option<String> {
     Some(format!("did you mean `{}`?", nearest(written, &known)?))
 }
 
+/// How alike two names are, 0 to 1, of which one may be meant by the other.
+const NEAR: f64 = 0.75;
+
 pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
-    known.iter().copied().max_by_key(|name| (strsim::jaro_winkler(name, written) * 1e6) as u64)
+    let nearness = |name: &str| strsim::jaro_winkler(name, written);
+    let nearest = known.iter().copied().max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
+    nearest.filter(|name| nearness(name) >= NEAR)
 }
 
 /// Ranges that types do not say.
@@ -614,6 +657,30 @@ mod tests {
             ("[classifier]\nepochs = 'x'", &[], "line 2, column 10", ""),
             ("[classifier", &[], "TOML parse error at line 1", ""),
             (root, &["cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
+            (root, &["cpm=1"], "`cpm` is a section", "give one of its fields, e.g. `classifier.cpm."),
+            (root, &["wavelength=1"], "no field `wavelength`", "`s2c-pipe schema` lists all fields"),
+            (root, &["epochs=3"], "`epochs` could be any of", ""),
+            (
+                root,
+                &["classifier.epochs=[3, 4]"],
+                "`--set classifier.epochs=[3, 4]`: invalid type: sequence, expected u32",
+                "write it in [sweep]",
+            ),
+            (root, &["pseudo_label.threshold=bset"], "expected a number from 0 to 1, or \"best\"", ""),
+            (
+                "dataset.root='v'\n[sweep]\n'cpm.tau'=[0.1]\n'classifier.cpm.tau'=[0.2]",
+                &[],
+                "the axes `classifier.cpm.tau` and `cpm.tau` of [sweep] are one field",
+                "",
+            ),
+            ("dataset.root='v'\n[sweep]\n'cpm.tau'=[0.1, 0.1]", &[], "the axis `cpm.tau` of [sweep] has 0.1 twice", ""),
+            (
+                "dataset.root='v'\n[[variant]]\nname='a'\ncpm.tau=0.5\n[sweep]\n'classifier.cpm.tau'=[0.1]",
+                &[],
+                "`cpm.tau` is set here, and `classifier.cpm.tau` is an axis of [sweep], whose values win\n  |\n4 | cpm.tau=0.5",
+                "take it from the variant",
+            ),
+            ("dataset.root='v'\n[[variant]]\nname=''", &[], "a [[variant]] has no name", ""),
             (
                 root,
                 &["enabled=true"],

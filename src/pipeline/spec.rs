@@ -76,8 +76,8 @@ pub struct DatasetSpec {
     /// The folder that holds JPEGImages, ImageSets and masks (`voc`), annotations and folders of images (`coco`), or
     /// images and labels.csv (`folder`). Relative to the pipeline file.
     pub root: Option<PathBuf>,
-    /// Folder of masks within `root`; found by itself among SegmentationClassAug and SegmentationClass (`voc`), or masks
-    /// (`folder`).
+    /// Folder of masks within `root`; found by itself in SegmentationClass, then SegmentationClassAug (`voc`), or in
+    /// masks (`folder`).
     pub masks: Option<PathBuf>,
     /// Where image-level labels of `voc` come from: the mask, or Annotations where there is none (`auto`), `masks` or
     /// `annotations` alone. Objects marked difficult count.
@@ -204,7 +204,7 @@ pub struct EquivarianceSpec {
     pub weight: f64,
     /// Of the smaller crop.
     pub scale: f64,
-    /// SEAM's pixel correlation module, which learns by L_ECR: seeds are CAMs in which pixels that look alike are one.
+    /// With `enabled`: SEAM's pixel correlation module, which learns by L_ECR: seeds are CAMs in which pixels that look alike are one.
     pub pcm: bool,
 }
 
@@ -344,7 +344,7 @@ pub struct PseudoLabelSpec {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number from 0 to 1, or \"best\"")]
 pub enum Threshold {
     At(f64),
     Rule(ThresholdRule),

@@ -554,9 +554,21 @@ fn weights_are_told_apart() {
 fn bad_input_is_one_clear_line_and_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     write_pipeline(dir.path(), TINY);
+    let sam = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights/mobile_sam.f16.safetensors");
+    let sam_weights = format!("classifier.weights={}", sam.display());
     for (args, error, hint) in [
         (&["run", "none.toml"][..], "could not read", "give the path of a pipeline file"),
         (&["run", "tiny.toml", "--set", "cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
+        (
+            &["run", "tiny.toml", "--set", &sam_weights],
+            "mobile_sam.f16.safetensors` is MobileSAM (SAM with TinyViT), which fits sam.weights",
+            "weights inspect FILE",
+        ),
+        (
+            &["plan", "tiny.toml", "--set", "classifier.backbone=resnet18"],
+            "is ResNet-50, and the backbone is resnet18",
+            "weights inspect FILE",
+        ),
         (&["run", "tiny.toml", "--set", "sam.weights=gone.safetensors"], "gone.safetensors", "set `sam.weights`"),
         (
             &["run", "tiny.toml", "--set", "dataset.kind=voc", "--set", "dataset.root=gone"],

@@ -10,8 +10,10 @@
 mod instances;
 mod outlines;
 
-use std::fs::{self, File};
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -41,6 +43,16 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
         pictures.retain(|picture| !options.exclude.iter().any(|id| id == stem(&picture.file_name)));
         if max > 0 {
             pictures.truncate(max);
+        }
+        let mut stems = HashMap::new();
+        for Picture { file_name, .. } in &pictures {
+            if let Some(other) = stems.insert(stem(file_name), file_name) {
+                return Err(DataError::File {
+                    path,
+                    problem: format!("`{other}` and `{file_name}` have one id, `{}`", stem(file_name)),
+                    hint: "an image's id is its file's name without folder and ending; rename one of them",
+                });
+            }
         }
         if pictures.is_empty() {
             return Err(DataError::File {
@@ -131,7 +143,7 @@ fn pack(path: &Path, instances: &Instances) -> anyhow::Result<()> {
     let mut bytes = serde_json::to_vec(&(instances, lengths))?;
     bytes.push(b'\n');
     instances.pictures.iter().for_each(|picture| bytes.extend_from_slice(&picture.outlines));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?;
     file.write_all(BlobDigest::of(&bytes).as_bytes())?;
     file.write_all(&bytes)?;
     file.persist(path)?;
