@@ -657,14 +657,14 @@ mod tests {
             ("[classifier]\nepochs = 'x'", &[], "line 2, column 10", ""),
             ("[classifier", &[], "TOML parse error at line 1", ""),
             (root, &["cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
-            (root, &["cpm=1"], "`cpm` is a section", "give one of its fields, e.g. `classifier.cpm."),
+            (root, &["cpm=1"], "`cpm` is a section", "give one of its fields, e.g. `classifier.cpm.absent_class`"),
             (root, &["wavelength=1"], "no field `wavelength`", "`s2c-pipe schema` lists all fields"),
             (root, &["epochs=3"], "`epochs` could be any of", ""),
             (
                 root,
                 &["classifier.epochs=[3, 4]"],
                 "`--set classifier.epochs=[3, 4]`: invalid type: sequence, expected u32",
-                "write it in [sweep]",
+                "a list of values to compare is an axis: write it in [sweep]",
             ),
             (root, &["pseudo_label.threshold=bset"], "expected a number from 0 to 1, or \"best\"", ""),
             (
@@ -678,7 +678,7 @@ mod tests {
                 "dataset.root='v'\n[[variant]]\nname='a'\ncpm.tau=0.5\n[sweep]\n'classifier.cpm.tau'=[0.1]",
                 &[],
                 "`cpm.tau` is set here, and `classifier.cpm.tau` is an axis of [sweep], whose values win\n  |\n4 | cpm.tau=0.5",
-                "take it from the variant",
+                "take it from the variant, or from [sweep]",
             ),
             ("dataset.root='v'\n[[variant]]\nname=''", &[], "a [[variant]] has no name", ""),
             (
