@@ -281,6 +281,17 @@ mod tests {
                 "get it again if it is cut off",
             ),
             (other, "its categories are not those of the list `train`", "of one data set"),
+            (
+                changed(&|root| {
+                    let text = fs::read_to_string(json(root)).unwrap().replace("b.png", "other/a.png");
+                    let text =
+                        text.replace("\"image_id\": 1, \"category_id\": 1", "\"image_id\": 2, \"category_id\": 1");
+                    let text = text.replace("\"segmentation\": []", "\"segmentation\": [[0, 0, 2, 0, 2, 2]]");
+                    fs::write(json(root), text).unwrap();
+                }),
+                "`a.png` and `other/a.png` have one id, `a`",
+                "rename one of them",
+            ),
         ] {
             let error = scan_at(&dir).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
