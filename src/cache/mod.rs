@@ -48,8 +48,8 @@ use lock::Lock;
 pub use lock::holder;
 use manifest::{ManifestLog, Place};
 pub(crate) use records::{RecordIdx, Records};
+pub(crate) use store::Look;
 pub use store::{BlobStore, StoreError};
-pub(crate) use store::{Look, temporary};
 
 /// A unit that took longer is synced: doing it again would cost more than that.
 pub const SYNC_SECONDS: f64 = 0.05;

@@ -4,15 +4,14 @@
 //! is read, so a flipped byte is an error and never a result.
 
 use std::ffi::CStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, statat};
-use tempfile::NamedTempFile;
 
+use crate::data::temporary;
 use crate::digest::BlobDigest;
 
 /// So many blobs that opening their folders is worth it.
@@ -183,11 +182,6 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
-/// A file that takes another's place when it is whole. Others may read it as any file made here.
-pub(crate) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(".tmp-").permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
-}
-
 /// Writes a small file and its folder, whole or not at all, synced.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -200,6 +194,8 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::store::temporary;
+use crate::data::temporary;
 
 /// Bytes of the key a record begins with.
 pub(super) const KEY: usize = 32;

@@ -7,10 +7,10 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 
 use super::experiment::Experiment;
-use crate::cache::{BlobStore, Cache, temporary};
+use crate::cache::{BlobStore, Cache};
 use crate::data::coco::paint_mask;
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
-use crate::data::{FileRef, Item, Mask};
+use crate::data::{FileRef, Item, Mask, temporary};
 use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;

@@ -9,10 +9,13 @@ pub mod rng;
 pub mod scan;
 pub mod voc;
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+
+use tempfile::NamedTempFile;
 
 use crate::digest::BlobDigest;
 
@@ -26,6 +29,11 @@ pub fn read_shared(path: &Path) -> io::Result<Bytes> {
     let mut bytes: Bytes = std::iter::repeat_n(0, len).collect();
     Arc::get_mut(&mut bytes).map_or(Ok(()), |bytes| file.read_exact(bytes))?;
     Ok(bytes)
+}
+
+/// A file that takes another's place when it is whole. Others may read it as any file made here.
+pub(crate) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(".tmp-").permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
 }
 
 /// A file of the user, with the digest of its content.

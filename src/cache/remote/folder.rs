@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Far, Item, TakeFn};
-use crate::cache::{StoreError, temporary};
+use crate::cache::StoreError;
+use crate::data::temporary;
 
 #[derive(Clone, Debug)]
 pub struct Folder {

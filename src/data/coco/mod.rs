@@ -11,9 +11,8 @@ mod instances;
 mod outlines;
 
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -21,7 +20,7 @@ use anyhow::{Context, ensure};
 use self::instances::{Instances, Picture};
 pub use self::outlines::paint_mask;
 use super::scan::{DataError, ScanOptions, image, items};
-use super::{Dataset, FileMemo, Item, Mask};
+use super::{Dataset, FileMemo, Item, Mask, temporary};
 use crate::digest::BlobDigest;
 
 /// Raised whenever the same file gives other outlines.
@@ -143,7 +142,7 @@ fn pack(path: &Path, instances: &Instances) -> anyhow::Result<()> {
     let mut bytes = serde_json::to_vec(&(instances, lengths))?;
     bytes.push(b'\n');
     instances.pictures.iter().for_each(|picture| bytes.extend_from_slice(&picture.outlines));
-    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?;
+    let mut file = temporary(folder)?;
     file.write_all(BlobDigest::of(&bytes).as_bytes())?;
     file.write_all(&bytes)?;
     file.persist(path)?;
