@@ -103,16 +103,7 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     let pipeline = load(file, sets)?;
     let mut seen = Vec::new();
     for spec in pipeline.cells.iter().map(|cell| &cell.spec) {
-        let (psa, irn) = (&spec.pseudo_label.psa, &spec.pseudo_label.irn);
-        for (field, path) in [
-            ("sam.weights", &spec.sam.weights),
-            ("classifier.weights", &spec.classifier.weights),
-            ("segmentation.weights", &spec.segmentation.weights),
-        ]
-        .into_iter()
-        .chain(psa.weights.as_ref().map(|path| ("pseudo_label.psa.weights", path)))
-        .chain(irn.weights.as_ref().map(|path| ("pseudo_label.irn.weights", path)))
-        {
+        for weights::Field { name: field, path, .. } in weights::fields(spec) {
             if !seen.contains(&(field, path)) {
                 seen.push((field, path));
                 match std::fs::metadata(path) {

@@ -1,7 +1,8 @@
 //! Checkpoints looked at.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::Context;
@@ -12,11 +13,12 @@ use super::args::Cli;
 use super::experiment::Experiment;
 use super::{Hinted, size};
 use crate::cache::Cache;
-use crate::data::{FileMemo, read_shared};
+use crate::data::scan::fact;
+use crate::data::{FileMemo, FileRef, read_shared};
 use crate::digest::BlobDigest;
 use crate::model::backbone::UnfitWeights;
 use crate::model::known::{Known, recognise};
-use crate::model::weights::{Entry, Weights};
+use crate::model::weights::{self, Weights};
 use crate::pipeline::spec::{Backbone, Refinement, Spec};
 
 pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Result<()> {
@@ -47,8 +49,7 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
             "problem": known.problem,
         });
         if lists_tensors {
-            let row =
-                |(name, entry): (&str, &Entry)| json!({ "name": name, "dtype": dtype(entry), "shape": entry.shape() });
+            let row = |(name, entry): (&str, &weights::Entry)| json!({ "name": name, "dtype": dtype(entry), "shape": entry.shape() });
             found["list"] = weights.entries().map(row).collect();
         }
         println!("{found}");
@@ -93,62 +94,66 @@ impl Fit {
     const FACT: &str = "weights 1";
 
     fn of(cache: &Cache, path: &Path) -> anyhow::Result<Self> {
-        let digest = cache.digest(path)?;
-        if let Some(fit) = cache.fact(Self::FACT, &digest).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-            return Ok(fit);
-        }
-        let Known { what, fits, backbones, problem } = recognise(&Weights::parse(read_shared(path)?)?);
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let fit = Self { what, fits: owned(fits), backbones: owned(backbones), problem };
-        cache.remember(Self::FACT, &digest, &serde_json::to_vec(&fit)?);
-        Ok(fit)
+        let file = FileRef { path: path.into(), digest: cache.digest(path)? };
+        fact(Self::FACT, &file, cache, |bytes| {
+            let Known { what, fits, backbones, problem } = recognise(&Weights::parse(bytes.clone())?);
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Ok(Self { what, fits: owned(fits), backbones: owned(backbones), problem })
+        })
     }
+}
+
+/// A field of weights, as a cell has it.
+pub(super) struct Field<'a> {
+    pub(super) name: &'static str,
+    pub(super) path: &'a Path,
+    backbone: Option<Backbone>,
+    is_read: bool,
+}
+
+/// All of a cell that are set.
+pub(super) fn fields(spec: &Spec) -> Vec<Field<'_>> {
+    let Spec { classifier, segmentation, pseudo_label, .. } = spec;
+    let (psa, irn) = (&pseudo_label.psa, &pseudo_label.irn);
+    let refines = |refinement| pseudo_label.refine.contains(&refinement);
+    let of = |backbone: Option<Backbone>| Some(backbone.unwrap_or(classifier.backbone));
+    let needs_sam = classifier.ssc.enabled || classifier.cpm.enabled;
+    let all = [
+        ("sam.weights", Some(&spec.sam.weights), None, needs_sam),
+        ("classifier.weights", Some(&classifier.weights), Some(classifier.backbone), true),
+        ("segmentation.weights", Some(&segmentation.weights), Some(segmentation.backbone), segmentation.enabled),
+        ("pseudo_label.psa.weights", psa.weights.as_ref(), of(psa.backbone), refines(Refinement::Psa)),
+        ("pseudo_label.irn.weights", irn.weights.as_ref(), of(irn.backbone), refines(Refinement::Irn)),
+    ];
+    let set = all.into_iter().filter_map(|(name, path, backbone, is_read)| Some((name, path?, backbone, is_read)));
+    set.map(|(name, path, backbone, is_read)| Field { name, path, backbone, is_read }).collect()
 }
 
 /// Every file of weights is one that its field can use, before any work starts.
 pub(super) fn check(cache: &Cache, experiment: &Experiment) -> anyhow::Result<()> {
-    for (field, path, backbone) in experiment.pipeline.cells.iter().flat_map(|cell| in_use(&cell.spec)) {
-        let what = || format!("`{field}`: `{}`", path.display());
-        let Fit { what: is, fits, backbones, problem } = Fit::of(cache, path).with_context(what)?;
-        let wanted = if field == "sam.weights" { "sam.weights" } else { "classifier.weights" };
-        let backbone =
-            backbone.map(|of| serde_json::to_value(of).map(|name| name.as_str().unwrap_or_default().to_owned()));
-        let backbone = backbone.transpose()?;
+    let mut known: HashMap<&Path, Fit> = HashMap::new();
+    let fields = experiment.pipeline.cells.iter().flat_map(|cell| fields(&cell.spec));
+    for Field { name, path, backbone, .. } in fields.filter(|field| field.is_read) {
+        let Fit { what, fits, backbones, problem } = match known.entry(path) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Fit::of(cache, path).with_context(|| format!("`{name}`"))?),
+        };
+        let wanted = if name == "sam.weights" { "sam.weights" } else { "classifier.weights" };
+        let backbone = backbone.map(serde_json::to_value).transpose()?;
+        let backbone = backbone.as_ref().and_then(|name| name.as_str());
         let wrong = match (problem, backbone) {
-            (Some(problem), _) => format!("is {is}: {problem}"),
-            (None, _) if !fits.iter().any(|fit| fit == wanted) => format!("is {is}, which fits {}", fits.join(", ")),
-            (None, Some(backbone)) if !backbones.contains(&backbone) => {
-                format!("is {is}, and the backbone is {backbone}")
+            (Some(problem), _) => format!("is {what}: {problem}"),
+            (None, _) if !fits.iter().any(|fit| fit == wanted) => format!("is {what}, which fits {}", fits.join(", ")),
+            (None, Some(backbone)) if !backbones.iter().any(|fit| fit == backbone) => {
+                format!("is {what}, and the backbone is {backbone}")
             }
             _ => continue,
         };
-        return Err(Hinted::error(format!("{} {wrong}", what()), UnfitWeights::HINT));
+        return Err(Hinted::error(format!("`{name}`: `{}` {wrong}", path.display()), UnfitWeights::HINT));
     }
     Ok(())
 }
 
-/// Fields of weights that a cell reads, with their backbones.
-fn in_use(spec: &Spec) -> Vec<(&'static str, &Path, Option<Backbone>)> {
-    let Spec { classifier, segmentation, pseudo_label, .. } = spec;
-    let mut used = vec![("classifier.weights", &*classifier.weights, Some(classifier.backbone))];
-    if segmentation.enabled {
-        used.push(("segmentation.weights", &segmentation.weights, Some(segmentation.backbone)));
-    }
-    if classifier.ssc.enabled || classifier.cpm.enabled {
-        used.push(("sam.weights", &spec.sam.weights, None));
-    }
-    let (psa, irn) = (&pseudo_label.psa, &pseudo_label.irn);
-    for (refinement, field, weights, backbone) in [
-        (Refinement::Psa, "pseudo_label.psa.weights", &psa.weights, psa.backbone),
-        (Refinement::Irn, "pseudo_label.irn.weights", &irn.weights, irn.backbone),
-    ] {
-        if let Some(weights) = weights.as_ref().filter(|_| pseudo_label.refine.contains(&refinement)) {
-            used.push((field, weights, Some(backbone.unwrap_or(classifier.backbone))));
-        }
-    }
-    used
-}
-
-fn dtype(entry: &Entry) -> String {
+fn dtype(entry: &weights::Entry) -> String {
     entry.dtype().to_string().to_lowercase()
 }

@@ -2,15 +2,15 @@
 //! remembered by its content, so that a second scan of an unchanged data set reads no picture.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, ensure};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::image::{decode_label_map, decode_rgb};
-use super::{FileMemo, FileRef, Item, Mask};
+use super::{Bytes, FileMemo, FileRef, Item, Mask, read_shared};
 use crate::digest::BlobDigest;
 use crate::vision::IGNORE;
 
@@ -170,7 +170,8 @@ pub(super) fn image(path: &Path, memo: &dyn FileMemo) -> Result<(FileRef, ImageF
     let size = fact("picture", &image, memo, |bytes| {
         let image = decode_rgb(bytes)?;
         Ok(ImageFact { height: image.height, width: image.width })
-    })?;
+    })
+    .map_err(said)?;
     Ok((image, size))
 }
 
@@ -187,7 +188,8 @@ pub(super) fn mask(
         let present = map.data.iter().copied().filter(|&label| label != 0 && label != IGNORE);
         let classes = present.collect::<BTreeSet<u8>>().into_iter().collect();
         Ok(MaskFact { height: map.height, width: map.width, classes })
-    })?;
+    })
+    .map_err(said)?;
     if (height, width) != (size.height, size.width) {
         return Err(format!("{id}: the mask is {width}x{height}, the image {}x{}", size.width, size.height));
     }
@@ -199,26 +201,29 @@ pub(super) fn mask(
 }
 
 pub(super) fn file(path: &Path, memo: &dyn FileMemo) -> Result<FileRef, String> {
-    let digest = memo.digest(path).map_err(|error| format!("{error:#}"))?;
+    let digest = memo.digest(path).map_err(said)?;
     Ok(FileRef { path: path.into(), digest })
 }
 
+pub(super) fn said(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
 /// A fact about a file's content, from memory or by reading it.
-pub(super) fn fact<T: Serialize + for<'de> Deserialize<'de>>(
+pub(crate) fn fact<T: Serialize + for<'de> Deserialize<'de>>(
     name: &str,
     file: &FileRef,
     memo: &dyn FileMemo,
-    learn: impl FnOnce(&[u8]) -> anyhow::Result<T>,
-) -> Result<T, String> {
+    learn: impl FnOnce(&Bytes) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let of: &BlobDigest = &file.digest;
     if let Some(known) = memo.fact(name, of).and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
         return Ok(known);
     }
-    let bytes = fs::read(&file.path).map_err(|error| format!("`{}`: {error}", file.path.display()))?;
-    if BlobDigest::of(&bytes) != *of {
-        return Err(format!("`{}` changed while it was read; run again", file.path.display()));
-    }
-    let learnt = learn(&bytes).map_err(|error| format!("`{}`: {error:#}", file.path.display()))?;
+    let place = || format!("`{}`", file.path.display());
+    let bytes = read_shared(&file.path).with_context(place)?;
+    ensure!(BlobDigest::of(&bytes) == *of, "{} changed while it was read; run again", place());
+    let learnt = learn(&bytes).with_context(place)?;
     if let Ok(bytes) = serde_json::to_vec(&learnt) {
         memo.remember(name, of, &bytes);
     }
@@ -233,7 +238,7 @@ pub(super) mod tests {
     pub(in crate::data) struct NoMemo;
     impl FileMemo for NoMemo {
         fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {
-            Ok(BlobDigest::of(&fs::read(path)?))
+            Ok(BlobDigest::of(&std::fs::read(path)?))
         }
         fn fact(&self, _: &str, _: &BlobDigest) -> Option<Vec<u8>> {
             None

@@ -12,6 +12,7 @@ use anyhow::Context;
 
 use super::scan::{
     DataError, LabelSource, ScanOptions, all_or_no_masks, check_folders, fact, file, image, items, mask, note_unscored,
+    said,
 };
 use super::{Dataset, FileMemo, Item, Mask};
 use crate::vision::{VOC_CLASSES, labels_of};
@@ -31,10 +32,8 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
         items(list, &ids, |id| scan_item(options, id, is_train, memo))
     };
     let (train, val) = (of(options.train, options.max_train, true)?, of(options.val, options.max_val, false)?);
-    let mut notes = Vec::new();
-    notes.extend(
-        [(options.train, &train), (options.val, &val)].into_iter().filter_map(|(list, of)| two_truths(list, of)),
-    );
+    let both = [two_truths(options.train, &train), two_truths(options.val, &val)];
+    let mut notes: Vec<String> = both.into_iter().flatten().collect();
     note_unscored(options.train, &train, &mut notes);
     all_or_no_masks(options.val, &val, &mut notes)?;
     let classes = VOC_CLASSES.map(str::to_owned).to_vec();
@@ -50,8 +49,7 @@ fn two_truths(list: &str, items: &[Item]) -> Option<String> {
         };
         items.iter().filter(is_there).count()
     };
-    let counts = MASK_FOLDERS.each_ref().map(of);
-    let [voc, sbd] = counts;
+    let [voc, sbd] = MASK_FOLDERS.each_ref().map(of);
     (voc > 0 && sbd > 0).then(|| {
         format!(
             "{list} is scored with {voc} masks of SegmentationClass and {sbd} of SegmentationClassAug; the field's numbers \
@@ -162,6 +160,7 @@ fn objects(path: &Path, memo: &dyn FileMemo) -> Result<Vec<u8>, String> {
         let names = objects.map(name).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(BTreeSet::from_iter(labels_of(&VOC_CLASSES, &names)?).into_iter().collect())
     })
+    .map_err(said)
 }
 
 #[cfg(test)]
