@@ -103,16 +103,17 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         _ => Vec::new(),
     };
     let sets = sets.iter().map(|set| read_set(set)).collect::<Result<Vec<_>, _>>()?;
-    for (i, (axis, values)) in axes.iter().enumerate() {
-        let field = full_path(axis).ok();
-        if let Some((other, _)) = axes[..i].iter().find(|(other, _)| field.is_some() && full_path(other).ok() == field)
-        {
+    let fields: Vec<Option<String>> = axes.iter().map(|(axis, _)| full_path(axis).ok()).collect();
+    let axis_of = |field: &Option<String>| fields.iter().position(|axis| axis.is_some() && axis == field);
+    for (i, ((axis, values), field)) in axes.iter().zip(&fields).enumerate() {
+        if let Some(first) = axis_of(field).filter(|first| *first < i) {
+            let other = &axes[first].0;
             return Err(FileError::new(format!("the axes `{other}` and `{axis}` of [sweep] are one field")));
         }
         if let Some(twice) = values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
             return Err(FileError::new(format!("the axis `{axis}` of [sweep] has {} twice", plain(twice.1))));
         }
-        if sets.iter().any(|(set, _)| field.as_ref().is_some_and(|field| field == set)) {
+        if sets.iter().any(|(set, _)| field.as_ref() == Some(set)) {
             return Err(FileError::hinted(
                 format!("`--set {axis}=..` would make all points of the axis `{axis}` equal"),
                 "change [sweep] in the file, or set another field",
@@ -138,8 +139,8 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         let mut overrides = Vec::new();
         flatten("", &Value::Table(variant), &mut overrides);
         for (name, _) in &overrides {
-            let field = full_path(name).ok();
-            if let Some((axis, _)) = axes.iter().find(|(axis, _)| field.is_some() && full_path(axis).ok() == field) {
+            if let Some(place) = axis_of(&full_path(name).ok()) {
+                let axis = &axes[place].0;
                 let error = FileError::hinted(
                     format!("`{name}` is set here, and `{axis}` is an axis of [sweep], whose values win"),
                     "take it from the variant, or from [sweep]",
@@ -412,10 +413,10 @@ fn full_path(path: &str) -> Result<String, FileError> {
                 let hint = format!("give one of its fields, e.g. `{field}`");
                 return Err(FileError::hinted(format!("`{path}` is a section"), hint));
             }
-            let nearness = |known: &String| strsim::jaro_winkler(&ending(known), path);
-            let near = all.iter().max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
-            let hint = match near.filter(|known| nearness(known) >= NEAR) {
-                Some(known) => format!("did you mean `{known}`?"),
+            let endings: Vec<String> = all.iter().map(|known| ending(known)).collect();
+            let near = nearest(path, &endings.iter().map(String::as_str).collect::<Vec<_>>());
+            let hint = match near.and_then(|near| endings.iter().rposition(|ending| ending == near)) {
+                Some(place) => format!("did you mean `{}`?", all[place]),
                 None => "`s2c-pipe schema` lists all fields".to_owned(),
             };
             Err(FileError::hinted(format!("no field `{path}`"), hint))

@@ -400,10 +400,8 @@ pub struct SegmentationSpec {
 #[serde(rename_all = "snake_case")]
 pub enum Recipe {
     /// DeepLab-LargeFOV on ResNet38d, as SEAM's authors (YudeWang/semantic-segmentation-codebase).
-    #[serde(rename = "largefov_resnet38d")]
     LargefovResnet38d,
     /// DeepLab-v2 on ResNet-101 (kazuto1011/deeplab-pytorch), as RIB, AdvCAM and CLIP-ES.
-    #[serde(rename = "aspp_v2_resnet101")]
     AsppV2Resnet101,
     /// The defaults of the fields themselves, for a short training.
     #[default]
