@@ -11,7 +11,6 @@ use super::params::{Backbone, Compute};
 use super::{Loaded, Output, Stage, StageContext, UnitInput};
 use crate::data::image::decode_rgb;
 use crate::data::rng::stream;
-use crate::digest::BlobDigest;
 use crate::model::irn::{IrnNet, STRIDE};
 use crate::model::weights::Weights;
 use crate::vision::propagate::Affinity;
@@ -33,8 +32,6 @@ pub struct IrnWalk {
     params: IrnWalkParams,
     device: tch::Device,
     model: Loaded<IrnNet>,
-    /// The weights that it is on.
-    of_weights: Option<BlobDigest>,
 }
 
 impl Stage for IrnWalk {
@@ -45,19 +42,15 @@ impl Stage for IrnWalk {
     type Params = IrnWalkParams;
 
     fn load(params: IrnWalkParams, context: &StageContext) -> anyhow::Result<Self> {
-        Ok(Self { params, device: context.device.torch(), model: Loaded::default(), of_weights: None })
+        Ok(Self { params, device: context.device.torch(), model: Loaded::default() })
     }
 
     fn run(&mut self, input: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
-        let Self { params, device, model, of_weights } = self;
+        let Self { params, device, model } = self;
         let config = params.backbone.config(params.stride, params.precision, *device);
-        // Layers that never had a pair to learn from are equal on other weights.
-        let weights = input.digest("weights")?;
-        if of_weights.replace(weights) != Some(weights) {
-            *model = Loaded::default();
-        }
-        // A checkpoint has all layers, so nothing is drawn from the stream.
-        let model = model.get(input, "checkpoint", |layers| {
+        // A checkpoint has all layers, so nothing is drawn from the stream. Layers that never had a pair to learn from are
+        // equal on other weights.
+        let model = model.get_beside(input, "checkpoint", &["weights"], |layers| {
             let backbone = Weights::parse(input.bytes("weights")?).context("input `weights`")?;
             IrnNet::load(&backbone, &Weights::parse(layers)?, &config, &mut stream(0, 0, "", "irn layers"))
         })?;

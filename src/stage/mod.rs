@@ -218,7 +218,7 @@ impl UnitInput<'_> {
 
 /// Something costly made from an input's bytes, kept as long as the input stays the same.
 #[derive(Debug)]
-pub struct Loaded<T>(Option<(BlobDigest, T)>);
+pub struct Loaded<T>(Option<(Vec<BlobDigest>, T)>);
 
 impl<T> Default for Loaded<T> {
     fn default() -> Self {
@@ -234,11 +234,23 @@ impl<T> Loaded<T> {
         slot: &str,
         load: impl FnOnce(Bytes) -> anyhow::Result<T>,
     ) -> anyhow::Result<&mut T> {
-        let digest = input.digest(slot)?;
-        let kept = self.0.take().filter(|(of, _)| *of == digest);
+        self.get_beside(input, slot, &[], load)
+    }
+
+    /// The same, where `load` reads the slots `beside` it too.
+    pub fn get_beside(
+        &mut self,
+        input: &UnitInput<'_>,
+        slot: &str,
+        beside: &[&str],
+        load: impl FnOnce(Bytes) -> anyhow::Result<T>,
+    ) -> anyhow::Result<&mut T> {
+        let slots = std::iter::once(slot).chain(beside.iter().copied());
+        let digests = slots.map(|slot| input.digest(slot)).collect::<anyhow::Result<Vec<_>>>()?;
+        let kept = self.0.take().filter(|(of, _)| *of == digests);
         let kept = match kept {
             Some(kept) => kept,
-            None => (digest, load(input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?),
+            None => (digests, load(input.bytes(slot)?).with_context(|| format!("input `{slot}`"))?),
         };
         Ok(&mut self.0.insert(kept).1)
     }
