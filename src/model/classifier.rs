@@ -71,10 +71,7 @@ impl Classifier {
 
     /// The CAM logits alone, `(B, C, h, w)` f32, without gradients.
     pub fn infer(&self, x: &Tensor) -> Tensor {
-        tch::no_grad(|| {
-            let (_, cam) = self.cam_of(self.backbone.forward(&channels_last(x), None));
-            cam
-        })
+        tch::no_grad(|| self.cam_of(self.backbone.forward(&channels_last(x), None)).1)
     }
 
     /// The CAMs that the pixel correlation module makes, `(B, C, h', w')` f32, not negative; where there is none, as

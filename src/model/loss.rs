@@ -13,6 +13,14 @@ pub fn classification(cam: &Tensor, labels: &Tensor) -> Tensor {
     scores.binary_cross_entropy_with_logits(labels, none, none, Reduction::Mean)
 }
 
+/// Each class of a CAM without what is below 0, by its own maximum.
+///
+/// - `cam`: `(B, C, h, w)` logits
+pub(super) fn normed(cam: &Tensor) -> Tensor {
+    let cam = cam.relu();
+    &cam / (cam.amax([2i64, 3].as_slice(), true) + 1e-5)
+}
+
 /// Classes that an image does not have, in the softmax of L_CPM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbsentClass {
@@ -32,8 +40,7 @@ pub fn cpm(cam: &Tensor, labels: &Tensor, pseudo: &Tensor, absent: AbsentClass) 
         return None;
     }
     let size = pseudo.size();
-    let cam = cam.relu();
-    let cam = &cam / (cam.amax([2i64, 3].as_slice(), true) + 1e-5);
+    let cam = normed(cam);
     let labels = labels.unsqueeze(-1).unsqueeze(-1);
     let cam = cam.upsample_bilinear2d([size[1], size[2]], false, None, None) * &labels;
     let background = 1.0 - cam.amax([1i64].as_slice(), true);

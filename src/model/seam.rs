@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::init::{kaiming, layer, xavier};
+use super::loss::normed;
 use super::weights::Weights;
 
 /// The layers of the pixel correlation module and their channels.
@@ -22,7 +23,7 @@ const HARDEST: f64 = 0.2;
 ///
 /// - `cam`: `(B, C, h, w)` logits; `small`: `(B, C, h', w')` of the smaller image; `labels`: `(B, C)` 0 or 1, float
 pub fn equivariance(cam: &Tensor, small: &Tensor, labels: &Tensor) -> Tensor {
-    (resized(&normed(cam, labels), sides(small)) - normed(small, labels)).abs().mean(Kind::Float)
+    (resized(&normed_there(cam, labels), sides(small)) - normed_there(small, labels)).abs().mean(Kind::Float)
 }
 
 /// L_ECR, equivariant cross regularization: what the module makes of one image's CAM has the best classes of the other's;
@@ -34,7 +35,7 @@ pub fn cross_regularization(cams: [&Tensor; 2], revised: [&Tensor; 2], labels: &
     let size = sides(revised[1]);
     let background = Tensor::ones([labels.size()[0], 1], (labels.kind(), labels.device()));
     let labels_of_all = per_pixel(&Tensor::cat(&[&background, labels], 1));
-    let [target, small_target] = cams.map(|cam| best_classes(&resized(&normed(&cam.detach(), labels), size)));
+    let [target, small_target] = cams.map(|cam| best_classes(&resized(&normed_there(&cam.detach(), labels), size)));
     let [revised, small_revised] = revised.map(|cam| resized(&stretched(cam), size) * &labels_of_all);
     let hardest = |target: &Tensor, revised: &Tensor| {
         let difference = (target - revised).abs().flatten(1, -1); // (B, (1 + C) h' w')
@@ -111,10 +112,9 @@ fn per_pixel(labels: &Tensor) -> Tensor {
     labels.unsqueeze(-1).unsqueeze(-1)
 }
 
-/// Each class of a CAM by its own maximum; classes that the image does not have are 0.
-fn normed(cam: &Tensor, labels: &Tensor) -> Tensor {
-    let cam = cam.relu();
-    &cam / (cam.amax([2i64, 3].as_slice(), true) + 1e-5) * per_pixel(labels)
+/// [`normed`]; classes that the image does not have are 0.
+fn normed_there(cam: &Tensor, labels: &Tensor) -> Tensor {
+    normed(cam) * per_pixel(labels)
 }
 
 /// Each class by its own maximum, scores next to 0 are 0.
