@@ -190,6 +190,7 @@ pub(super) struct PipelineArgs {
     pub(super) sets: Vec<String>,
 }
 
+#[cfg(feature = "torch")]
 impl PipelineArgs {
     /// As they were written, for a command that somebody may copy.
     pub(super) fn written(&self) -> String {

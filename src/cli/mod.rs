@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
     #[cfg(feature = "torch")]
     if crate::pipeline::executor::has_left_threads() {
         let _ = std::io::Write::flush(&mut std::io::stdout());
-        leave_at_once(if code == ExitCode::SUCCESS { 0 } else { 1 });
+        leave_at_once([0, INTERRUPTED].into_iter().find(|known| code == ExitCode::from(*known)).unwrap_or(1));
     }
     code
 }

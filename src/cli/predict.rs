@@ -36,7 +36,7 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     let checkpoint = experiment.finished(&cache).output(epoch, "checkpoint");
     let checkpoint = checkpoint.filter(|output| cache.store().has(&output.digest, output.size)).ok_or_else(|| {
         let message = format!("variant `{}` has not been trained, or its checkpoint was removed", cell.name);
-        Hinted::error(message, format!("s2c-pipe run {} --restore", args.pipeline.file.display()))
+        Hinted::error(message, format!("s2c-pipe run {} --restore", args.pipeline.written()))
     })?;
     let checkpoint = checkpoint.digest;
     // With a CRF the prediction is a unit of that, which reads the network's scores.

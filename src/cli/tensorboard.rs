@@ -25,7 +25,7 @@ pub(super) fn tensorboard(cli: &Cli, args: &super::args::PipelineArgs, to: Optio
     let to = to.map_or_else(|| folder(Path::new("out"), &experiment), Path::to_owned);
     let n_scalars = write(&cache, &experiment, &to)?;
     if n_scalars == 0 {
-        let hint = format!("s2c-pipe run {} trains", args.file.display());
+        let hint = format!("s2c-pipe run {} trains", args.written());
         return Err(super::Hinted::error("no epoch of these variants is in the cache", hint));
     }
     if !cli.quiet {
