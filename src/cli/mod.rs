@@ -56,6 +56,7 @@ const INTERRUPTED: u8 = 130;
 
 /// The program.
 pub fn main() -> ExitCode {
+    end_with_the_reader();
     #[cfg(feature = "torch")]
     crate::model::memory::keep_freed();
     let cli = Cli::parse();
@@ -76,6 +77,16 @@ pub fn main() -> ExitCode {
         leave_at_once([0, INTERRUPTED].into_iter().find(|known| code == ExitCode::from(*known)).unwrap_or(1));
     }
     code
+}
+
+/// As other programs do: `s2c-pipe results .. | head` ends when `head` has read enough. (Rust would have printing panic;
+/// what a run has done is in the cache.)
+fn end_with_the_reader() {
+    #[expect(unsafe_code, reason = "the standard library has no stable way")]
+    // SAFETY: sets what a signal does, before there is another thread.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
 }
 
 #[cfg(feature = "torch")]

@@ -703,3 +703,13 @@ fn a_disk_that_takes_no_more_loses_nothing() {
     let undisturbed = finished_copy();
     assert_eq!(digests(dir.path()), digests(undisturbed.path()));
 }
+
+/// As with `s2c-pipe schema | head`.
+#[test]
+fn a_reader_that_has_enough_ends_it_quietly() {
+    let mut child =
+        program(Path::new(".")).arg("schema").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success() && output.stderr.is_empty(), "{}", text(&output));
+}
