@@ -1,5 +1,5 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test test-faults test-s3 setup build lint bench-sam bench-train bench-engine bench-refine
+.PHONY: quickstart test test-faults test-gpu test-s3 setup build lint bench-sam bench-train bench-engine bench-refine
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
@@ -10,6 +10,12 @@ test: setup lint ## formatting, lints, advisories and all tests
 test-faults: build ## the engine under faults, with 200 kills where `make test` has 20; the quickstart, killed 20 times
 	S2C_FAULTS=200 cargo test --release --test it faults:: -- --nocapture
 	.ci/kill-quickstart 20
+
+# What computes: against golden tensors, and twice to the same bytes.
+GPU_TESTS = sam:: sam_vit:: sam_everything:: sam_refine:: backbone:: ssc:: train:: cpm:: affinity:: advcam:: cam_epoch::
+
+test-gpu: ## the golden tests on a GPU; for a PyTorch 2.13.0 of CUDA, set LIBTORCH_USE_PYTORCH=1
+	S2C_TEST_DEVICE=cuda NVIDIA_TF32_OVERRIDE=0 cargo test --release --test it -- $(GPU_TESTS)
 
 test-s3: ## `cache push` and `cache pull` against an S3 server, moto, which it installs; needs no libtorch
 	.ci/test-s3 --no-default-features --features s3

@@ -9,6 +9,7 @@ use s2c_pipe::model::resnet::{Depth, StrideIn};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use tch::{Device, Kind, Tensor};
 
+use crate::device::{back, device, there};
 use crate::train::{assert_close, file, resnet50};
 
 fn wave(shape: &[i64], step: f64, size: f64) -> Tensor {
@@ -26,7 +27,7 @@ fn classifier() -> Classifier {
     let tensors: Vec<(String, Tensor)> = backbone.chain(head).collect();
     let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
     let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
-    let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
+    let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: device() };
     let config = ClassifierConfig { backbone, feat_dim: 256, n_classes: 20, with_pcm: false };
     Classifier::load(&Weights::parse(bytes.as_slice()).unwrap(), &config, &mut stream(0, 0, "", "head")).unwrap()
 }
@@ -39,7 +40,7 @@ fn an_image_climbs_as_in_the_script() {
         let mut options = AdvCamOptions { iterations, step: 0.08, guard: 7.0, guard_threshold: 0.5 };
         change(&mut options);
         // Where it is called nothing records gradients.
-        tch::no_grad(|| climbed_cam(classifier, &image, 3, &options)).view([6, 4])
+        tch::no_grad(|| climbed_cam(classifier, &there(&image), 3, &options)).view([6, 4])
     };
     let (plain, folded) = (classifier(), classifier().folded());
     for steps in 0..5 {
@@ -54,7 +55,7 @@ fn an_image_climbs_as_in_the_script() {
         &|options| options.guard = 0.0,
         &|options| options.guard_threshold = 0.9,
     ] {
-        let off = (climb(&folded, 5, change) - &expected).abs().max() / expected.abs().max();
+        let off = (back(&climb(&folded, 5, change)) - &expected).abs().max() / expected.abs().max();
         assert!(f64::try_from(off).unwrap() > 1e-2);
     }
 }

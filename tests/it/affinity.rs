@@ -23,7 +23,7 @@ use s2c_pipe::stage::cam_file::write_cam;
 use s2c_pipe::stage::irn_epoch::IrnEpoch;
 use s2c_pipe::stage::psa_epoch::PsaEpoch;
 use s2c_pipe::stage::seg_crf::CrfSet;
-use s2c_pipe::stage::{Device, Interrupted, Output, Stage, StageContext, UnitInput};
+use s2c_pipe::stage::{Interrupted, Output, Stage, StageContext, UnitInput};
 use s2c_pipe::vision::{Cam, IGNORE, Rgb};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -31,12 +31,13 @@ use tch::{Kind, Tensor};
 
 use crate::backbone::{checkpoint, weight};
 use crate::cam_epoch::{Store, picture};
+use crate::device::{device, stage_device, there};
 use crate::program::{call, digests, finished_copy, plan, succeeds, text, to_run, walk};
 use crate::sam_refine::run;
 use crate::train::{assert_close, file, slices};
 
 fn wave(shape: &[i64], step: f64) -> Tensor {
-    (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, tch::Device::Cpu)) * step).sin().view(shape)
+    there(&(Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, tch::Device::Cpu)) * step).sin().view(shape))
 }
 
 fn golden() -> Weights {
@@ -59,7 +60,7 @@ fn check_loss<const N: usize>(name: &str, loss: &PairLoss<N>, inputs: &[(&str, &
 
 #[test]
 fn losses_and_their_gradients_agree_with_their_equations() {
-    let places = Tensor::arange(2 * 11 * 13, (Kind::Int64, tch::Device::Cpu)).view([2, 11, 13]);
+    let places = Tensor::arange(2 * 11 * 13, (Kind::Int64, device())).view([2, 11, 13]);
     let labels = (places * 7).floor_divide_scalar(30).remainder(4);
     let labels = labels.masked_fill(&labels.eq(3), i64::from(IGNORE));
     for radius in [3, 5] {
@@ -86,7 +87,7 @@ fn with_layers(weights: &Weights, layers: &[(String, Vec<i64>)]) -> Weights {
 }
 
 fn config(architecture: Architecture, output_stride: i64) -> BackboneConfig {
-    BackboneConfig { architecture, output_stride, compute: Compute::F32, device: tch::Device::Cpu }
+    BackboneConfig { architecture, output_stride, compute: Compute::F32, device: device() }
 }
 
 /// Gradients of `outputs`' mean squares, of the tensors the golden file has.
@@ -218,7 +219,7 @@ fn epoch<S: Stage>(params: &Value, scratch: &Path, stop_at: Option<u64>) -> anyh
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     let context = StageContext {
-        device: Device::Cpu,
+        device: stage_device(),
         progress: Arc::new(move |step| flag.store(Some(step.done) == stop_at, Ordering::Relaxed)),
         scratch: scratch.to_owned(),
         interrupted,

@@ -9,8 +9,9 @@ use s2c_pipe::model::known::recognise;
 use s2c_pipe::model::resnet::{Depth, StrideIn};
 use s2c_pipe::model::resnet38::Dropout;
 use s2c_pipe::model::weights::{Format, Weights, to_safetensors};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use crate::device::{device, there};
 use crate::train::{assert_close, file, slices};
 
 /// By name of the network, the shapes of its tensors.
@@ -53,11 +54,11 @@ pub(crate) fn checkpoint(shapes: &BTreeMap<String, Vec<i64>>) -> Weights {
 }
 
 fn image() -> Tensor {
-    uniform("image", &[2, 3, 64, 48]) * 2.0
+    there(&(uniform("image", &[2, 3, 64, 48]) * 2.0))
 }
 
 fn load(weights: &Weights, architecture: Architecture, output_stride: i64) -> Backbone {
-    let config = BackboneConfig { architecture, output_stride, compute: Compute::F32, device: Device::Cpu };
+    let config = BackboneConfig { architecture, output_stride, compute: Compute::F32, device: device() };
     Backbone::load(weights, &config).unwrap()
 }
 
@@ -120,7 +121,7 @@ fn weights_of_another_backbone_are_an_error() {
         (&small, Architecture::Resnet38d, "weights for a ResNet38d: the checkpoint has no tensor `conv1a.weight`"),
     ];
     for (weights, architecture, expected) in cases {
-        let config = BackboneConfig { architecture, output_stride: 8, compute: Compute::F32, device: Device::Cpu };
+        let config = BackboneConfig { architecture, output_stride: 8, compute: Compute::F32, device: device() };
         assert_eq!(format!("{:#}", Backbone::load(weights, &config).unwrap_err()), expected);
     }
 }
@@ -202,7 +203,9 @@ fn resnet38d_and_its_gradients_agree_with_pytorch() {
     check_folded(&golden, "resnet38d", net);
 
     let net = load(&checkpoint(shapes), Architecture::Resnet38d, 8);
-    let mask = |(name, channels): (&str, i64)| uniform(name, &[2, channels, 1, 1]).ge(-0.6).to_kind(Kind::Float) * 1.25;
+    let mask = |(name, channels): (&str, i64)| {
+        there(&uniform(name, &[2, channels, 1, 1])).ge(-0.6).to_kind(Kind::Float) * 1.25
+    };
     let masks = [("b6.0", 512), ("b6.1", 1024), ("b7.0", 1024), ("b7.1", 2048)].map(mask);
     check(&golden, "resnet38d.dropout", &net, Some(&Dropout { masks }));
 

@@ -10,12 +10,12 @@ use s2c_pipe::data::image::{encode_rgb, encode_se_map};
 use s2c_pipe::digest::BlobDigest;
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use s2c_pipe::stage::cam_epoch::{CamEpoch, StepLosses};
-use s2c_pipe::stage::{
-    BlobReader, Bytes, Device, Interrupted, NotFinite, Output, Stage, StageContext, Step, UnitInput,
-};
+use s2c_pipe::stage::{BlobReader, Bytes, Interrupted, NotFinite, Output, Stage, StageContext, Step, UnitInput};
 use s2c_pipe::vision::{Grid, Rgb};
 use serde_json::json;
 use tch::{Kind, Tensor};
+
+use crate::device::stage_device;
 
 #[derive(Default)]
 pub(crate) struct Store(HashMap<BlobDigest, Bytes>);
@@ -141,7 +141,7 @@ impl Case {
             flag.store(Some(step.done) == stop_at, Ordering::Relaxed);
         };
         let context = StageContext {
-            device: Device::Cpu,
+            device: stage_device(),
             progress: Arc::new(progress),
             scratch: scratch.to_owned(),
             interrupted,

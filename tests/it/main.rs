@@ -18,6 +18,8 @@ mod cpm;
 mod crf;
 #[cfg(feature = "torch")]
 mod datasets;
+#[cfg(feature = "torch")]
+mod device;
 mod engine;
 mod faults;
 mod gc;

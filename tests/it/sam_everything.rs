@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::device::device;
+use crate::sam::{has_bf16, photographs, weights};
 use s2c_pipe::data::image::decode_rgb;
 use s2c_pipe::model::Compute;
 use s2c_pipe::model::sam::automatic::{AutomaticOptions, Crop, segment_everything};
@@ -13,9 +15,6 @@ use s2c_pipe::model::weights::Weights;
 use s2c_pipe::vision::mask::BitMask;
 use s2c_pipe::vision::se_map::{OnTop, Segment, paint};
 use s2c_pipe::vision::{Rgb, SeMap};
-use tch::Device;
-
-use crate::sam::{has_bf16, photographs, weights};
 
 /// The images of the golden file, in its order.
 pub(crate) const IMAGES: [&str; 10] = [
@@ -31,8 +30,10 @@ pub(crate) const IMAGES: [&str; 10] = [
     "2010_002106",
 ];
 
-/// Of SE maps in bf16 and f32.
-const BF16_AGREEMENT: f64 = 0.98;
+/// Of SE maps in bf16 and f32. On a CPU bf16 is that of products alone, on a GPU of all numbers (an H100: 0.969).
+fn bf16_agreement() -> f64 {
+    if device().is_cuda() { 0.95 } else { 0.98 }
+}
 
 /// COCO's uncompressed run lengths as a mask.
 fn from_rle(counts: &[i32], height: usize, width: usize) -> BitMask {
@@ -74,8 +75,8 @@ struct Sam(SamEncoder, SamDecoder);
 impl Sam {
     fn load(compute: Compute) -> Self {
         let weights = weights();
-        let encoder = SamEncoder::load(&weights, Device::Cpu, compute).unwrap();
-        Self(encoder, SamDecoder::load(&weights, Device::Cpu, compute).unwrap())
+        let encoder = SamEncoder::load(&weights, device(), compute).unwrap();
+        Self(encoder, SamDecoder::load(&weights, device(), compute).unwrap())
     }
 
     fn segment(&self, image: &Rgb, options: &AutomaticOptions) -> Vec<Segment> {
@@ -149,5 +150,5 @@ fn masks_agree_with_the_public_generator_one_by_one() {
     }
     println!("{matched} of {of} masks; SE maps of bf16 agree on {equal} of {pixels} pixels");
     assert!(matched * 100 >= of * 99);
-    assert!(equal as f64 >= BF16_AGREEMENT * pixels as f64);
+    assert!(equal as f64 >= bf16_agreement() * pixels as f64);
 }

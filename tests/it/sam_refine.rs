@@ -10,11 +10,12 @@ use s2c_pipe::stage::cam_file::write_cam;
 use s2c_pipe::stage::pseudo_label::PseudoLabel;
 use s2c_pipe::stage::sam_embed::SamEmbed;
 use s2c_pipe::stage::sam_refine::SamRefine;
-use s2c_pipe::stage::{Device, Stage, StageContext, UnitInput};
+use s2c_pipe::stage::{Stage, StageContext, UnitInput};
 use s2c_pipe::vision::Cam;
 use serde_json::{Value, json};
 
 use crate::cam_epoch::{Store, picture};
+use crate::device::stage_device;
 
 /// The first output of a stage.
 pub(crate) fn run<S: Stage>(store: &mut Store, params: &Value, inputs: &[(&str, Vec<u8>)]) -> anyhow::Result<Vec<u8>> {
@@ -27,7 +28,7 @@ pub(crate) fn run<S: Stage>(store: &mut Store, params: &Value, inputs: &[(&str, 
     let (stage, version) = (S::KIND.into(), S::VERSION);
     let fingerprint = Fingerprint { stage, version, params: params.to_string(), inputs };
     let context = StageContext {
-        device: Device::Cpu,
+        device: stage_device(),
         progress: Arc::new(|_| ()),
         scratch: std::env::temp_dir(),
         interrupted: Arc::new(AtomicBool::new(false)),

@@ -10,6 +10,8 @@ use s2c_pipe::stage::params::{IdCompaction, IdWidth};
 use s2c_pipe::vision::{Grid, SeMap};
 use tch::{Device, Kind, Tensor};
 
+use crate::device::{back, device, there};
+
 const TOLERANCE: f64 = 1e-5;
 
 fn golden() -> Weights {
@@ -18,14 +20,14 @@ fn golden() -> Weights {
 }
 
 fn wave(shape: &[i64], step: f64) -> Tensor {
-    (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+    there(&(Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape))
 }
 
 fn value_and_grad(feat: &Tensor, ids: &Tensor, options: &SscOptions) -> (f64, Tensor) {
     let feat = feat.copy().set_requires_grad(true);
     let loss = ssc(&feat, ids, options).unwrap();
     loss.backward();
-    (loss.double_value(&[]), feat.grad())
+    (loss.double_value(&[]), back(&feat.grad()))
 }
 
 /// How far value and gradient are from a case, relative to the value and the largest part of the gradient.
@@ -39,7 +41,7 @@ fn distance(golden: &Weights, name: &str, (value, grad): &(f64, Tensor)) -> f64 
 
 /// The ids of make.py, and what it changes: an id less in the second image, no uncovered pixel there.
 fn ids() -> Tensor {
-    let ids = (Tensor::arange(2 * 24 * 20, (Kind::Int64, Device::Cpu)).view([2, 24, 20]) * 7).floor_divide_scalar(50);
+    let ids = (Tensor::arange(2 * 24 * 20, (Kind::Int64, device())).view([2, 24, 20]) * 7).floor_divide_scalar(50);
     let ids = ids.remainder(5);
     let second = ids.get(1);
     let second = second.masked_fill(&second.eq(0), 2);
@@ -144,7 +146,7 @@ fn windows_of_se_maps_fixed_and_as_released() {
             assert_eq!(ids, expected, "{name}");
         }
         assert_eq!(ids.gt(0), expected.gt(0), "{name}");
-        let found = value_and_grad(&feat, &ids, &options);
+        let found = value_and_grad(&feat, &there(&ids), &options);
         assert!(distance(&golden, name, &found) < TOLERANCE, "{name}");
         values.push(found.0);
     }

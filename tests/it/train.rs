@@ -15,6 +15,8 @@ use s2c_pipe::model::ssc::{SscOptions, ssc};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use tch::{Device, Kind, Tensor};
 
+use crate::device::{back, device, there};
+
 pub(crate) fn file(name: &str) -> Weights {
     Weights::parse(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
 }
@@ -28,7 +30,7 @@ pub(crate) fn resnet50() -> Weights {
 }
 
 fn wave(shape: &[i64], step: f64) -> Tensor {
-    (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+    there(&(Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape))
 }
 
 pub(crate) fn slices(x: &Tensor, n: i64) -> Tensor {
@@ -43,7 +45,7 @@ pub(crate) fn slices(x: &Tensor, n: i64) -> Tensor {
 pub(crate) fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
     let expected = golden.raw(name).unwrap();
     let scale = f64::try_from(expected.abs().max()).unwrap().max(1e-12);
-    let worst = f64::try_from((found.detach() - expected.view(&found.size()[..])).abs().max()).unwrap();
+    let worst = f64::try_from((back(found) - expected.view(&found.size()[..])).abs().max()).unwrap();
     assert!(worst <= tolerance * scale, "{name}: off by {worst:.2e} of {scale:.2e}");
 }
 
@@ -54,13 +56,8 @@ fn backbone_and_its_gradients_agree_with_torchvision() {
     for (name, stride_in) in [("v1", StrideIn::Conv1), ("v1.5", StrideIn::Conv2)] {
         for output_stride in [8, 16] {
             let name = format!("resnet.{name}.{output_stride}");
-            let config = ResnetConfig {
-                depth: Depth::D50,
-                stride_in,
-                output_stride,
-                compute: Compute::F32,
-                device: Device::Cpu,
-            };
+            let config =
+                ResnetConfig { depth: Depth::D50, stride_in, output_stride, compute: Compute::F32, device: device() };
             let net = Resnet::load(&weights, &config).unwrap();
             let feat = net.forward(&image);
             assert_close(&golden, &format!("{name}.feat"), &slices(&feat, 256), 1e-3);
@@ -92,7 +89,7 @@ fn the_head_of_deeplab_is_the_sum_of_its_branches() {
     let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
     let weights = Weights::parse(bytes.as_slice()).unwrap();
     let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
-    let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: Device::Cpu };
+    let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: device() };
     let config = DeepLabConfig { backbone, head: HeadKind::AsppV2, n_labels: 3 };
     let model = DeepLab::load(&weights, &config, &mut stream(0, 0, "", "")).unwrap();
     let image = wave(&[2, 3, 96, 64], 0.37);
@@ -115,10 +112,10 @@ fn losses_and_their_gradients_agree_with_their_equations() {
         assert_close(&golden, &format!("{name}.value"), &value, 1e-5);
         assert_close(&golden, &format!("{name}.grad"), &grad, 1e-4);
     };
-    let labels = Tensor::from_slice(&[1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0]).view([2, 3]);
+    let labels = there(&Tensor::from_slice(&[1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0]).view([2, 3]));
     check("cls", value_and_grad(&(wave(&[2, 3, 6, 5], 0.7) * 2.0), |cam| classification(cam, &labels)));
 
-    let places = Tensor::arange(2 * 24 * 20, (Kind::Int64, Device::Cpu)).view([2, 24, 20]);
+    let places = Tensor::arange(2 * 24 * 20, (Kind::Int64, device())).view([2, 24, 20]);
     let divided = |by: i64, times: i64| (&places * times).floor_divide_scalar(by).remainder(5);
     let ids = divided(50, 7);
     for temperature in [0.5, 0.1] {
@@ -159,7 +156,7 @@ fn pixels_that_look_alike_are_drawn_together_as_in_the_script() {
     let layers = layers.map(|(name, shape, step)| (format!("head.pcm.{name}.weight"), wave(&shape, step) * 0.3));
     let bytes = to_safetensors(layers.iter().map(|(name, weight)| (name.as_str(), weight))).unwrap();
     let weights = Weights::parse(bytes.as_slice()).unwrap();
-    let pcm = Pcm::load(&weights, [6, 10], Device::Cpu, &mut stream(0, 0, "", "")).unwrap();
+    let pcm = Pcm::load(&weights, [6, 10], device(), &mut stream(0, 0, "", "")).unwrap();
     let (cam, image) = (wave(&[2, 3, 3, 4], 0.9) * 3.0, wave(&[2, 3, 24, 32], 0.37));
     let sides = [wave(&[2, 6, 6, 8], 0.23), wave(&[2, 10, 3, 4], 0.51)];
     let revised = pcm.forward(&cam, &image, &sides);
@@ -186,7 +183,7 @@ fn sgd_steps_as_pytorch_and_its_checkpoint_goes_on() {
         (&value * &value * &value).sum(Kind::Float).backward();
         sgd.step(0.1);
         weights = Weights::parse(sgd.checkpoint(Vec::new(), Vec::new()).unwrap()).unwrap();
-        value = weights.get("value", &[10]).unwrap().set_requires_grad(true);
+        value = there(&weights.get("value", &[10]).unwrap()).set_requires_grad(true);
     }
     assert_close(&golden(), "sgd", &value, 1e-6);
 }
