@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 use super::backbone::{Backbone, BackboneConfig};
 use super::conv::channels_last;
 use super::init::uniform;
+use super::repeat::resized;
 use super::resnet::Resnet;
 use super::weights::Weights;
 
@@ -89,7 +90,7 @@ impl Layer {
         let y = y.to_kind(Kind::Float).group_norm(self.groups, Some(&self.scale), Some(&self.bias), NORM_EPS, false);
         let y = match self.up {
             1 => y,
-            up => y.upsample_bilinear2d([y.size()[2] * up, y.size()[3] * up], false, None, None),
+            up => resized(&y, [y.size()[2] * up, y.size()[3] * up], false),
         };
         y.relu().to_kind(kind)
     }

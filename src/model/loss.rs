@@ -2,6 +2,7 @@
 
 use tch::{Kind, Reduction, Tensor};
 
+use super::repeat::{cross_entropy, resized};
 use crate::vision::IGNORE;
 
 /// L_CLS: multi-label binary cross-entropy of the mean of each class's CAM, mean over batch and classes.
@@ -42,13 +43,12 @@ pub fn cpm(cam: &Tensor, labels: &Tensor, pseudo: &Tensor, absent: AbsentClass) 
     let size = pseudo.size();
     let cam = normed(cam);
     let labels = labels.unsqueeze(-1).unsqueeze(-1);
-    let cam = cam.upsample_bilinear2d([size[1], size[2]], false, None, None) * &labels;
+    let cam = resized(&cam, [size[1], size[2]], false) * &labels;
     let background = 1.0 - cam.amax([1i64].as_slice(), true);
     let cam = match absent {
         AbsentClass::Zero => cam,
         AbsentClass::Out => cam.masked_fill(&labels.eq(0.0), f64::NEG_INFINITY),
     };
     let scores = Tensor::cat(&[background, cam], 1); // (B, 1 + C, H, W)
-    let none: Option<&Tensor> = None;
-    Some(scores.cross_entropy_loss(pseudo, none, Reduction::Mean, i64::from(IGNORE), 0.0))
+    Some(cross_entropy(&scores, pseudo))
 }

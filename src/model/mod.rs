@@ -17,6 +17,7 @@ pub mod loss;
 pub mod memory;
 pub mod optim;
 pub mod psa;
+pub mod repeat;
 pub mod resnet;
 pub mod resnet38;
 pub mod s2c;

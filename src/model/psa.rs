@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::backbone::{Backbone, BackboneConfig};
 use super::init::{kaiming, layer, xavier};
+use super::repeat::resized;
 use super::resnet38::{DROPOUT, Dropout};
 use super::weights::Weights;
 
@@ -62,7 +63,7 @@ impl PsaNet {
         let size = [sides[0].size()[2], sides[0].size()[3]];
         let brought = |x: Tensor| match x.size()[2..] == size {
             true => x,
-            false => x.upsample_bilinear2d(size, false, None, None),
+            false => resized(&x, size, false),
         };
         let sides: Vec<Tensor> = sides.iter().zip(&self.f8).map(|(x, weight)| brought(layer(x, weight))).collect();
         layer(&Tensor::cat(&sides, 1), &self.f9).to_kind(Kind::Float)

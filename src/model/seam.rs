@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::init::{kaiming, layer, xavier};
 use super::loss::normed;
+use super::repeat;
 use super::weights::Weights;
 
 /// The layers of the pixel correlation module and their channels.
@@ -104,7 +105,7 @@ fn sides(x: &Tensor) -> [i64; 2] {
 }
 
 fn resized(x: &Tensor, size: [i64; 2]) -> Tensor {
-    if sides(x) == size { x.shallow_clone() } else { x.upsample_bilinear2d(size, true, None, None) }
+    if sides(x) == size { x.shallow_clone() } else { repeat::resized(x, size, true) }
 }
 
 /// `(B, C)` to `(B, C, 1, 1)`

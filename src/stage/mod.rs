@@ -108,7 +108,10 @@ impl Device {
     pub fn torch(self) -> tch::Device {
         match self {
             Self::Cpu => tch::Device::Cpu,
-            Self::Cuda(index) => tch::Device::Cuda(index),
+            Self::Cuda(index) => {
+                crate::model::repeat::repeat_convolutions();
+                tch::Device::Cuda(index)
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::conv::{LastConv, NormedConv, Source, dropout};
 use crate::model::init::normal;
+use crate::model::repeat::resized;
 
 /// Channels inside the heads of DeepLab-v3 and v3+.
 const DIM: i64 = 256;
@@ -150,7 +151,7 @@ impl Head {
                     Some(low) => {
                         let low = reduce.forward(low, train);
                         let size = low.size();
-                        let deep = deep.upsample_bilinear2d([size[2], size[3]], false, None, None);
+                        let deep = resized(&deep, [size[2], size[3]], false);
                         Tensor::cat(&[deep, low], 1)
                     }
                     None => deep,

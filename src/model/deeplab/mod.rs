@@ -13,6 +13,7 @@ pub use self::head::HeadKind;
 use self::head::{Head, Sizes};
 use super::backbone::{Backbone, BackboneConfig};
 use super::conv::channels_last;
+use super::repeat::{cross_entropy, resized};
 use super::resnet38::{DROPOUT, Dropout};
 use super::weights::Weights;
 use crate::vision::IGNORE;
@@ -115,7 +116,5 @@ pub fn segmentation(logits: &Tensor, labels: &Tensor) -> Option<Tensor> {
     if counts.int64_value(&[]) == 0 {
         return None;
     }
-    let logits = logits.upsample_bilinear2d([size[1], size[2]], false, None, None);
-    let none: Option<&Tensor> = None;
-    Some(logits.cross_entropy_loss(labels, none, tch::Reduction::Mean, i64::from(IGNORE), 0.0))
+    Some(cross_entropy(&resized(logits, [size[1], size[2]], false), labels))
 }

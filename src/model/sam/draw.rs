@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{IMAGE_SIZE, resized_size};
 use crate::model::memory::{floats, upload};
+use crate::model::repeat::interpolation;
 use crate::model::simd::{BLOCK, Factor, Right, multiply};
 use crate::vision::mask::BitMask;
 
@@ -145,6 +146,7 @@ impl WithSimd for Draw<'_> {
 /// What each pixel takes from the places of low resolution along an axis of `inner` pixels of the frame:
 /// `(pixels, places)`.
 fn axis(inner: usize, pixels: usize) -> Tensor {
+    let bilinear = |from: usize, to: usize| interpolation(from as i64, to as i64, false);
     let to_frame = bilinear(LOW_RES, IMAGE_SIZE).narrow(0, 0, inner as i64);
     let matrix = bilinear(inner, pixels).matmul(&to_frame).narrow(1, 0, 4 * positions(inner));
     matrix.to_kind(Kind::Float).contiguous()
@@ -155,18 +157,6 @@ fn positions(inner: usize) -> i64 {
     // The last pixel lies between two places of the low resolution.
     let last = ((inner as f64 - 0.5) / 4.0 - 0.5).max(0.0) as usize + 1;
     (last.min(LOW_RES - 1) / 4 + 1) as i64
-}
-
-/// Bilinear interpolation along one axis (`align_corners = false`): `(to, from)` f64.
-fn bilinear(from: usize, to: usize) -> Tensor {
-    let mut weights = vec![0.0; to * from];
-    for (i, row) in weights.chunks_exact_mut(from).enumerate() {
-        let place = ((i as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
-        let low = (place as usize).min(from - 1);
-        row[low] += 1.0 - place.fract();
-        row[(low + 1).min(from - 1)] += place.fract();
-    }
-    Tensor::from_slice(&weights).view([to as i64, from as i64])
 }
 
 #[cfg(test)]
