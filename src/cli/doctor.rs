@@ -71,7 +71,7 @@ pub(super) fn doctor(cli: &Cli, file: Option<&Path>, sets: &[String]) -> anyhow:
     );
     match tch::Cuda::device_count() {
         0 => line("CUDA", "none; install a CUDA build of PyTorch and build with LIBTORCH_USE_PYTORCH=1 to use a GPU"),
-        n => line("CUDA", &format!("{n} devices (this program has not been tested on one)")),
+        n => line("CUDA", &format!("{n} devices")),
     }
     let folder = cli.cache.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     match rustix::fs::statvfs(folder) {

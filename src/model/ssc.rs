@@ -8,6 +8,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::repeat::added;
+
 #[derive(Clone, Copy, Debug)]
 pub struct SscOptions {
     /// Cosines are divided by it.
@@ -41,6 +43,13 @@ impl Default for SscOptions {
 /// - `se_map`: `(B, H, W)` int64, 0 = no segment
 /// - returns the mean over pixels that lie in a segment; `None` when there are none
 pub fn ssc(feat: &Tensor, se_map: &Tensor, options: &SscOptions) -> Option<Tensor> {
+    let together = feat.device().is_cuda();
+    loss(feat, se_map, options, together)
+}
+
+/// - `together`: an operation is of all images with all prototypes, some of them hidden, which suits a GPU, where each
+///   costs a launch; else of an image with the prototypes that it has
+fn loss(feat: &Tensor, se_map: &Tensor, options: &SscOptions, together: bool) -> Option<Tensor> {
     let (map, size) = (se_map.size(), feat.size());
     let (batch, height, width) = (map[0], map[1], map[2]);
     let assigned = se_map.gt(0);
@@ -65,22 +74,41 @@ pub fn ssc(feat: &Tensor, se_map: &Tensor, options: &SscOptions) -> Option<Tenso
     if !options.unassigned_negative {
         let _ = taken.select(1, 0).fill_(0);
     }
-    let [mut value, mut surrogate] = [(); 2].map(|()| Tensor::zeros([], (Kind::Float, device)));
-    for i in 0..batch {
+    let of_image = |i: i64| {
         let (taken, prototypes, ids) = match options.global_prototypes {
             true => (taken.flatten(0, 1), prototypes.transpose(0, 1).flatten(1, 2), offset_ids.get(i)),
             false => (taken.get(i), prototypes.get(i), se_map.get(i)),
         };
         let chosen = taken.nonzero().view([-1]);
         if chosen.numel() == 0 {
-            continue;
+            return None;
         }
         let prototypes = prototypes.index_select(1, &chosen); // (D, M)
         // (h, w, M)
         let similar = feat.get(i).flatten(1, 2).transpose(0, 1).matmul(&prototypes).view([size[2], size[3], -1]);
         let column = taken.cumsum(0, Kind::Int64) - 1;
-        let target = column.clamp_min(0).index_select(0, &ids.flatten(0, -1));
-        let pixels = Pixels { inv_norm: inv_norm.get(i), target, assigned: assigned.get(i) };
+        let target = column.clamp_min(0).index_select(0, &ids.flatten(0, -1)).view([height, width]);
+        let pixels = Pixels { inv_norm: inv_norm.get(i), target, assigned: assigned.get(i), hidden: None };
+        Some((similar, pixels))
+    };
+    let of_all = || {
+        let (taken, prototypes, ids) = match options.global_prototypes {
+            true => (taken.view([1, -1]), prototypes.transpose(0, 1).flatten(1, 2).unsqueeze(0), &offset_ids),
+            false => (taken.shallow_clone(), prototypes.shallow_clone(), se_map),
+        };
+        // (B, h, w, M)
+        let similar = feat.flatten(2, 3).transpose(1, 2).matmul(&prototypes).view([batch, size[2], size[3], -1]);
+        // An image without any has no pixel that counts either.
+        let hidden = taken.logical_not().logical_and(&taken.any_dim(1, true));
+        let (inv_norm, target, assigned) = (inv_norm.shallow_clone(), ids.shallow_clone(), assigned.shallow_clone());
+        (similar, Pixels { inv_norm, target, assigned, hidden: Some(hidden.unsqueeze(1)) })
+    };
+    let parts: Box<dyn Iterator<Item = (Tensor, Pixels)>> = match together {
+        true => Box::new(std::iter::once_with(of_all)),
+        false => Box::new((0..batch).filter_map(of_image)),
+    };
+    let [mut value, mut surrogate] = [(); 2].map(|()| Tensor::zeros([], (Kind::Float, device)));
+    for (similar, pixels) in parts {
         let found = tch::no_grad(|| contrast(&similar, &pixels, options.temperature, &axes));
         value += found.value;
         surrogate += (similar * found.grad_similar).sum(Kind::Float);
@@ -163,7 +191,7 @@ fn prototypes(feat: &Tensor, inv_norm: &Tensor, se_map: &Tensor, counts: &Tensor
         for (x, of_x) in xs.ends() {
             let place = ((&image * h + y.unsqueeze(1)) * w + x) * n_ids + se_map; // (B, H, W)
             let share = inv_norm * (of_y.unsqueeze(1) * of_x);
-            shares = shares.index_add(0, &place.flatten(0, -1), &share.flatten(0, -1));
+            shares = added(&shares, &place.flatten(0, -1), &share.flatten(0, -1));
         }
     }
     let shares = shares.view([batch, h * w, n_ids]);
@@ -172,54 +200,105 @@ fn prototypes(feat: &Tensor, inv_norm: &Tensor, se_map: &Tensor, counts: &Tensor
     mean / norm.clamp_min(1e-12)
 }
 
-/// One image at the size of its SE map.
+/// One image, or with B before all else several, at the size of their SE maps.
 struct Pixels {
     /// `(H, W)`
     inv_norm: Tensor,
-    /// `(HW)`: the column of a pixel's prototype.
+    /// `(H, W)`: the column of a pixel's prototype.
     target: Tensor,
     /// `(H, W)` bool
     assigned: Tensor,
+    /// `(1, M)` bool: columns that are none.
+    hidden: Option<Tensor>,
 }
 
+/// A sum, and its gradients in the shapes of what they are of.
 struct Contrast {
     value: Tensor,
     grad_similar: Tensor,
     grad_inv_norm: Tensor,
 }
 
-/// Pixels x prototypes that are made at a time.
+/// Pixels x prototypes that are made at a time on a CPU.
 const CHUNK: i64 = 1 << 20;
+/// On a GPU, where every operation costs a launch: 256 MB a tensor.
+const GPU_CHUNK: i64 = 1 << 26;
 
 /// The sum of cross-entropies over assigned pixels, and its gradients.
 ///
-/// - `similar`: `(h, w, M)`: features times prototypes
+/// - `similar`: `(h, w, M)`, or with B before: features times prototypes
 fn contrast(similar: &Tensor, pixels: &Pixels, temperature: f64, (ys, xs): &(Axis, Axis)) -> Contrast {
     let (size, map) = (similar.size(), pixels.assigned.size());
-    let (h, columns, height, width) = (size[0], size[2], map[0], map[1]);
-    let wide = xs.matrix.matmul(similar).view([h, width * columns]);
+    let ([.., columns], [before @ .., height, width]) = (&size[..], &map[..]) else {
+        unreachable!("it has dimensions")
+    };
+    let (columns, height, width, batch) = (*columns, *height, *width, before.iter().product::<i64>());
+    let shape = |rest: &[i64]| [before, rest].concat();
+    let wide = xs.matrix.matmul(similar).flatten(-2, -1); // (h, W M)
     let (mut value, mut grad_wide, mut grad_inv_norm) =
         (Tensor::zeros([], (Kind::Double, wide.device())), wide.zeros_like(), Vec::new());
-    let n_rows = (CHUNK / (width * columns)).clamp(1, height);
+    let chunk = if wide.device().is_cuda() { GPU_CHUNK } else { CHUNK };
+    let n_rows = (chunk / (batch * width * columns)).clamp(1, height);
     for y in (0..height).step_by(n_rows as usize) {
         let n_rows = n_rows.min(height - y);
         let up = ys.matrix.narrow(0, y, n_rows);
-        let inv_norm = pixels.inv_norm.narrow(0, y, n_rows).reshape([-1, 1]);
-        let target = pixels.target.narrow(0, y * width, n_rows * width).view([-1, 1]);
-        let assigned = pixels.assigned.narrow(0, y, n_rows).reshape([-1, 1]).to_kind(Kind::Float);
+        let [inv_norm, target, assigned] = [&pixels.inv_norm, &pixels.target, &pixels.assigned]
+            .map(|of_pixels| of_pixels.narrow(-2, y, n_rows).reshape([-1, 1]));
+        let assigned = assigned.to_kind(Kind::Float);
         let scale = &inv_norm / temperature;
         let mut logits = up.matmul(&wide).view([-1, columns]); // (rows W, M)
         let _ = logits.g_mul_(&scale);
-        let mut grad = logits.log_softmax(1, None);
-        value -= (grad.gather(1, &target, false) * &assigned).sum(Kind::Double);
+        let shown = pixels.hidden.as_ref().map(|hidden| {
+            logits.view(&shape(&[-1, columns])[..]).masked_fill(hidden, f64::NEG_INFINITY).view([-1, columns])
+        });
+        let mut grad = shown.as_ref().unwrap_or(&logits).log_softmax(1, None);
+        // A pixel that does not count may lie in a hidden column.
+        value -= grad.gather(1, &target, false).masked_fill(&assigned.eq(0.0), 0.0).sum(Kind::Double);
         // Softmax minus one-hot, in the scale of `similar`.
         let _ = grad.exp_();
         let _ = grad.scatter_add_(1, &target, &target.ones_like().to_kind(Kind::Float).neg());
         let _ = grad.g_mul_(&(assigned * &scale));
-        grad_wide += up.transpose(0, 1).matmul(&grad.view([n_rows, -1]));
+        grad_wide += up.transpose(0, 1).matmul(&grad.view(&shape(&[n_rows, width * columns])[..]));
         let along = (grad * logits).sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
-        grad_inv_norm.push((along / (scale * inv_norm)).view([n_rows, width]));
+        grad_inv_norm.push((along / (scale * inv_norm)).view(&shape(&[n_rows, width])[..]));
     }
-    let grad_similar = xs.matrix.transpose(0, 1).matmul(&grad_wide.view([h, width, columns]));
-    Contrast { value, grad_similar, grad_inv_norm: Tensor::cat(&grad_inv_norm, 0) }
+    let grad_wide = grad_wide.unflatten(-1, [width, columns]); // (h, W, M)
+    let grad_similar = xs.matrix.transpose(0, 1).matmul(&grad_wide);
+    Contrast { value, grad_similar, grad_inv_norm: Tensor::cat(&grad_inv_norm, -2) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn together_as_one_by_one() {
+        let wave = |shape: &[i64], step: f64| {
+            (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+        };
+        // Ids that the second image lacks, and a third image without any.
+        let ids = (Tensor::arange(24 * 20, (Kind::Int64, Device::Cpu)).view([24, 20]) * 7)
+            .floor_divide_scalar(50)
+            .remainder(9);
+        let ids = Tensor::stack(&[ids.shallow_clone(), ids.masked_fill(&ids.gt(4), 2), ids.zeros_like()], 0);
+        for case in 0..16 {
+            let is_set = |switch: i32| case >> switch & 1 == 1;
+            let options = SscOptions {
+                temperature: 0.5,
+                proto_stopgrad: is_set(0),
+                unassigned_negative: is_set(1),
+                mask_absent_ids: is_set(2),
+                global_prototypes: is_set(3),
+            };
+            let of = |together| {
+                let feat = (wave(&[3, 8, 6, 5], 0.3) + 1.1).set_requires_grad(true);
+                let loss = loss(&feat, &ids, &options, together).unwrap();
+                loss.backward();
+                (loss.double_value(&[]), feat.grad())
+            };
+            let ((value, grad), (expected, expected_grad)) = (of(true), of(false));
+            let off = (&grad - &expected_grad).abs().max() / expected_grad.abs().max();
+            assert!((value - expected).abs() < 1e-6 && off.double_value(&[]) < 1e-5, "{options:?}");
+        }
+    }
 }

@@ -44,6 +44,10 @@ pub fn label_map(cam: &Tensor, answers: &[Answer], view: &View, padding: &Tensor
     let (size, device) = (view.size(), cam.device());
     let mut best = Tensor::full(size, f64::NEG_INFINITY, (Kind::Float, device));
     let mut label = Tensor::zeros(size, (Kind::Int64, device));
+    if answers.is_empty() {
+        return label;
+    }
+    let (grid, in_picture) = (view.grid_in_frame(device), padding.logical_not());
     for answer in answers {
         let picked = match options.pick {
             MaskPick::Index(index) => index,
@@ -53,14 +57,14 @@ pub fn label_map(cam: &Tensor, answers: &[Answer], view: &View, padding: &Tensor
             }
         };
         let low_res = answer.low_res.narrow(0, picked as i64, 1).unsqueeze(0);
-        let logits = view.in_window(&low_res);
+        let logits = View::in_window(&low_res, &grid);
         let frame = [IMAGE_SIZE as i64; 2];
         let inside = match options.two_paths {
-            true => view.in_window(&low_res.upsample_bilinear2d(frame, false, None, None)).gt(0.0),
+            true => View::in_window(&low_res.upsample_bilinear2d(frame, false, None, None), &grid).gt(0.0),
             false => logits.gt(0.0),
         };
-        let mask = inside.logical_and(&padding.logical_not());
-        let count = |of: Tensor| of.logical_and(&padding.logical_not()).sum(Kind::Float);
+        let mask = inside.logical_and(&in_picture);
+        let count = |of: Tensor| of.logical_and(&in_picture).sum(Kind::Float);
         let constant = |value: f64| Tensor::full(size, value, (Kind::Float, device));
         let certainty = match options.alpha_sam {
             SamCertainty::Logit => logits,

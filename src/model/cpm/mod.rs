@@ -6,9 +6,11 @@ mod map;
 mod prompt;
 mod view;
 
+use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
 use super::classifier::Classifier;
+use super::memory::upload;
 use super::sam::{IMAGE_SIZE, SamDecoder};
 use crate::data::augment::{MEAN, STD, Transform};
 use crate::vision::IGNORE;
@@ -68,13 +70,9 @@ pub fn pseudo_map(
             let padding = if in_picture { vec![false; transform.crop.pow(2)] } else { transform.padding() };
             windows.push(Window { cam: cams.get(i as i64), channels: channels.clone(), view, padding, embedding });
         }
-        let mut maps = maps(decoder, &windows, &options.sam)?;
-        if options.ignore_padding {
-            for (map, window) in maps.iter_mut().zip(&windows) {
-                *map = map.masked_fill(&window.padding(), i64::from(IGNORE));
-            }
-        }
-        Ok(Tensor::stack(&maps, 0))
+        let (maps, padding) = maps(decoder, &windows, &options.sam)?;
+        let map = Tensor::stack(&maps, 0);
+        Ok(if options.ignore_padding { map.masked_fill(&padding, i64::from(IGNORE)) } else { map })
     })
 }
 
@@ -94,7 +92,7 @@ pub fn image_map(
         let padding = vec![false; (height * width) as usize];
         let channels = (0..channels).collect();
         let window = Window { cam: cam.shallow_clone(), channels, view, padding, embedding };
-        Ok(maps(decoder, &[window], options)?.remove(0))
+        Ok(maps(decoder, &[window], options)?.0.remove(0))
     })
 }
 
@@ -121,31 +119,36 @@ struct Window<'a> {
     embedding: &'a Tensor,
 }
 
-impl Window<'_> {
-    /// `(H, W)` bool
-    fn padding(&self) -> Tensor {
-        Tensor::from_slice(&self.padding).view(self.view.size()).to_device(self.cam.device())
-    }
-}
-
-/// The map of each window: 0, or channel + 1.
-fn maps(decoder: &SamDecoder, windows: &[Window<'_>], options: &SamOptions) -> anyhow::Result<Vec<Tensor>> {
-    let mut prompts = Vec::new();
-    for (image, Window { cam, channels, view, padding, .. }) in windows.iter().enumerate() {
-        for &channel in channels {
-            if let Some(shape) = shape(&cam.get(channel), view, padding, &options.prompt)? {
-                prompts.push(Prompt { image, channel, shape });
-            }
-        }
-    }
+/// The map of each window, 0 or channel + 1, and the padding of all, `(B, H, W)` bool. Windows, at least one, have one
+/// size.
+fn maps(decoder: &SamDecoder, windows: &[Window<'_>], options: &SamOptions) -> anyhow::Result<(Vec<Tensor>, Tensor)> {
+    let planes = windows.iter().flat_map(|window| window.channels.iter().map(|&channel| window.cam.get(channel)));
+    let planes = read_planes(&planes.collect::<Vec<_>>())?;
+    let of_classes = windows.iter().enumerate().flat_map(|(image, Window { channels, view, padding, .. })| {
+        channels.iter().map(move |&channel| (image, channel, *view, &padding[..]))
+    });
+    let of_classes: Vec<_> = of_classes.zip(planes).collect();
+    let prompt = |((image, channel, view, padding), plane): ((_, _, View, &[bool]), _)| {
+        Some(Prompt { image, channel, shape: shape(plane, &view, padding, &options.prompt)? })
+    };
+    let prompts: Vec<Prompt> = of_classes.into_par_iter().filter_map(prompt).collect();
     let embeddings: Vec<&Tensor> = windows.iter().map(|window| window.embedding).collect();
     let answers = decode(decoder, &embeddings, &prompts, options.prompt.masks)?;
     let mut answers_of: Vec<Vec<Answer>> = windows.iter().map(|_| Vec::new()).collect();
     prompts.iter().zip(answers).for_each(|(prompt, answer)| answers_of[prompt.image].push(answer));
-    let map = |(window, answers): (&Window<'_>, Vec<Answer>)| {
-        label_map(&window.cam, &answers, &window.view, &window.padding(), &options.map)
+    let padding = windows.iter().map(|window| Tensor::from_slice(&window.padding).view(window.view.size()));
+    let padding = upload(&Tensor::stack(&padding.collect::<Vec<_>>(), 0), windows[0].cam.device());
+    let map = |((i, window), answers): ((i64, &Window<'_>), Vec<Answer>)| {
+        label_map(&window.cam, &answers, &window.view, &padding.get(i), &options.map)
     };
-    Ok(windows.iter().zip(answers_of).map(map).collect())
+    Ok(((0..).zip(windows).zip(answers_of).map(map).collect(), padding))
+}
+
+/// The values of tensors of one size: each reading waits for the device, so all at once.
+fn read_planes(planes: &[Tensor]) -> anyhow::Result<Vec<Vec<f32>>> {
+    let Some(first) = planes.first() else { return Ok(Vec::new()) };
+    let values = Vec::<f32>::try_from(Tensor::stack(planes, 0).flatten(0, -1))?;
+    Ok(values.chunks_exact(first.numel()).map(<[f32]>::to_vec).collect())
 }
 
 /// Crops at another size.

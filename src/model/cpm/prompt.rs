@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::view::{Pointing, View};
 use crate::model::sam::SamDecoder;
 use crate::model::sam::mask_decoder::MaskChoice;
-use crate::model::sam::prompt_encoder::Prompts;
+use crate::model::sam::prompt_encoder::{GAP, Prompts};
 use crate::vision::peaks::{PeakRules, find_peaks};
 
 /// What SAM is prompted with.
@@ -52,6 +52,12 @@ pub(super) enum Shape {
     Mask(Tensor),
 }
 
+impl Shape {
+    fn points(&self) -> &[[f32; 2]] {
+        if let Self::Points(points) = self { points } else { &[] }
+    }
+}
+
 /// What SAM answers to a prompt.
 #[derive(Debug)]
 pub struct Answer {
@@ -64,21 +70,15 @@ pub struct Answer {
 
 /// The prompt that a CAM gives; `None` where it gives none.
 ///
-/// - `cam`: `(H, W)` in 0..1
+/// - `plane`: the CAM of the class, `(H, W)` in 0..1
 /// - `padding`: pixels of the window in which nothing is
-pub(super) fn shape(
-    cam: &Tensor,
-    view: &View,
-    padding: &[bool],
-    options: &PromptOptions,
-) -> anyhow::Result<Option<Shape>> {
-    let mut plane = Vec::<f32>::try_from(cam.contiguous().view([-1]))?;
+pub(super) fn shape(mut plane: Vec<f32>, view: &View, padding: &[bool], options: &PromptOptions) -> Option<Shape> {
     // Emptied before the search, so that no peak of the padding hides one of the image.
     plane.iter_mut().zip(padding).filter(|(_, padding)| **padding).for_each(|(score, _)| *score = 0.0);
     let width = view.size()[1] as usize;
     let (tau, point) = (options.tau as f32, |y, x| view.point(y, x, options.pointing));
     let above = || (0..plane.len()).filter(|&at| plane[at] > 0.0 && plane[at] >= tau);
-    Ok(match options.kind {
+    match options.kind {
         PromptKind::Points(rules) => {
             let peaks = find_peaks(&plane, width, tau, &rules);
             let points: Vec<_> = peaks.iter().map(|peak| point(peak.y, peak.x)).collect();
@@ -97,13 +97,13 @@ pub(super) fn shape(
             let cam = Tensor::from_slice(&plane).view(view.size());
             Shape::Mask((view.in_frame(&cam) - options.tau) * LOGIT_SCALE)
         }),
-    })
+    }
 }
 
 /// SAM's answers, in the order of the prompts.
 ///
-/// Only prompts of equally many points share a call: the decoder attends to padding points as well, and four of them
-/// turn a mask into another one, so a mask would depend on what else is in the batch.
+/// On a GPU they share a call, the shorter ones with gaps; on a CPU, where a gap costs as much as a point, only prompts
+/// of equally many points do.
 ///
 /// - `embeddings`: of each image, `(1, 256, 64, 64)`
 pub(super) fn decode(
@@ -114,42 +114,54 @@ pub(super) fn decode(
 ) -> anyhow::Result<Vec<Answer>> {
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (at, prompt) in prompts.iter().enumerate() {
-        let n_points = if let Shape::Points(points) = &prompt.shape { points.len() } else { 0 };
-        groups.entry(n_points).or_default().push(at);
+        let n_points = prompt.shape.points().len();
+        groups.entry(if decoder.is_on_gpu() { 0 } else { n_points }).or_default().push(at);
     }
     let mut answers: BTreeMap<usize, Answer> = BTreeMap::new();
     for members in groups.into_values() {
         let embeddings: Vec<&Tensor> = members.iter().map(|&at| embeddings[prompts[at].image]).collect();
         let group = together(members.iter().map(|&at| &prompts[at].shape));
         let masks = decoder.decode(&Tensor::cat(&embeddings, 0), &group, choice);
-        for (row, &at) in members.iter().enumerate() {
-            let (low_res, iou) = (masks.low_res.get(row as i64), Vec::try_from(masks.iou.get(row as i64))?);
+        let iou = Vec::<f32>::try_from(masks.iou.flatten(0, -1))?;
+        let iou = iou.chunks_exact(iou.len() / members.len());
+        for ((row, &at), iou) in (0..).zip(&members).zip(iou) {
+            let (low_res, iou) = (masks.low_res.get(row), iou.to_vec());
             answers.insert(at, Answer { channel: prompts[at].channel, low_res, iou });
         }
     }
     Ok(answers.into_values().collect())
 }
 
-/// Shapes of one kind, points of one number.
+/// Shapes of one kind.
 fn together<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Prompts {
     let (mut points, mut boxes, mut masks) = (Vec::new(), Vec::new(), Vec::new());
     for shape in shapes {
         match shape {
-            Shape::Points(of_one) => points.push(Tensor::from_slice2(of_one)),
+            Shape::Points(of_one) => points.push(of_one),
             Shape::Box(of_one) => boxes.push(Tensor::from_slice(of_one)),
             Shape::Mask(of_one) => masks.push(of_one.unsqueeze(0)),
         }
     }
-    let stack = |parts: Vec<Tensor>| (!parts.is_empty()).then(|| Tensor::stack(&parts, 0));
-    let points = stack(points).map(|points| {
-        let labels = Tensor::ones(&points.size()[..2], (Kind::Int64, Device::Cpu));
-        (points, labels)
+    let longest = points.iter().map(|of_one| of_one.len()).max().unwrap_or(0);
+    let has_gaps = points.iter().any(|of_one| of_one.len() < longest);
+    let mut labels = vec![GAP; points.len() * longest];
+    let mut places = vec![[0.0; 2]; labels.len()];
+    for (i, of_one) in points.iter().enumerate() {
+        places[i * longest..][..of_one.len()].copy_from_slice(of_one);
+        labels[i * longest..][..of_one.len()].fill(1);
+    }
+    let size = [points.len() as i64, longest as i64];
+    let points = (!points.is_empty()).then(|| {
+        (Tensor::from_slice(places.as_flattened()).view([size[0], size[1], 2]), Tensor::from_slice(&labels).view(size))
     });
-    Prompts { points, boxes: stack(boxes), masks: stack(masks) }
+    let stack = |parts: Vec<Tensor>| (!parts.is_empty()).then(|| Tensor::stack(&parts, 0));
+    Prompts { points, boxes: stack(boxes), masks: stack(masks), has_gaps }
 }
 
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind};
+
     use super::*;
     use crate::model::Compute;
     use crate::model::weights::Weights;
@@ -187,7 +199,13 @@ mod tests {
         let far = worst(&alone[0].low_res, &among[1].low_res);
         assert!(far < 1e-3 && (alone[0].iou[2] - among[1].iou[2]).abs() < 1e-4, "{far}");
 
-        // Why prompts are grouped: padded to the longest, the same prompt gives another mask.
+        // As on a GPU: with gaps up to the longest it gives the same.
+        let six = Shape::Points((0..6).map(|i| [100.0 + 90.0 * i as f32, 500.0]).collect());
+        let shapes = [&Shape::Points(vec![[300.0, 400.0]]), &six];
+        let gaps = decoder.decode(&Tensor::cat(&[&images[0], &images[1]], 0), &together(shapes.into_iter()), choice);
+        assert!(worst(&alone[0].low_res, &gaps.low_res.get(0)) < 1e-3);
+
+        // Why there are groups on a CPU: with SAM's own padding the same prompt gives another mask.
         let mut points = vec![[0.0f32; 2]; 6];
         points[0] = [300.0, 400.0];
         let points = Tensor::from_slice2(&points).view([1, 6, 2]);
@@ -202,13 +220,12 @@ mod tests {
         let mut cam = vec![0.0f32; 64 * 64];
         (10..20).for_each(|y| (8..16).for_each(|x| cam[y * 64 + x] = 0.9));
         (40..50).for_each(|y| (50..60).for_each(|x| cam[y * 64 + x] = 0.6));
-        let cam = Tensor::from_slice(&cam).view([64, 64]);
         let view = View::Alone { side: 64 };
         let mut padding = vec![false; 64 * 64];
         let pointing = Pointing { by_height: false, centre: false };
         let of = |kind, tau, padding: &[bool]| {
             let options = PromptOptions { kind, tau, pointing, masks: MaskChoice::Multimask };
-            shape(&cam, &view, padding, &options).unwrap()
+            shape(cam.clone(), &view, padding, &options)
         };
         let corners = |tau, padding: &[bool]| match of(PromptKind::Box, tau, padding) {
             Some(Shape::Box(corners)) => Some(corners),

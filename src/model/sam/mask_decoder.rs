@@ -91,13 +91,20 @@ impl MaskDecoder {
     }
 
     /// - `prompts`: `(N, P, 256)` tokens
-    pub fn forward(&self, source: &Source, prompts: &Tensor, choice: MaskChoice) -> Decoded {
+    /// - `is_gap`: `(N, P)` bool, tokens that are none
+    pub fn forward(&self, source: &Source, prompts: &Tensor, is_gap: Option<&Tensor>, choice: MaskChoice) -> Decoded {
         let n = prompts.size()[0];
         let own = Tensor::cat(&[&self.iou_token, &self.mask_tokens], 0).unsqueeze(0).expand([n, -1, -1], false);
         let (at, masks) = choice.places();
         let of_masks = Tensor::arange(masks, (Kind::Int64, prompts.device())) + (1 + at);
         let wanted = Tensor::cat(&[of_masks.zeros_like().narrow(0, 0, 1), of_masks], 0); // the IoU token, then these
-        let (tokens, image) = self.transformer.forward(source, &Tensor::cat(&[&own, prompts], 1), &wanted);
+        let gaps = is_gap.map(|is_gap| {
+            let none = Tensor::zeros([n, 1 + self.mask_tokens.size()[0]], (Kind::Bool, prompts.device()));
+            let is_gap = Tensor::cat(&[&none, is_gap], 1);
+            Tensor::zeros(is_gap.size(), (prompts.kind(), prompts.device())).masked_fill(&is_gap, f64::NEG_INFINITY)
+        });
+        let tokens = Tensor::cat(&[&own, prompts], 1);
+        let (tokens, image) = self.transformer.forward(source, &tokens, &wanted, gaps.as_ref());
         let iou = self.iou_head.forward(&tokens.select(1, 0).to_kind(Kind::Float)).narrow(1, at, masks).contiguous();
         Decoded { choice, mask_tokens: tokens.narrow(1, 1, masks), image, iou }
     }
@@ -215,7 +222,7 @@ mod tests {
                 let decode = |decoder: &MaskDecoder| {
                     let kind = decoder.mask_tokens.kind();
                     let source = decoder.source(image.to_kind(kind));
-                    let decoded = decoder.forward(&source, &prompts.to_kind(kind), choice);
+                    let decoded = decoder.forward(&source, &prompts.to_kind(kind), None, choice);
                     (decoder.masks(&decoded, (48, 61)), decoded.iou)
                 };
                 let ((masks, iou), (expected, expected_iou)) = (decode(&ours), decode(&libtorch));

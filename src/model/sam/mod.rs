@@ -177,9 +177,13 @@ impl SamDecoder {
         })
     }
 
+    pub fn is_on_gpu(&self) -> bool {
+        self.device.is_cuda()
+    }
+
     /// Prompts decoded together.
     fn batch(&self) -> i64 {
-        if self.device.is_cuda() { GPU_BATCH } else { CPU_BATCH }
+        if self.is_on_gpu() { GPU_BATCH } else { CPU_BATCH }
     }
 
     /// What prompts look at. `masks`: their dense part, see [`Prompts`].
@@ -192,7 +196,8 @@ impl SamDecoder {
     /// The transformer alone: predicted IoUs without the masks.
     fn tokens(&self, source: &Source, prompts: &Prompts, choice: MaskChoice) -> Decoded {
         let sparse = self.prompt_encoder.sparse(prompts).to_kind(self.compute.kind());
-        self.mask_decoder.forward(source, &sparse, choice)
+        let is_gap = self.prompt_encoder.is_gap(prompts);
+        self.mask_decoder.forward(source, &sparse, is_gap.as_ref(), choice)
     }
 }
 

@@ -82,12 +82,19 @@ impl TwoWayTransformer {
 
     /// - `point`: `(N, T, 256)`: the tokens of N prompts
     /// - `wanted`: `(W)` int64: which tokens are read
+    /// - `gaps`: `(N, T)`: -inf where there is no token, else 0; nothing attends to it
     /// - returns these, `(N, W, 256)`, and the image as it is after each prompt's: `(N, 4096, 256)`
-    pub(super) fn forward(&self, source: &Source, point: &Tensor, wanted: &Tensor) -> (Tensor, Tensor) {
+    pub(super) fn forward(
+        &self,
+        source: &Source,
+        point: &Tensor,
+        wanted: &Tensor,
+        gaps: Option<&Tensor>,
+    ) -> (Tensor, Tensor) {
         let [first, second] = &self.layers;
         let Source { image, shared } = source;
         // Layer 0 attends among tokens without position and without residual.
-        let tokens = first.norm1.forward(&first.self_attn.forward(point, point));
+        let tokens = first.norm1.forward(&first.self_attn.forward(point, point, gaps));
         let at = &tokens + point;
         let seen = match shared {
             Some(shared) => first.token_to_image.see_shared(&at, shared),
@@ -100,20 +107,21 @@ impl TwoWayTransformer {
         };
 
         // What layer 1 asks of the image does not depend on the image.
-        let tokens = second.norm1.forward(&(&tokens + second.self_attn.forward(&(&tokens + point), &tokens)));
+        let tokens = second.norm1.forward(&(&tokens + second.self_attn.forward(&(&tokens + point), &tokens, gaps)));
         let look = second.token_to_image.look(&(&tokens + point));
         let n = point.size()[0];
         let image = match self.numbers {
             Some(_) => Image::Ours(Fresh::copies(image, n)),
             None => Image::Libtorch(image.expand([n, -1, -1], false)),
         };
-        let (image, seen) = self.exchange(image, queries, &to_tokens, &first.norm4, &look);
+        let (image, seen) = self.exchange(image, queries, &to_tokens.without(gaps), &first.norm4, &look);
         let tokens = second.mlp(&(tokens + second.token_to_image.seen(&seen)));
 
         let at = &tokens + point;
         let to_tokens = second.image_to_token.columns(&at, &tokens);
         let (tokens, at) = (tokens.index_select(1, wanted), at.index_select(1, wanted));
-        let (image, seen) = self.exchange(image, None, &to_tokens, &second.norm4, &self.final_attn.look(&at));
+        let look = self.final_attn.look(&at);
+        let (image, seen) = self.exchange(image, None, &to_tokens.without(gaps), &second.norm4, &look);
         let image = match image {
             Image::Ours(image) => image.into_tensor(),
             Image::Libtorch(image) => image,
@@ -186,6 +194,14 @@ struct TokenColumns {
     values: Tensor,
 }
 
+impl TokenColumns {
+    fn without(self, gaps: Option<&Tensor>) -> Self {
+        let Some(gaps) = gaps else { return self };
+        let shift = (self.shift.unflatten(1, [-1, HEADS]) + gaps.unsqueeze(-1)).flatten(1, 2);
+        Self { shift, ..self }
+    }
+}
+
 #[derive(Debug)]
 struct Layer {
     self_attn: SelfAttention,
@@ -242,11 +258,12 @@ impl SelfAttention {
     }
 
     /// `(N, T, 256)` each.
-    fn forward(&self, at: &Tensor, values: &Tensor) -> Tensor {
+    fn forward(&self, at: &Tensor, values: &Tensor, gaps: Option<&Tensor>) -> Tensor {
         let heads = |x: Tensor| x.unflatten(-1, [HEADS, DIM / HEADS]).transpose(1, 2);
         let (q, k, v) =
             (heads(self.q_proj.forward(at)), heads(self.k_proj.forward(at)), heads(self.v_proj.forward(values)));
-        let attn = softmax(&(q.matmul(&k.transpose(2, 3)) * ((DIM / HEADS) as f64).powf(-0.5)));
+        let logits = q.matmul(&k.transpose(2, 3)) * ((DIM / HEADS) as f64).powf(-0.5); // (N, heads, T, T)
+        let attn = softmax(&gaps.map_or(logits.shallow_clone(), |gaps| logits + gaps.unsqueeze(1).unsqueeze(1)));
         self.out_proj.forward(&attn.matmul(&v).transpose(1, 2).flatten(2, 3))
     }
 }
