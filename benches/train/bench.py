@@ -1,6 +1,6 @@
-"""A training step of S2C with all three losses against the same step in PyTorch f32, on this machine's CPU.
+"""A training step of S2C with all three losses against the same step in PyTorch f32, on one machine.
 
-usage, from the repository root: bench.py OURS [--repetitions N] [--batch 8] [--side 256] [--threads N]
+usage, from the repository root: bench.py OURS [--repetitions N] [--batch 8] [--side 256] [--threads N] [--device cuda]
 
 OURS is a command line that speaks the protocol of reference.py; with the argument `bf16` it computes in that. The reference
 is installed from PyPI into target/bench-sam/venv (once, some GB; the one of make bench-sam). ResNet-50 (v1), MobileSAM, one
@@ -45,9 +45,10 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=256, help="of a crop, pixels")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="on cuda, memory is not compared")
     args = parser.parse_args()
     enter_venv()
-    ours, size = shlex.split(args.ours), {"batch": args.batch, "side": args.side}
+    ours, size = shlex.split(args.ours), {"batch": args.batch, "side": args.side, "device": args.device}
     sides = {"reference": reference(HERE / "reference.py"), "f32": ours, "bf16": [*ours, "bf16"]}
     steps, alone = {side: [] for side in sides}, {"reference": [], "f32": []}
 
@@ -78,8 +79,9 @@ def main():
     for side in alone:
         print(f"L_SSC {side:9}{alone[side]:8.3f} s{alone['reference'] / alone[side]:8.2f}   memory rose {rose[side]} MiB")
     ratios = {f"step_{side}": round(steps["reference"] / steps[side], 3) for side in ("f32", "bf16")}
-    ratios |= {"ssc": round(alone["reference"] / alone["f32"], 3),
-               "ssc_memory": round(rose["f32"] / max(rose["reference"], 1), 3)}
+    ratios["ssc"] = round(alone["reference"] / alone["f32"], 3)
+    if args.device == "cpu":
+        ratios["ssc_memory"] = round(rose["f32"] / max(rose["reference"], 1), 3)
     seconds = {f"step_{side}": round(value, 4) for side, value in steps.items()}
     seconds |= {f"ssc_{side}": round(value, 4) for side, value in alone.items()}
     print(json.dumps(ratios | {"seconds": seconds, "ssc_rose_mib": rose, "losses": losses, "threads": args.threads,

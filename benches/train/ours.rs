@@ -17,6 +17,7 @@ use s2c_pipe::model::cpm::{
     CpmOptions, MapOptions, MaskPick, Pointing, PromptKind, PromptOptions, SamCertainty, SamOptions,
 };
 use s2c_pipe::model::loss::AbsentClass;
+use s2c_pipe::model::memory::pinned;
 use s2c_pipe::model::optim::{Sgd, SgdOptions};
 use s2c_pipe::model::resnet::{Depth, StrideIn};
 use s2c_pipe::model::s2c::{S2cBatch, S2cImage, S2cOptions, S2cTraining, SscOn};
@@ -29,7 +30,7 @@ use s2c_pipe::vision::peaks::{FirstPeak, PeakRules};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use self::worker::{memory, number, read, serve, timed};
+use self::worker::{memory, number, read, serve, text, timed};
 
 const CLASSES: usize = 20;
 const FEAT: i64 = 256;
@@ -37,7 +38,39 @@ const LR: f64 = 1e-4;
 
 struct Loaded {
     training: S2cTraining<'static>,
+    /// As the loader makes it.
     batch: S2cBatch,
+    device: Device,
+}
+
+impl Loaded {
+    /// A copy, sent to the device as training does.
+    fn sent(&self) -> S2cBatch {
+        let Self { batch: S2cBatch { crops, labels, se_map, images, .. }, device, .. } = self;
+        let image = |S2cImage { channels, transform, embedding }: &S2cImage| {
+            let embedding = embedding.as_ref().map(Tensor::shallow_clone);
+            S2cImage { channels: channels.clone(), transform: *transform, embedding }
+        };
+        let copy = S2cBatch {
+            crops: crops.shallow_clone(),
+            labels: labels.shallow_clone(),
+            se_map: se_map.as_ref().map(Tensor::shallow_clone),
+            images: images.iter().map(image).collect(),
+            dropout: None,
+        };
+        copy.to_device(*device)
+    }
+}
+
+fn device(asked: &Value) -> anyhow::Result<Device> {
+    Ok(if text(asked, "device")? == "cuda" { Device::Cuda(0) } else { Device::Cpu })
+}
+
+/// A GPU works on when asked for nothing: until it is done.
+fn finished(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
 }
 
 /// Stripes, slopes and tiles, in whole numbers.
@@ -67,7 +100,7 @@ fn se_map(n: usize, side: usize) -> Tensor {
 fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
     let (n, side) = (number(asked, "batch")? as usize, number(asked, "side")? as usize);
     let (sam, start) = (Weights::parse(read(asked, "sam")?)?, Weights::parse(read(asked, "start")?)?);
-    let device = Device::Cpu;
+    let device = device(asked)?;
     let decoder: &'static SamDecoder = Box::leak(Box::new(SamDecoder::load(&sam, device, compute)?));
     let encoder = SamEncoder::load(&sam, device, compute)?;
     let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
@@ -113,16 +146,21 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
         classes.iter().for_each(|class| labels[i * CLASSES + class] = 1.0);
         crops.extend(transform.apply_image(&picture, None));
         let channels = classes.iter().map(|&class| class as i64).collect();
-        images.push(S2cImage { channels, transform, embedding: Some(encoder.embed(&picture)) });
+        images.push(S2cImage {
+            channels,
+            transform,
+            embedding: Some(pinned(encoder.embed(&picture).to_device(Device::Cpu), device)),
+        });
     }
     let batch = S2cBatch {
-        crops: Tensor::from_slice(&crops).view([n as i64, 3, side as i64, side as i64]),
-        labels: Tensor::from_slice(&labels).view([n as i64, CLASSES as i64]),
-        se_map: Some(se_map(n, side)),
+        crops: pinned(Tensor::from_slice(&crops).view([n as i64, 3, side as i64, side as i64]), device),
+        labels: pinned(Tensor::from_slice(&labels).view([n as i64, CLASSES as i64]), device),
+        se_map: Some(pinned(se_map(n, side), device)),
         images,
         dropout: None,
     };
-    Ok(Loaded { training: S2cTraining { classifier, sgd, decoder: Some(decoder), encoder: None, options }, batch })
+    let training = S2cTraining { classifier, sgd, decoder: Some(decoder), encoder: None, options };
+    Ok(Loaded { training, batch, device })
 }
 
 /// Value and gradient of L_SSC alone.
@@ -131,7 +169,8 @@ fn ssc_alone(asked: &Value) -> anyhow::Result<Value> {
     let grid = side as i64 / 16;
     let places = Tensor::arange(n as i64 * FEAT * grid * grid, (Kind::Double, Device::Cpu));
     let feat = ((places * 0.37).sin() + 1.1).to_kind(Kind::Float).view([n as i64, FEAT, grid, grid]);
-    let (feat, ids) = (feat.set_requires_grad(true), se_map(n, side));
+    let device = device(asked)?;
+    let (feat, ids) = (feat.to_device(device).set_requires_grad(true), se_map(n, side).to_device(device));
     fs::write("/proc/self/clear_refs", "5")?; // VmHWM starts again
     let before = memory("VmRSS")?;
     let (seconds, value) = timed(|| {
@@ -152,8 +191,13 @@ fn main() -> anyhow::Result<()> {
             Ok(json!({}))
         }
         "step" => {
-            let Loaded { training, batch } = loaded.as_mut().context("nothing is loaded")?;
-            let (seconds, losses) = timed(|| training.step(std::slice::from_ref(batch), LR))?;
+            let loaded = loaded.as_mut().context("nothing is loaded")?;
+            let (seconds, losses) = timed(|| {
+                let batch = loaded.sent();
+                let losses = loaded.training.step(&[batch], LR)?;
+                finished(loaded.device);
+                Ok(losses)
+            })?;
             Ok(json!({ "seconds": seconds, "cls": losses.cls, "ssc": losses.ssc, "cpm": losses.cpm }))
         }
         "ssc" => ssc_alone(asked),

@@ -2,11 +2,11 @@
 3), with the encoder where the authors' code has it: SAM encodes each augmented crop at every step.
 
 usage: reference.py, then one JSON object a line on stdin; each is answered by one JSON object a line on stdout:
-  {"do": "load", "start": PATH, "sam": PATH, "batch": 8, "side": 256}   -> {}
-      start: ResNet-50 (v1) and head.feat.weight, head.cam.weight; sam: MobileSAM; both .safetensors
+  {"do": "load", "start": PATH, "sam": PATH, "batch": 8, "side": 256, "device": "cpu"}   -> {}
+      start: ResNet-50 (v1) and head.feat.weight, head.cam.weight; sam: MobileSAM; both .safetensors; device: or cuda
   {"do": "step"}                                                        -> {"seconds", "cls", "ssc", "cpm"}
       all three losses with CPM's pseudo map, their gradients, and a step of SGD; the batch is a formula
-  {"do": "ssc", "batch": 8, "side": 256}                                -> {"seconds", "ssc", "grad_norm", "grown_mib"}
+  {"do": "ssc", "batch": 8, "side": 256, "device": "cpu"}               -> {"seconds", "ssc", "grad_norm", "grown_mib"}
       value and gradient of L_SSC alone, and how far memory rose above what was there (Linux alone)
 and what common.py knows of the protocol.
 """
@@ -106,7 +106,7 @@ def pseudo_map(classifier, sam, crops):
     cams = cams / (cams.amax((2, 3), keepdim=True) + 1e-5)
     labels = torch.zeros(b, height, width, dtype=torch.long)
     for i in range(b):
-        image = ((crops[i] * STD + MEAN) * 255)[None]
+        image = ((crops[i] * STD.to(crops.device) + MEAN.to(crops.device)) * 255)[None]
         image = F.interpolate(image, size=(1024, 1024), mode="bilinear", align_corners=True)
         embedding = sam.image_encoder(sam.preprocess(image.to(torch.uint8)))
         best = torch.full((height, width), -torch.inf)
@@ -137,22 +137,23 @@ def cpm(cam, present, labels):
 
 
 class Worker:
-    def load(self, start, sam, batch, side):
+    def load(self, start, sam, batch, side, device):
         import mobile_sam
+        torch.set_default_device(device)
         self.sam = mobile_sam.sam_model_registry["vit_t"]()
         self.sam.load_state_dict({k: v.float() for k, v in load_file(sam).items()}, strict=False)
-        self.sam.eval()  # after loading: TinyViT keeps its biases here
-        self.classifier = Classifier({k: v.float() for k, v in load_file(start).items()})
+        self.sam.to(device).eval()  # after loading: TinyViT keeps its biases here
+        self.classifier = Classifier({k: v.float() for k, v in load_file(start).items()}).to(device)
         trained = {k: v for k, v in self.classifier.named_parameters() if v.requires_grad}
         head = [v for k, v in trained.items() if not k.startswith("trunk")]
         trunk = [v for k, v in trained.items() if k.startswith("trunk")]
         groups = [{"params": trunk, "lr": LR}, {"params": head, "lr": LR * 10}]
         self.sgd = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
-        self.crops = torch.stack([(picture(i, side).float() / 255 - MEAN) / STD for i in range(batch)])
+        self.crops = torch.stack([(picture(i, side).float() / 255 - MEAN) / STD for i in range(batch)]).to(device)
         self.present = torch.zeros(batch, CLASSES)
         for i in range(batch):
             self.present[i, classes(i)] = 1
-        self.ids = se_map(batch, side)
+        self.ids = se_map(batch, side).to(device)
         return {}
 
     def step(self):
@@ -168,11 +169,12 @@ class Worker:
         seconds, terms = timed(run)
         return seconds | terms
 
-    def ssc(self, batch, side):
+    def ssc(self, batch, side, device):
+        torch.set_default_device(device)
         grid = side // 16
         places = torch.arange(batch * 256 * grid * grid, dtype=torch.float64)
         feat = ((places * 0.37).sin() + 1.1).float().view(batch, 256, grid, grid).requires_grad_()
-        ids = se_map(batch, side).contiguous()
+        ids = se_map(batch, side).contiguous().to(device)
         with open("/proc/self/clear_refs", "w") as clear:
             clear.write("5")  # VmHWM starts again
         before = memory("VmRSS")
