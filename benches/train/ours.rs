@@ -25,6 +25,7 @@ use s2c_pipe::model::sam::mask_decoder::MaskChoice;
 use s2c_pipe::model::sam::{SamDecoder, SamEncoder};
 use s2c_pipe::model::ssc::{SscOptions, ssc};
 use s2c_pipe::model::weights::Weights;
+use s2c_pipe::stage;
 use s2c_pipe::vision::Rgb;
 use s2c_pipe::vision::peaks::{FirstPeak, PeakRules};
 use serde_json::{Value, json};
@@ -63,7 +64,8 @@ impl Loaded {
 }
 
 fn device(asked: &Value) -> anyhow::Result<Device> {
-    Ok(if text(asked, "device")? == "cuda" { Device::Cuda(0) } else { Device::Cpu })
+    let device = if text(asked, "device")? == "cuda" { stage::Device::Cuda(0) } else { stage::Device::Cpu };
+    Ok(device.torch())
 }
 
 /// A GPU works on when asked for nothing: until it is done.

@@ -279,6 +279,16 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         table = self::table(&cache, &experiment)?; // marks what is built on what drifted
     }
     let repeats = repeats_of(&experiment, &table, None)?;
+    let folder = out.join(&experiment.pipeline.name);
+    let mut n_pictures = 0;
+    if report.failed.is_empty() {
+        tensorboard::write(&cache, &experiment, &events)?;
+        n_pictures = report::write(&cache, &experiment, &table, &folder)?;
+        if !repeats.is_empty() {
+            report::put(&folder.join("repeats.csv"), repeats::csv(&repeats).as_bytes())?;
+        }
+    }
+    // Last: where nobody reads it the program ends here.
     print!("{}", shown(cli, &table, &repeats)?);
     if !report.blocked.is_empty() {
         let named = report.blocked.iter().take(N_BLOCKED).cloned().collect::<Vec<_>>().join(", ");
@@ -289,12 +299,6 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some((label, error)) = report.failed.first() {
         let message = format!("{} units failed, the first: {label}", report.failed.len());
         return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
-    }
-    tensorboard::write(&cache, &experiment, &events)?;
-    let folder = out.join(&experiment.pipeline.name);
-    let n_pictures = report::write(&cache, &experiment, &table, &folder)?;
-    if !repeats.is_empty() {
-        report::put(&folder.join("repeats.csv"), repeats::csv(&repeats).as_bytes())?;
     }
     if !cli.quiet {
         eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());

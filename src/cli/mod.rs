@@ -56,10 +56,12 @@ const INTERRUPTED: u8 = 130;
 
 /// The program.
 pub fn main() -> ExitCode {
-    end_with_the_reader();
     #[cfg(feature = "torch")]
     crate::model::memory::keep_freed();
     let cli = Cli::parse();
+    if !matches!(&cli.command, Command::Cache { action: CacheAction::Push { .. } | CacheAction::Pull { .. } }) {
+        end_with_the_reader();
+    }
     let code = match dispatch(&cli) {
         Ok(code) => code,
         Err(error) => {
@@ -80,7 +82,7 @@ pub fn main() -> ExitCode {
 }
 
 /// As other programs do: `s2c-pipe results .. | head` ends when `head` has read enough. (Rust would have printing panic;
-/// what a run has done is in the cache.)
+/// what a run has done is in the cache.) Not where there are sockets, which fail alike when the far side closes them.
 fn end_with_the_reader() {
     #[expect(unsafe_code, reason = "the standard library has no stable way")]
     // SAFETY: sets what a signal does, before there is another thread.

@@ -126,8 +126,9 @@ impl Sgd {
                 }
                 let [value, momentum, grad] = [&*value, &*momentum, &grad.contiguous()].map(|x| x.view([-1]));
                 let n = value.size()[0];
-                for at in (0..n).step_by(PIECE as usize) {
-                    let part = |x: &Tensor| x.narrow(0, at, PIECE.min(n - at));
+                let piece = if value.device().is_cuda() { n } else { PIECE };
+                for at in (0..n).step_by(piece.max(1) as usize) {
+                    let part = |x: &Tensor| x.narrow(0, at, piece.min(n - at));
                     let (mut value, mut momentum) = (part(&value), part(&momentum));
                     // In place, but in products and sums of their own: fused ones would round otherwise.
                     let _ = momentum.g_mul_scalar_(self.momentum);

@@ -2,6 +2,7 @@
 //! happen to end. On a CPU these are libtorch's.
 
 use std::ffi::c_void;
+use std::sync::Once;
 
 use tch::{Kind, Reduction, Tensor};
 
@@ -18,14 +19,16 @@ unsafe extern "C" {
     fn set_deterministic_cudnn(context: *mut c_void, is_wanted: bool);
 }
 
-/// Has cuDNN take none but convolutions that repeat themselves.
+/// Has none but convolutions that repeat themselves: cuDNN's, or for dilated ones in f32 libtorch's own. Call it before
+/// anything computes.
 pub fn repeat_convolutions() {
+    static ONCE: Once = Once::new();
     // SAFETY: both are exported by the libtorch that the crate is built for; the context lives as long as the program,
-    // and the call sets one flag of it.
+    // and the call sets one flag of it, once.
     #[expect(unsafe_code, reason = "see above")]
-    unsafe {
+    ONCE.call_once(|| unsafe {
         set_deterministic_cudnn(global_context(), true);
-    }
+    });
 }
 
 /// Bilinear interpolation; without `align_corners` a pixel is an area, with it a point.

@@ -43,7 +43,8 @@ impl Default for SscOptions {
 /// - `se_map`: `(B, H, W)` int64, 0 = no segment
 /// - returns the mean over pixels that lie in a segment; `None` when there are none
 pub fn ssc(feat: &Tensor, se_map: &Tensor, options: &SscOptions) -> Option<Tensor> {
-    let together = feat.device().is_cuda();
+    // With the prototypes of all images memory would grow with the square of their number.
+    let together = feat.device().is_cuda() && !options.global_prototypes;
     loss(feat, se_map, options, together)
 }
 

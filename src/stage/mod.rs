@@ -104,7 +104,7 @@ impl fmt::Display for Device {
 
 #[cfg(feature = "torch")]
 impl Device {
-    /// The one place where a libtorch device is chosen.
+    /// The one place where a libtorch device is chosen, and a GPU told to repeat itself.
     pub fn torch(self) -> tch::Device {
         match self {
             Self::Cpu => tch::Device::Cpu,

@@ -10,6 +10,8 @@ use s2c_pipe::model::weights::Weights;
 use s2c_pipe::vision::peaks::{FirstPeak, PeakRules, find_peaks};
 use tch::{Device, Kind, Tensor};
 
+use crate::device::{back, device, there};
+
 fn golden() -> Weights {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cpm/golden.safetensors");
     Weights::parse(std::fs::read(path).unwrap()).unwrap()
@@ -20,7 +22,7 @@ fn wave(shape: &[i64], step: f64) -> Tensor {
 }
 
 fn worst(a: &Tensor, b: &Tensor) -> f64 {
-    f64::try_from((a - b).abs().max()).unwrap()
+    f64::try_from((back(a) - back(b)).abs().max()).unwrap()
 }
 
 /// Every value of a switch has to change some result, all others being equal. `names`: a case's switches and its result.
@@ -83,19 +85,19 @@ fn answers() -> Vec<Answer> {
     let answer = |(channel, (cy, cx, slope)): (usize, (f64, f64, f64))| {
         let far = ((&y - cy).square() + (&x - cx).square()).sqrt();
         let parts: Vec<Tensor> = (0..3).map(|part| ((30 + 15 * part) - &far) * slope + &rough).collect();
-        Answer { channel: channel as i64, low_res: Tensor::stack(&parts, 0), iou: iou[channel].to_vec() }
+        Answer { channel: channel as i64, low_res: there(&Tensor::stack(&parts, 0)), iou: iou[channel].to_vec() }
     };
     classes.into_iter().enumerate().map(answer).collect()
 }
 
 fn cams() -> Tensor {
-    Tensor::from_slice(&[0.50f32, 0.45, 0.48]).view([3, 1, 1]) + wave(&[3, SIDE, SIDE], 0.013) * 0.02
+    there(&(Tensor::from_slice(&[0.50f32, 0.45, 0.48]).view([3, 1, 1]) + wave(&[3, SIDE, SIDE], 0.013) * 0.02))
 }
 
 /// Every `step`th label: those of the script, but for one whose pixel lies where rounding decides.
 #[track_caller]
 fn assert_labels(golden: &Weights, name: &str, map: &Tensor, step: i64) -> Vec<i64> {
-    let found = Vec::<i64>::try_from(map.view([-1]).slice(0, None, None, step)).unwrap();
+    let found = Vec::<i64>::try_from(back(map).view([-1]).slice(0, None, None, step)).unwrap();
     let expected = Vec::<u8>::try_from(golden.raw(name).unwrap()).unwrap();
     let n_differ = found.iter().zip(&expected).filter(|(a, b)| **a != i64::from(**b)).count();
     assert!(found.len() == expected.len() && n_differ <= 1, "{name}: {n_differ} of {} pixels differ", found.len());
@@ -111,7 +113,7 @@ fn maps_are_those_of_the_script() {
     assert!(worst(&cams.slice(1, None, None, 8).slice(2, None, None, 8), &golden.raw("map.cams").unwrap()) < 1e-6);
 
     let view = View::Alone { side: SIDE as usize };
-    let padded = Tensor::arange(SIDE, (Kind::Int64, Device::Cpu)).ge(50).view([1, SIDE]).expand([SIDE, SIDE], false);
+    let padded = Tensor::arange(SIDE, (Kind::Int64, device())).ge(50).view([1, SIDE]).expand([SIDE, SIDE], false);
     let mut cases = BTreeMap::new();
     for (pick, pick_name) in [(MaskPick::Index(2), "2"), (MaskPick::Index(0), "0"), (MaskPick::BestIou, "best_iou")] {
         for (alpha_sam, sam_name) in [
@@ -144,7 +146,7 @@ fn maps_are_those_of_the_script() {
 fn masks_come_into_a_window_as_in_the_script() {
     let (golden, side) = (golden(), SIDE as usize);
     let transform = Transform { image: (60, 90), resized: (110, 165), flip: true, crop: side, offset: (-10, 30) };
-    let padding = Tensor::from_slice(&transform.padding()).view([SIDE, SIDE]);
+    let padding = there(&Tensor::from_slice(&transform.padding()).view([SIDE, SIDE]));
     let label = |two_paths| {
         let pick = MaskPick::Index(2);
         let options = MapOptions { pick, two_paths, alpha_sam: SamCertainty::Logit, alpha_cam_mean: true };
@@ -159,7 +161,7 @@ fn masks_come_into_a_window_as_in_the_script() {
 #[test]
 fn the_encoder_sees_of_a_crop_what_it_does_in_the_script() {
     let golden = golden();
-    let frame = window_frame(&golden.raw("frame.crop").unwrap());
+    let frame = back(&window_frame(&there(&golden.raw("frame.crop").unwrap())));
     assert_eq!((frame.size(), frame.kind()), (vec![3, 1024, 1024], Kind::Uint8));
     let found = frame.slice(1, None, None, 11).slice(2, None, None, 11).to_kind(Kind::Float);
     let off = found - golden.raw("frame").unwrap().to_kind(Kind::Float);
@@ -171,10 +173,10 @@ fn the_encoder_sees_of_a_crop_what_it_does_in_the_script() {
 #[test]
 fn the_loss_and_its_gradient_are_those_of_the_script() {
     let golden = golden();
-    let labels = Tensor::from_slice(&[1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0]).view([2, 3]);
-    let pseudo = golden.raw("loss.pseudo").unwrap();
+    let labels = there(&Tensor::from_slice(&[1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0]).view([2, 3]));
+    let pseudo = there(&golden.raw("loss.pseudo").unwrap());
     let losses = [(AbsentClass::Zero, "zero"), (AbsentClass::Out, "neg_inf")].map(|(absent, name)| {
-        let cam = (wave(&[2, 3, 6, 5], 0.9) * 3.0).set_requires_grad(true);
+        let cam = there(&(wave(&[2, 3, 6, 5], 0.9) * 3.0)).set_requires_grad(true);
         let loss = cpm(&cam, &labels, &pseudo, absent).unwrap();
         loss.backward();
         let of = |part: &str| golden.raw(&format!("loss.{name}.{part}")).unwrap();
@@ -194,17 +196,16 @@ fn the_encoders_frame_and_the_way_back_agree() {
         let distance = |i: i64| (((i / side - cy).pow(2) + (i % side - cx).pow(2)) as f64).sqrt() - 15.3;
         let pixels: Vec<f32> =
             (0..3 * side * side).map(|i| if distance(i % (side * side)) < 0.0 { 1.0 } else { -1.0 }).collect();
-        let frame = window_frame(&Tensor::from_slice(&pixels).view([3, side, side])).to_kind(Kind::Float);
+        let frame = window_frame(&there(&Tensor::from_slice(&pixels).view([3, side, side]))).to_kind(Kind::Float);
         // A perfect SAM: positive where the first channel is bright.
         let logits = frame.get(0) - (frame.get(0).max() + frame.get(0).min()) / 2.0;
         let low_res = logits.view([1, 256, 4, 256, 4]).mean_dim([2i64, 4].as_slice(), false, Kind::Float);
         let answers = [Answer { channel: 0, low_res, iou: vec![1.0] }];
-        let (view, cam) =
-            (View::Alone { side: side as usize }, Tensor::ones([1, side, side], (Kind::Float, Device::Cpu)));
+        let (view, cam) = (View::Alone { side: side as usize }, Tensor::ones([1, side, side], (Kind::Float, device())));
         for two_paths in [false, true] {
             let pick = MaskPick::Index(0);
             let options = MapOptions { pick, two_paths, alpha_sam: SamCertainty::One, alpha_cam_mean: true };
-            let padding = Tensor::zeros([side, side], (Kind::Bool, Device::Cpu));
+            let padding = Tensor::zeros([side, side], (Kind::Bool, device()));
             let map = Vec::<i64>::try_from(label_map(&cam, &answers, &view, &padding, &options).view([-1])).unwrap();
             let wrong = |(i, &label): (usize, &i64)| {
                 let distance = distance(i as i64);

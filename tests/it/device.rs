@@ -10,9 +10,11 @@ pub(crate) fn device() -> Device {
 pub(crate) fn stage_device() -> s2c_pipe::stage::Device {
     use s2c_pipe::stage::Device::{Cpu, Cuda};
     let named = std::env::var("S2C_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
-    match named.strip_prefix("cuda") {
-        None => Cpu,
-        Some(index) => Cuda(index.trim_start_matches(':').parse().unwrap_or(0)),
+    match (&*named, named.strip_prefix("cuda:").and_then(|index| index.parse().ok())) {
+        ("cpu", _) => Cpu,
+        ("cuda", _) => Cuda(0),
+        (_, Some(index)) => Cuda(index),
+        _ => panic!("S2C_TEST_DEVICE={named}: there are cpu, cuda and cuda:N"),
     }
 }
 

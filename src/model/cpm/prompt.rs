@@ -100,10 +100,13 @@ pub(super) fn shape(mut plane: Vec<f32>, view: &View, padding: &[bool], options:
     }
 }
 
+/// Prompts of up to so many points share a call on a GPU.
+const FEW_POINTS: usize = 8;
+
 /// SAM's answers, in the order of the prompts.
 ///
-/// On a GPU they share a call, the shorter ones with gaps; on a CPU, where a gap costs as much as a point, only prompts
-/// of equally many points do.
+/// On a GPU prompts of about as many points share a call, the shorter ones with gaps; on a CPU, where a gap costs as much
+/// as a point, only those of equally many.
 ///
 /// - `embeddings`: of each image, `(1, 256, 64, 64)`
 pub(super) fn decode(
@@ -115,7 +118,8 @@ pub(super) fn decode(
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (at, prompt) in prompts.iter().enumerate() {
         let n_points = prompt.shape.points().len();
-        groups.entry(if decoder.is_on_gpu() { 0 } else { n_points }).or_default().push(at);
+        let longest = if decoder.is_on_gpu() { n_points.next_power_of_two().max(FEW_POINTS) } else { n_points };
+        groups.entry(longest).or_default().push(at);
     }
     let mut answers: BTreeMap<usize, Answer> = BTreeMap::new();
     for members in groups.into_values() {
