@@ -1,5 +1,4 @@
 //! `run --audit`.
-#![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
 use std::process::ExitCode;
 use std::sync::Arc;

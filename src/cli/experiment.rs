@@ -1,5 +1,5 @@
 //! Commands that work on a pipeline file: run, plan, why, results, graph.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
+#![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::process::ExitCode;
@@ -288,7 +288,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
             report::put(&folder.join("repeats.csv"), repeats::csv(&repeats).as_bytes())?;
         }
     }
-    // Last: where nobody reads it the program ends here.
+    super::end_with_the_reader(); // all is written
     print!("{}", shown(cli, &table, &repeats)?);
     if !report.blocked.is_empty() {
         let named = report.blocked.iter().take(N_BLOCKED).cloned().collect::<Vec<_>>().join(", ");

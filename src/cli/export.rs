@@ -1,5 +1,4 @@
 //! Results copied out of the cache, for other programs.
-#![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
 use std::fs;
 

@@ -1,5 +1,14 @@
 //! The command line: the only place that prints, reads the environment and the clock, and that knows clap.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
+#![expect(clippy::print_stdout, reason = "this is where printing happens")]
+
+/// In place of the standard one, which panics: a run goes on when nobody reads any more what it says, as behind `| tee`
+/// when Ctrl-C has ended `tee` first.
+macro_rules! eprintln {
+    ($($said:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($said)*);
+    }};
+}
 
 mod args;
 #[cfg(feature = "torch")]
@@ -59,7 +68,7 @@ pub fn main() -> ExitCode {
     #[cfg(feature = "torch")]
     crate::model::memory::keep_freed();
     let cli = Cli::parse();
-    if !matches!(&cli.command, Command::Cache { action: CacheAction::Push { .. } | CacheAction::Pull { .. } }) {
+    if !outlives_its_reader(&cli.command) {
         end_with_the_reader();
     }
     let code = match dispatch(&cli) {
@@ -81,8 +90,17 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// As other programs do: `s2c-pipe results .. | head` ends when `head` has read enough. (Rust would have printing panic;
-/// what a run has done is in the cache.) Not where there are sockets, which fail alike when the far side closes them.
+/// What works, and what has sockets, which fail alike when the far side closes them.
+fn outlives_its_reader(command: &Command) -> bool {
+    match command {
+        Command::Cache { action: CacheAction::Push { .. } | CacheAction::Pull { .. } } => true,
+        #[cfg(feature = "torch")]
+        Command::Run(_) => true,
+        _ => false,
+    }
+}
+
+/// As other programs do: `s2c-pipe results .. | head` ends when `head` has read enough. (Rust would have printing panic.)
 fn end_with_the_reader() {
     #[expect(unsafe_code, reason = "the standard library has no stable way")]
     // SAFETY: sets what a signal does, before there is another thread.

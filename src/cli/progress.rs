@@ -1,5 +1,4 @@
 //! Progress: a line that moves on a terminal, plain lines now and then elsewhere.
-#![expect(clippy::print_stderr, reason = "this is where progress is printed")]
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -1,5 +1,4 @@
 //! What a run leaves in the history.
-#![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! TensorBoard's event files, made from the cache: a folder for each variant.
-#![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
 use std::fs;
 use std::io::Write;

@@ -704,6 +704,19 @@ fn a_disk_that_takes_no_more_loses_nothing() {
     assert_eq!(digests(dir.path()), digests(undisturbed.path()));
 }
 
+/// As behind `2>&1 | tee` when `tee` has ended.
+#[test]
+fn a_run_goes_on_when_nobody_reads_what_it_says() {
+    let dir = finished_copy();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut run = program(dir.path());
+    run.args(["run", "tiny.toml", "--set", "cpm.tau=0.3"]).stdout(writer.try_clone().unwrap()).stderr(writer);
+    assert!(!run.status().unwrap().success()); // there was a table to print
+    let said = succeeds(dir.path(), &["run", "tiny.toml", "--set", "cpm.tau=0.3"]);
+    assert!(said.contains("0 units executed"), "{said}");
+}
+
 /// As with `s2c-pipe schema | head`.
 #[test]
 fn a_reader_that_has_enough_ends_it_quietly() {
