@@ -94,7 +94,7 @@ fn vit_and_all_prompts_agree_with_the_reference() {
             points: of("coords").ok().zip(of("labels").ok()),
             boxes: of("boxes").ok(),
             masks: name.starts_with("mask").then(mask_prompt),
-            has_gaps: false,
+            is_gap: None,
         };
         let (low_res, iou) = (of("low_res").unwrap(), of("iou").unwrap());
         let choice = if iou.size()[1] == 3 { MaskChoice::Multimask } else { MaskChoice::Single };

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::view::{Pointing, View};
 use crate::model::sam::SamDecoder;
 use crate::model::sam::mask_decoder::MaskChoice;
-use crate::model::sam::prompt_encoder::{GAP, Prompts};
+use crate::model::sam::prompt_encoder::Prompts;
 use crate::vision::peaks::{PeakRules, find_peaks};
 
 /// What SAM is prompted with.
@@ -50,12 +50,6 @@ pub(super) enum Shape {
     Box([f32; 4]),
     /// `(256, 256)` logits
     Mask(Tensor),
-}
-
-impl Shape {
-    fn points(&self) -> &[[f32; 2]] {
-        if let Self::Points(points) = self { points } else { &[] }
-    }
 }
 
 /// What SAM answers to a prompt.
@@ -117,7 +111,7 @@ pub(super) fn decode(
 ) -> anyhow::Result<Vec<Answer>> {
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (at, prompt) in prompts.iter().enumerate() {
-        let n_points = prompt.shape.points().len();
+        let n_points = if let Shape::Points(points) = &prompt.shape { points.len() } else { 0 };
         let longest = if decoder.is_on_gpu() { n_points.next_power_of_two().max(FEW_POINTS) } else { n_points };
         groups.entry(longest).or_default().push(at);
     }
@@ -147,25 +141,28 @@ fn together<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Prompts {
         }
     }
     let longest = points.iter().map(|of_one| of_one.len()).max().unwrap_or(0);
+    let filled = |of_one: &[[f32; 2]]| {
+        let mut places = of_one.to_vec();
+        places.resize(longest, [0.0; 2]);
+        Tensor::from_slice2(&places)
+    };
+    let is_gap = |of_one: &[[f32; 2]]| Tensor::from_slice(&Vec::from_iter((0..longest).map(|i| i >= of_one.len())));
     let has_gaps = points.iter().any(|of_one| of_one.len() < longest);
-    let mut labels = vec![GAP; points.len() * longest];
-    let mut places = vec![[0.0; 2]; labels.len()];
-    for (i, of_one) in points.iter().enumerate() {
-        places[i * longest..][..of_one.len()].copy_from_slice(of_one);
-        labels[i * longest..][..of_one.len()].fill(1);
-    }
-    let size = [points.len() as i64, longest as i64];
-    let points = (!points.is_empty()).then(|| {
-        (Tensor::from_slice(places.as_flattened()).view([size[0], size[1], 2]), Tensor::from_slice(&labels).view(size))
-    });
     let stack = |parts: Vec<Tensor>| (!parts.is_empty()).then(|| Tensor::stack(&parts, 0));
-    Prompts { points, boxes: stack(boxes), masks: stack(masks), has_gaps }
+    let places = stack(points.iter().map(|of_one| filled(of_one)).collect());
+    Prompts {
+        points: places.map(|places| {
+            let labels = Tensor::ones(&places.size()[..2], (Kind::Int64, Device::Cpu));
+            (places, labels)
+        }),
+        is_gap: if has_gaps { stack(points.iter().map(|of_one| is_gap(of_one)).collect()) } else { None },
+        boxes: stack(boxes),
+        masks: stack(masks),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
-
     use super::*;
     use crate::model::Compute;
     use crate::model::weights::Weights;

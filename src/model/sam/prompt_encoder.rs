@@ -42,7 +42,7 @@ impl PromptEncoder {
     /// Tokens of prompts: points, then the two corners of a box. Points without a box get a pad point.
     ///
     /// - `points`: `(N, P, 2)` x, y in pixels of the 1024 frame
-    /// - `labels`: `(N, P)` int64: 1 object, 0 background, -1 not a point, [`GAP`]
+    /// - `labels`: `(N, P)` int64: 1 object, 0 background, -1 not a point
     /// - `boxes`: `(N, 4)` x0, y0, x1, y1
     /// - returns `(N, T, 256)` f32, `T` = 0 without points and boxes
     pub fn sparse(&self, prompts: &Prompts) -> Tensor {
@@ -68,15 +68,15 @@ impl PromptEncoder {
         }
         let (places, labels) = (Tensor::cat(&places, 1) + 0.5, Tensor::cat(&labels, 1));
         let is_point = labels.ge(0).unsqueeze(-1).to_kind(Kind::Float);
-        let label = Tensor::embedding(&self.labels, &(labels + 1).clamp_min(0), -1, false, false);
+        let label = Tensor::embedding(&self.labels, &(labels + 1), -1, false, false);
         self.encode(&(places / IMAGE_SIZE as f64)) * is_point + label
     }
 
     /// Which of [`Self::sparse`]'s tokens are none, `(N, T)` bool, where `prompts` has gaps.
     pub fn is_gap(&self, prompts: &Prompts) -> Option<Tensor> {
-        let (_, labels) = prompts.points.as_ref().filter(|_| prompts.has_gaps)?;
         let more = if prompts.boxes.is_some() { 2 } else { 1 };
-        Some(upload(&labels.eq(GAP).constant_pad_nd([0, more]), self.gaussian.device()))
+        let is_gap = prompts.is_gap.as_ref()?.constant_pad_nd([0, more]);
+        Some(upload(&is_gap, self.gaussian.device()))
     }
 
     /// What is added to every position of an embedding: `(1, 1, 256)`, or with masks `(N, 4096, 256)`. f32.
@@ -107,18 +107,15 @@ impl PromptEncoder {
     }
 }
 
-/// The label of what only fills up: to the decoder there is no such point. (What SAM's own code fills up with, -1, it
-/// attends to: four of these turn a mask into another one.)
-pub const GAP: i64 = -2;
-
 /// What to segment, for N prompts at once; any of the parts, together.
 #[derive(Debug, Default)]
 pub struct Prompts {
     /// `(N, P, 2)` x, y in pixels of the 1024 frame, and `(N, P)` labels: 1 object, 0 background, -1 not a point
-    /// (padding), [`GAP`].
+    /// (padding).
     pub points: Option<(Tensor, Tensor)>,
-    /// Whether a label is [`GAP`].
-    pub has_gaps: bool,
+    /// `(N, P)` bool: points that only fill up, which to the decoder are none. (The padding of SAM's own code it attends
+    /// to: four of these turn a mask into another one.)
+    pub is_gap: Option<Tensor>,
     /// `(N, 4)` x0, y0, x1, y1 in pixels of the 1024 frame.
     pub boxes: Option<Tensor>,
     /// `(N, 1, 256, 256)` low-resolution logits.
@@ -148,7 +145,7 @@ impl Prompts {
             points: self.points.as_ref().map(|(points, labels)| (part(points), part(labels))),
             boxes: self.boxes.as_ref().map(part),
             masks: self.masks.as_ref().map(part),
-            has_gaps: self.has_gaps,
+            is_gap: self.is_gap.as_ref().map(part),
         }
     }
 
