@@ -122,16 +122,16 @@ struct Window<'a> {
 /// The map of each window, 0 or channel + 1, and the padding of all, `(B, H, W)` bool. Windows, at least one, have one
 /// size.
 fn maps(decoder: &SamDecoder, windows: &[Window<'_>], options: &SamOptions) -> anyhow::Result<(Vec<Tensor>, Tensor)> {
-    let planes = windows.iter().flat_map(|window| window.channels.iter().map(|&channel| window.cam.get(channel)));
-    let planes = read_planes(&planes.collect::<Vec<_>>())?;
-    let of_classes = windows.iter().enumerate().flat_map(|(image, Window { channels, view, padding, .. })| {
-        channels.iter().map(move |&channel| (image, channel, *view, &padding[..]))
-    });
-    let of_classes: Vec<_> = of_classes.zip(planes).collect();
-    let prompt = |((image, channel, view, padding), plane): ((_, _, View, &[bool]), _)| {
-        Some(Prompt { image, channel, shape: shape(plane, &view, padding, &options.prompt)? })
+    let images = windows.iter().enumerate();
+    let classes = images.flat_map(|(image, window)| window.channels.iter().map(move |&channel| (image, channel)));
+    let classes: Vec<(usize, i64)> = classes.collect();
+    let planes: Vec<Tensor> = classes.iter().map(|&(image, channel)| windows[image].cam.get(channel)).collect();
+    let frames: Vec<(View, &[bool])> = windows.iter().map(|window| (window.view, &window.padding[..])).collect();
+    let prompt = |((image, channel), plane): ((usize, i64), Vec<f32>)| {
+        let (view, padding) = &frames[image];
+        Some(Prompt { image, channel, shape: shape(plane, view, padding, &options.prompt)? })
     };
-    let prompts: Vec<Prompt> = of_classes.into_par_iter().filter_map(prompt).collect();
+    let prompts: Vec<Prompt> = classes.into_par_iter().zip(read_planes(&planes)?).filter_map(prompt).collect();
     let embeddings: Vec<&Tensor> = windows.iter().map(|window| window.embedding).collect();
     let answers = decode(decoder, &embeddings, &prompts, options.prompt.masks)?;
     let mut answers_of: Vec<Vec<Answer>> = windows.iter().map(|_| Vec::new()).collect();

@@ -95,7 +95,7 @@ fn segment_crop(
     let labels = Tensor::ones([points.size()[0], 1], (Kind::Int64, decoder.device));
     let prompts = Prompts::of_points(points, labels);
     let source = decoder.source(embedding, None);
-    let masks = match decoder.device.is_cuda() {
+    let masks = match decoder.is_on_gpu() {
         true => masks_on_device(decoder, &source, &prompts, &upsampler, options)?,
         false => masks(decoder, &source, &prompts, &upsampler, options)?,
     };
