@@ -44,25 +44,6 @@ struct Loaded {
     device: Device,
 }
 
-impl Loaded {
-    /// A copy, sent to the device as training does.
-    fn sent(&self) -> S2cBatch {
-        let Self { batch: S2cBatch { crops, labels, se_map, images, .. }, device, .. } = self;
-        let image = |S2cImage { channels, transform, embedding }: &S2cImage| {
-            let embedding = embedding.as_ref().map(Tensor::shallow_clone);
-            S2cImage { channels: channels.clone(), transform: *transform, embedding }
-        };
-        let copy = S2cBatch {
-            crops: crops.shallow_clone(),
-            labels: labels.shallow_clone(),
-            se_map: se_map.as_ref().map(Tensor::shallow_clone),
-            images: images.iter().map(image).collect(),
-            dropout: None,
-        };
-        copy.to_device(*device)
-    }
-}
-
 fn device(asked: &Value) -> anyhow::Result<Device> {
     let device = if text(asked, "device")? == "cuda" { stage::Device::Cuda(0) } else { stage::Device::Cpu };
     Ok(device.torch())
@@ -193,11 +174,10 @@ fn main() -> anyhow::Result<()> {
             Ok(json!({}))
         }
         "step" => {
-            let loaded = loaded.as_mut().context("nothing is loaded")?;
+            let Loaded { training, batch, device } = loaded.as_mut().context("nothing is loaded")?;
             let (seconds, losses) = timed(|| {
-                let batch = loaded.sent();
-                let losses = loaded.training.step(&[batch], LR)?;
-                finished(loaded.device);
+                let losses = training.step(&[batch.to_device(*device)], LR)?;
+                finished(*device);
                 Ok(losses)
             })?;
             Ok(json!({ "seconds": seconds, "cls": losses.cls, "ssc": losses.ssc, "cpm": losses.cpm }))

@@ -59,12 +59,20 @@ pub struct S2cImage {
 
 impl S2cBatch {
     /// Its tensors should be [`super::memory::pinned`].
-    pub fn to_device(mut self, device: tch::Device) -> Self {
-        for image in &mut self.images {
-            image.embedding = image.embedding.take().map(|x| send(&x, device));
+    pub fn to_device(&self, device: tch::Device) -> Self {
+        let there = |x: &Tensor| send(x, device);
+        let image = |S2cImage { channels, transform, embedding }: &S2cImage| S2cImage {
+            channels: channels.clone(),
+            transform: *transform,
+            embedding: embedding.as_ref().map(there),
+        };
+        Self {
+            crops: there(&self.crops),
+            labels: there(&self.labels),
+            se_map: self.se_map.as_ref().map(there),
+            images: self.images.iter().map(image).collect(),
+            dropout: self.dropout.as_ref().map(|Dropout { masks }| Dropout { masks: masks.each_ref().map(there) }),
         }
-        let [crops, labels] = [&self.crops, &self.labels].map(|x| send(x, device));
-        Self { crops, labels, se_map: self.se_map.map(|x| send(&x, device)), ..self }
     }
 
     /// Pixels that CPM teaches.
