@@ -98,6 +98,7 @@ def peaks(cam):
 def pseudo_map(classifier, sam, crops):
     """Section 3.3: peaks of the multi-scale CAM prompt SAM, and its masks compete: 0 background, class + 1."""
     b, _, height, width = crops.shape
+    mean, std = MEAN.to(crops.device), STD.to(crops.device)
     cams = 0
     for scale in (0.5, 1.0, 1.5, 2.0):
         size = (round(height * scale), round(width * scale))
@@ -106,7 +107,7 @@ def pseudo_map(classifier, sam, crops):
     cams = cams / (cams.amax((2, 3), keepdim=True) + 1e-5)
     labels = torch.zeros(b, height, width, dtype=torch.long)
     for i in range(b):
-        image = ((crops[i] * STD.to(crops.device) + MEAN.to(crops.device)) * 255)[None]
+        image = ((crops[i] * std + mean) * 255)[None]
         image = F.interpolate(image, size=(1024, 1024), mode="bilinear", align_corners=True)
         embedding = sam.image_encoder(sam.preprocess(image.to(torch.uint8)))
         best = torch.full((height, width), -torch.inf)
