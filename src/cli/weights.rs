@@ -125,8 +125,9 @@ pub(super) fn fields(spec: &Spec) -> Vec<Field<'_>> {
         ("pseudo_label.psa.weights", psa.weights.as_ref(), of(psa.backbone), refines(Refinement::Psa)),
         ("pseudo_label.irn.weights", irn.weights.as_ref(), of(irn.backbone), refines(Refinement::Irn)),
     ];
-    let set = all.into_iter().filter_map(|(name, path, backbone, is_read)| Some((name, path?, backbone, is_read)));
-    set.map(|(name, path, backbone, is_read)| Field { name, path, backbone, is_read }).collect()
+    all.into_iter()
+        .filter_map(|(name, path, backbone, is_read)| Some(Field { name, path: path?, backbone, is_read }))
+        .collect()
 }
 
 /// Every file of weights is one that its field can use, before any work starts.

@@ -119,11 +119,8 @@ impl Sgd {
             return;
         }
         tch::no_grad(|| {
-            for Trained { value, lr_mult, momentum } in self.tensors.values_mut() {
-                let grad = value.grad();
-                if !grad.defined() {
-                    continue;
-                }
+            let with_grads = self.tensors.values_mut().zip(&grads).filter(|(_, grad)| grad.defined());
+            for (Trained { value, lr_mult, momentum }, grad) in with_grads {
                 let [value, momentum, grad] = [&*value, &*momentum, &grad.contiguous()].map(|x| x.view([-1]));
                 let n = value.size()[0];
                 let piece = if value.device().is_cuda() { n } else { PIECE };
