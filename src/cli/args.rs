@@ -152,7 +152,8 @@ fn share_of(text: &str) -> Result<f64, String> {
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) pipeline: PipelineArgs,
-    /// Where to compute: cpu, cuda or cuda:N; of several, as cuda:0,cuda:1, each trains something else
+    /// Where to compute: cpu, cuda or cuda:N; of several, as cuda:0,cuda:1, each trains something else, and one named
+    /// k times trains k things
     #[arg(long, default_value = "cpu", value_name = "DEVICES")]
     pub(super) device: String,
     /// Units of stages that use one core each that run at once [default: the number of cores]

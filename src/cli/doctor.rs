@@ -29,23 +29,13 @@ pub(super) fn parse_device(device: &str) -> anyhow::Result<Device> {
     Ok(Device::Cuda(index))
 }
 
-/// Several, with commas between.
+/// Several, with commas between; a GPU may stand there more than once.
 pub(super) fn parse_devices(devices: &str) -> anyhow::Result<Vec<Device>> {
-    let mut found = Vec::new();
-    for name in devices.split(',') {
-        let device = parse_device(name.trim())?;
-        if found.contains(&device) {
-            return Err(Hinted::error(
-                format!("`--device {devices}` names a device twice"),
-                "a device takes one training at a time; name each once, as cuda:0,cuda:1",
-            ));
-        }
-        found.push(device);
-    }
+    let found = devices.split(',').map(|name| parse_device(name.trim())).collect::<anyhow::Result<Vec<_>>>()?;
     if found.len() > 1 && found.contains(&Device::Cpu) {
         return Err(Hinted::error(
-            format!("`--device {devices}` has the CPU beside others, which round otherwise"),
-            "train on GPUs, as cuda:0,cuda:1, or on the CPU",
+            format!("`--device {devices}` names the CPU and more"),
+            "the CPU computes alone: its units use all cores, and GPUs round otherwise",
         ));
     }
     Ok(found)

@@ -315,47 +315,56 @@ impl Stage for Holds {
 
     fn run(&mut self, _: &UnitInput<'_>) -> anyhow::Result<Vec<Output>> {
         let held = || HELD.lock().unwrap();
-        {
-            let mut held = held();
-            anyhow::ensure!(!held.contains(&self.device), "two at once");
-            held.push(self.device);
-        }
-        // Until another device is held as well.
+        held().push(self.device);
+        // Until another is held as well.
         let started = Instant::now();
         while held().len() < 2 && started.elapsed() < Duration::from_millis(200) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let beside = held().len();
+        let (beside, of_it) = {
+            let held = held();
+            (held.len(), held.iter().filter(|device| **device == self.device).count())
+        };
         std::thread::sleep(Duration::from_millis(20));
-        held().retain(|device| *device != self.device);
-        Ok(vec![Output::new("out", format!("{:?} {beside}", self.device).into_bytes())])
+        let mut held = held();
+        let own = held.iter().position(|device| *device == self.device).unwrap();
+        held.remove(own);
+        Ok(vec![Output::new("out", format!("{:?} {of_it} of {beside}", self.device).into_bytes())])
     }
 }
 
+/// As many units at a time as it is named.
 #[test]
 fn each_device_takes_one_unit_at_a_time_beside_the_others() {
-    let workspace = Workspace::new();
-    let mut graph = Graph::default();
-    let units: Vec<UnitIdx> = (0..6)
-        .map(|i| {
-            let inputs = vec![("value", Source::value([i]))];
-            graph.add(Unit { stage: "holds", version: 1, item: i.to_string(), params: "null".into(), inputs })
-        })
-        .collect();
-    let last = joined(&mut graph, &units);
     let registry = registry().with(StageEntry::of::<Holds>());
-    let devices = vec![Device::Cuda(0), Device::Cuda(1)];
-    let cache = workspace.open();
-    let report = run_with(&cache, &registry, (&graph, last), Asked { devices, ..Asked::default() });
-    assert!(report.failed.is_empty(), "{:?}", report.failed);
-    let text = |unit| {
-        let digest = report.output(unit, "out").unwrap().digest;
-        String::from_utf8(cache.store().read(&digest).unwrap()).unwrap()
-    };
-    let held: BTreeSet<String> = units.into_iter().map(text).collect();
-    assert!(held.contains("Cuda(0) 2") && held.contains("Cuda(1) 2"), "{held:?}");
-    let made_by: BTreeSet<String> = cache.manifests().unwrap().into_iter().map(|manifest| manifest.made_by).collect();
-    assert_eq!(made_by, ["test, cuda:0", "test, cuda:1"].map(str::to_owned).into());
+    for (devices, at_once, makers) in [
+        ([0, 1], &["Cuda(0) 1 of 2", "Cuda(1) 1 of 2"][..], &["test, cuda:0", "test, cuda:1"][..]),
+        ([0, 0], &["Cuda(0) 2 of 2"], &["test, cuda:0"]),
+    ] {
+        let workspace = Workspace::new();
+        let mut graph = Graph::default();
+        let units: Vec<UnitIdx> = (0..6)
+            .map(|i| {
+                let inputs = vec![("value", Source::value([i]))];
+                graph.add(Unit { stage: "holds", version: 1, item: i.to_string(), params: "null".into(), inputs })
+            })
+            .collect();
+        let last = joined(&mut graph, &units);
+        let devices = devices.map(Device::Cuda).to_vec();
+        let cache = workspace.open();
+        let report = run_with(&cache, &registry, (&graph, last), Asked { devices, ..Asked::default() });
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        let text = |unit| {
+            let digest = report.output(unit, "out").unwrap().digest;
+            String::from_utf8(cache.store().read(&digest).unwrap()).unwrap()
+        };
+        let held: BTreeSet<String> = units.into_iter().map(text).collect();
+        let is_alone = |text: &String| text.ends_with("1 of 1"); // at the end no other is left to wait for
+        let seen: Vec<&String> = held.iter().filter(|text| !is_alone(text)).collect();
+        assert_eq!(seen, at_once);
+        let made_by = cache.manifests().unwrap().into_iter().map(|manifest| manifest.made_by);
+        assert_eq!(Vec::from_iter(made_by.collect::<BTreeSet<String>>()), makers);
+    }
 }
 
 /// Asks for 4 PiB, more than any address space has.

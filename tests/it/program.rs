@@ -577,6 +577,7 @@ fn bad_input_is_one_clear_line_and_a_hint() {
         ),
         (&["run", "tiny.toml", "--set", "dataset.kind=voc"], "`dataset.root` is not set", "write it in [dataset]"),
         (&["run", "tiny.toml", "--device", "cuda"], "there is no `cuda`", "run on --device cpu"),
+        (&["run", "tiny.toml", "--device", "cpu,cpu"], "names the CPU and more", "the CPU computes alone"),
         (&["predict", "tiny.toml", "x.png", "--variant", "S2C"], "has not been trained", "s2c-pipe run tiny.toml"),
     ] {
         let output = call(dir.path(), args);
