@@ -1,5 +1,6 @@
 //! From the CAM of a class to a prompt, and from prompts to SAM's masks.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
@@ -94,13 +95,32 @@ pub(super) fn shape(mut plane: Vec<f32>, view: &View, padding: &[bool], options:
     }
 }
 
-/// Prompts of up to so many points share a call on a GPU.
-const FEW_POINTS: usize = 8;
+/// Points of prompts that share a call on a GPU, with the gaps: 130 MB for each attention in bf16.
+const POINTS_TOGETHER: usize = 2048;
+
+/// What shares a call, by places in the list.
+///
+/// On a GPU prompts of any length do, the shorter ones with gaps; on a CPU, where a gap costs as much as a point, only those
+/// of equally many.
+fn groups(n_points: &[usize], is_on_gpu: bool) -> Vec<Vec<usize>> {
+    let mut order = Vec::from_iter(0..n_points.len());
+    order.sort_by_key(|&at| Reverse(n_points[at]));
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for at in order {
+        match groups.last_mut() {
+            Some(group)
+                if n_points[group[0]] == n_points[at]
+                    || is_on_gpu && (group.len() + 1) * n_points[group[0]] <= POINTS_TOGETHER =>
+            {
+                group.push(at);
+            }
+            _ => groups.push(vec![at]),
+        }
+    }
+    groups
+}
 
 /// SAM's answers, in the order of the prompts.
-///
-/// On a GPU prompts of about as many points share a call, the shorter ones with gaps; on a CPU, where a gap costs as much
-/// as a point, only those of equally many.
 ///
 /// - `embeddings`: of each image, `(1, 256, 64, 64)`
 pub(super) fn decode(
@@ -109,14 +129,10 @@ pub(super) fn decode(
     prompts: &[Prompt],
     choice: MaskChoice,
 ) -> anyhow::Result<Vec<Answer>> {
-    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (at, prompt) in prompts.iter().enumerate() {
-        let n_points = if let Shape::Points(points) = &prompt.shape { points.len() } else { 0 };
-        let longest = if decoder.is_on_gpu() { n_points.next_power_of_two().max(FEW_POINTS) } else { n_points };
-        groups.entry(longest).or_default().push(at);
-    }
+    let n_points = |prompt: &Prompt| if let Shape::Points(points) = &prompt.shape { points.len() } else { 0 };
+    let n_points: Vec<usize> = prompts.iter().map(n_points).collect();
     let mut answers: BTreeMap<usize, Answer> = BTreeMap::new();
-    for members in groups.into_values() {
+    for members in groups(&n_points, decoder.is_on_gpu()) {
         let embeddings: Vec<&Tensor> = members.iter().map(|&at| embeddings[prompts[at].image]).collect();
         let group = together(members.iter().map(|&at| &prompts[at].shape));
         let masks = decoder.decode(&Tensor::cat(&embeddings, 0), &group, choice);
@@ -141,21 +157,18 @@ fn together<'a>(shapes: impl Iterator<Item = &'a Shape>) -> Prompts {
         }
     }
     let longest = points.iter().map(|of_one| of_one.len()).max().unwrap_or(0);
-    let filled = |of_one: &[[f32; 2]]| {
-        let mut places = of_one.to_vec();
-        places.resize(longest, [0.0; 2]);
-        Tensor::from_slice2(&places)
-    };
-    let is_gap = |of_one: &[[f32; 2]]| Tensor::from_slice(&Vec::from_iter((0..longest).map(|i| i >= of_one.len())));
-    let has_gaps = points.iter().any(|of_one| of_one.len() < longest);
+    let filled = |of_one: &'a Vec<[f32; 2]>| (0..longest).map(|i| of_one.get(i).copied());
+    let places: Vec<Option<[f32; 2]>> = points.iter().flat_map(|&of_one| filled(of_one)).collect();
+    let values: Vec<f32> = places.iter().flat_map(|at| at.unwrap_or_default()).collect();
+    let is_gap: Vec<bool> = places.iter().map(Option::is_none).collect();
+    let size = [points.len() as i64, longest as i64];
     let stack = |parts: Vec<Tensor>| (!parts.is_empty()).then(|| Tensor::stack(&parts, 0));
-    let places = stack(points.iter().map(|of_one| filled(of_one)).collect());
     Prompts {
-        points: places.map(|places| {
-            let labels = Tensor::ones(&places.size()[..2], (Kind::Int64, Device::Cpu));
-            (places, labels)
+        points: (!points.is_empty()).then(|| {
+            let labels = Tensor::ones(size, (Kind::Int64, Device::Cpu));
+            (Tensor::from_slice(&values).view([size[0], size[1], 2]), labels)
         }),
-        is_gap: if has_gaps { stack(points.iter().map(|of_one| is_gap(of_one)).collect()) } else { None },
+        is_gap: is_gap.contains(&true).then(|| Tensor::from_slice(&is_gap).view(size)),
         boxes: stack(boxes),
         masks: stack(masks),
     }
@@ -213,6 +226,18 @@ mod tests {
         let labels = Tensor::from_slice(&[1i64, -1, -1, -1, -1, -1]).view([1, 6]);
         let padded = decoder.decode_points(&images[0], &points, &labels).low_res.get(0);
         assert!(worst(&alone[0].low_res, &padded) > 0.1);
+    }
+
+    #[test]
+    fn what_shares_a_call() {
+        let n_points = [3, 70, 1, 3, 40, 1];
+        assert_eq!(groups(&n_points, false), [vec![1], vec![4], vec![0, 3], vec![2, 5]]);
+        assert_eq!(groups(&n_points, true), [vec![1, 4, 0, 3, 2, 5]]);
+        // As many as there is room for, and always those of equally many.
+        assert_eq!(groups(&[1000, 2, 900, 3], true), [vec![0, 2], vec![3, 1]]);
+        assert_eq!(groups(&[1500, 1500, 1], true), [vec![0, 1], vec![2]]);
+        assert_eq!(groups(&[0, 0], true), [vec![0, 1]]);
+        assert!(groups(&[], true).is_empty());
     }
 
     /// A CAM of two squares; `tau` keeps one of them or both.
