@@ -139,10 +139,19 @@ impl Backbone {
     }
 
     /// For inference only: batch norms folded into their convolutions where they follow one.
-    pub fn folded(self) -> Self {
+    pub fn folded(&self) -> Self {
         match self {
             Self::Resnet(net) => Self::Resnet(net.folded()),
             Self::Resnet38d(net) => Self::Resnet38d(net.folded()),
+        }
+    }
+
+    /// The same tensors, batch norms folded into their convolutions once for several passes, through which gradients go
+    /// once.
+    pub fn ready(&self) -> Self {
+        match self {
+            Self::Resnet(net) => Self::Resnet(net.ready()),
+            Self::Resnet38d(net) => Self::Resnet38d(net.ready()),
         }
     }
 

@@ -69,6 +69,16 @@ impl Classifier {
         Self { backbone: self.backbone.folded(), ..self }
     }
 
+    /// The same tensors, made ready for several passes: see [`Backbone::ready`].
+    pub fn ready(&self) -> Self {
+        Self {
+            backbone: self.backbone.ready(),
+            feat: self.feat.as_ref().map(Tensor::shallow_clone),
+            cam: self.cam.shallow_clone(),
+            pcm: self.pcm.as_ref().map(Pcm::shared),
+        }
+    }
+
     /// The CAM logits alone, `(B, C, h, w)` f32, without gradients.
     pub fn infer(&self, x: &Tensor) -> Tensor {
         tch::no_grad(|| self.cam_of(self.backbone.forward(&channels_last(x), None)).1)

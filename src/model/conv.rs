@@ -1,7 +1,9 @@
 //! Convolutions of a backbone and its batch norms, which are frozen: a norm is a scale and a bias, and folds into the
 //! convolution before it.
 
-use tch::{Device, Tensor};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
 
 use super::Compute;
 use super::weights::Weights;
@@ -19,6 +21,7 @@ pub fn channels_last(x: &Tensor) -> Tensor {
 pub(super) struct Source<'a> {
     pub(super) weights: &'a Weights,
     pub(super) device: Device,
+    pub(super) compute: Compute,
     pub(super) is_frozen: bool,
 }
 
@@ -27,7 +30,7 @@ impl Source<'_> {
         let stat = |part: &str| self.weights.get(&format!("{name}.{part}"), &[channels]);
         let scale = stat("weight")? / (stat("running_var")? + NORM_EPS).sqrt();
         let bias = stat("bias")? - stat("running_mean")? * &scale;
-        Ok(Norm { name, scale: scale.to_device(self.device), bias: bias.to_device(self.device) })
+        Ok(Norm { name: name.into(), scale: scale.to_device(self.device), bias: bias.to_device(self.device) })
     }
 
     /// - `shape`: of the weight
@@ -39,16 +42,17 @@ impl Source<'_> {
         shape: [i64; 4],
         (stride, dilation): (i64, i64),
     ) -> anyhow::Result<Conv> {
-        let name = format!("{name}.weight");
+        let name: Arc<str> = format!("{name}.weight").into();
         let weight = self.weights.get(&name, &shape)?.to_device(self.device).set_requires_grad(!self.is_frozen);
         let norm = norm.map(|norm| self.norm(norm, shape[0])).transpose()?;
-        Ok(Conv { name, weight, norm, folded: None, stride, dilation })
+        let conv = Conv { name, weight, norm, ready: None, stride, dilation };
+        Ok(if self.is_frozen { conv.ready(self.compute) } else { conv })
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Norm {
-    name: String,
+    name: Arc<str>,
     /// `gamma / sqrt(var + eps)`, `(C)`
     scale: Tensor,
     /// `beta - mean * scale`, `(C)`
@@ -59,6 +63,11 @@ impl Norm {
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         let per_channel = |values: &Tensor| values.to_kind(x.kind()).view([1, -1, 1, 1]);
         per_channel(&self.bias).addcmul(x, &per_channel(&self.scale))
+    }
+
+    /// The same tensors.
+    pub(super) fn shared(&self) -> Self {
+        Self { name: self.name.clone(), scale: self.scale.shallow_clone(), bias: self.bias.shallow_clone() }
     }
 
     /// As a checkpoint has them. With a variance of 1 - eps the scale comes back bit by bit.
@@ -77,48 +86,80 @@ impl Norm {
 /// A convolution, and the batch norm behind it where there is one.
 #[derive(Debug)]
 pub(super) struct Conv {
-    name: String,
+    name: Arc<str>,
     weight: Tensor,
     norm: Option<Norm>,
-    /// What is computed with, where it does not change any more.
-    folded: Option<Tensor>,
+    /// What is computed with, where it is there already.
+    ready: Option<Folded>,
     stride: i64,
     dilation: i64,
 }
 
+/// A weight times the scale of its norm, and the norm's bias.
+#[derive(Debug)]
+struct Folded {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
 impl Conv {
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
-        let weight = match &self.folded {
-            Some(folded) => folded.shallow_clone(),
-            None => self.normed().to_kind(x.kind()),
+        let made;
+        let Folded { weight, bias } = match &self.ready {
+            Some(ready) => ready,
+            None => {
+                made = self.fold(x.kind());
+                &made
+            }
         };
-        let bias = self.norm.as_ref().map(|norm| norm.bias.to_kind(x.kind()));
-        let side = self.weight.size()[2];
+        let side = weight.size()[2];
         let padding = [side / 2 * self.dilation; 2];
-        x.conv2d(&weight, bias, [self.stride; 2], padding, [self.dilation; 2], 1)
+        x.conv2d(weight, bias.as_ref(), [self.stride; 2], padding, [self.dilation; 2], 1)
     }
 
-    /// The weight times the scale of its norm.
-    fn normed(&self) -> Tensor {
-        match &self.norm {
+    fn fold(&self, kind: Kind) -> Folded {
+        let weight = match &self.norm {
             Some(norm) => &self.weight * norm.scale.view([-1, 1, 1, 1]),
             None => self.weight.shallow_clone(),
-        }
+        };
+        Folded { weight: weight.to_kind(kind), bias: self.norm.as_ref().map(|norm| norm.bias.to_kind(kind)) }
+    }
+
+    /// The same tensors, folded once for several passes; gradients go through it.
+    pub(super) fn ready(&self, compute: Compute) -> Self {
+        let ready = match &self.ready {
+            Some(Folded { weight, bias }) => {
+                Folded { weight: weight.shallow_clone(), bias: bias.as_ref().map(Tensor::shallow_clone) }
+            }
+            None => self.fold(compute.kind()),
+        };
+        self.with(ready)
     }
 
     /// For inference only.
-    pub(super) fn fold(&mut self, compute: Compute) {
-        self.folded = Some(tch::no_grad(|| channels_last(&self.normed().to_kind(compute.kind()))));
+    pub(super) fn folded(&self, compute: Compute) -> Self {
+        let Folded { weight, bias } = tch::no_grad(|| self.fold(compute.kind()));
+        self.with(Folded { weight: channels_last(&weight), bias })
+    }
+
+    fn with(&self, ready: Folded) -> Self {
+        Self {
+            name: self.name.clone(),
+            weight: self.weight.shallow_clone(),
+            norm: self.norm.as_ref().map(Norm::shared),
+            ready: Some(ready),
+            ..*self
+        }
     }
 
     /// The weight, where it is trained.
     pub(super) fn trained(&self) -> Option<(String, Tensor)> {
-        self.weight.requires_grad().then(|| (self.name.clone(), self.weight.shallow_clone()))
+        self.weight.requires_grad().then(|| (self.name.to_string(), self.weight.shallow_clone()))
     }
 
     /// What a checkpoint needs beside [`Self::trained`], in f32.
     pub(super) fn frozen(&self) -> impl Iterator<Item = (String, Tensor)> {
-        let weight = (!self.weight.requires_grad()).then(|| (self.name.clone(), self.weight.shallow_clone()));
+        let weight = (!self.weight.requires_grad()).then(|| (self.name.to_string(), self.weight.shallow_clone()));
         self.norm.iter().flat_map(Norm::tensors).chain(weight)
     }
 }

@@ -1,5 +1,6 @@
 //! SGD with momentum and weight decay, as in PyTorch, and the poly schedule.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
@@ -96,17 +97,19 @@ impl Sgd {
         to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
     }
 
-    pub fn zero_grad(&mut self) {
-        self.tensors.values_mut().for_each(|trained| trained.value.zero_grad());
+    /// Of a loss, whose own graph is used up.
+    pub fn gradient(&self, loss: &Tensor) -> Gradient {
+        let values: Vec<&Tensor> = self.tensors.values().map(|trained| &trained.value).collect();
+        Gradient { each: Tensor::run_backward(&[loss], &values, false, false), joined: OnceCell::new() }
     }
 
     /// `v = momentum v + g + decay p`, `p = p - lr v`.
-    pub fn step(&mut self, lr: f64) {
-        let grads: Vec<Tensor> = self.tensors.values().map(|trained| trained.value.grad()).collect();
-        if let Some(Flat { value, momentum }) = self.flat.as_mut().filter(|_| grads.iter().all(Tensor::defined)) {
-            tch::no_grad(|| {
+    pub fn step(&mut self, gradient: &Gradient, lr: f64) {
+        let joined = self.joined(gradient);
+        tch::no_grad(|| match (&mut self.flat, joined) {
+            (Some(Flat { value, momentum }), Some(grad)) => {
                 let _ = momentum.g_mul_scalar_(self.momentum);
-                let _ = momentum.g_add_(&end_to_end(&grads));
+                let _ = momentum.g_add_(grad);
                 let _ = momentum.g_add_(&(&*value * self.weight_decay));
                 let mut at = 0;
                 for same in Vec::from_iter(self.tensors.values()).chunk_by(|a, b| a.lr_mult == b.lr_mult) {
@@ -115,38 +118,64 @@ impl Sgd {
                     let _ = value.narrow(0, at, n).g_sub_(&moved);
                     at += n;
                 }
-            });
-            return;
-        }
-        tch::no_grad(|| {
-            let with_grads = self.tensors.values_mut().zip(&grads).filter(|(_, grad)| grad.defined());
-            for (Trained { value, lr_mult, momentum }, grad) in with_grads {
-                let [value, momentum, grad] = [&*value, &*momentum, &grad.contiguous()].map(|x| x.view([-1]));
-                let n = value.size()[0];
-                let piece = if value.device().is_cuda() { n } else { PIECE };
-                for at in (0..n).step_by(piece.max(1) as usize) {
-                    let part = |x: &Tensor| x.narrow(0, at, piece.min(n - at));
-                    let (mut value, mut momentum) = (part(&value), part(&momentum));
-                    // In place, but in products and sums of their own: fused ones would round otherwise.
-                    let _ = momentum.g_mul_scalar_(self.momentum);
-                    let _ = momentum.g_add_(&part(&grad));
-                    let _ = momentum.g_add_(&(&value * self.weight_decay));
-                    let _ = value.g_sub_(&(&momentum * (lr * *lr_mult)));
+            }
+            _ => {
+                let with_grads = self.tensors.values_mut().zip(&gradient.each).filter(|(_, grad)| grad.defined());
+                for (Trained { value, lr_mult, momentum }, grad) in with_grads {
+                    let [value, momentum, grad] = [&*value, &*momentum, &grad.contiguous()].map(|x| x.view([-1]));
+                    let n = value.size()[0];
+                    let piece = if value.device().is_cuda() { n } else { PIECE };
+                    for at in (0..n).step_by(piece.max(1) as usize) {
+                        let part = |x: &Tensor| x.narrow(0, at, piece.min(n - at));
+                        let (mut value, mut momentum) = (part(&value), part(&momentum));
+                        // In place, but in products and sums of their own: fused ones would round otherwise.
+                        let _ = momentum.g_mul_scalar_(self.momentum);
+                        let _ = momentum.g_add_(&part(&grad));
+                        let _ = momentum.g_add_(&(&value * self.weight_decay));
+                        let _ = value.g_sub_(&(&momentum * (lr * *lr_mult)));
+                    }
                 }
             }
         });
     }
 
-    /// Sums of squares of the gradients, one for each tensor (on a GPU of all of them): `(n)` f64 where the tensors are.
-    pub fn grad_squares(&self) -> Tensor {
-        let grads = self.tensors.values().map(|trained| trained.value.grad()).filter(Tensor::defined);
-        match self.flat {
-            Some(_) => {
-                let grads = end_to_end(&grads.collect::<Vec<_>>());
-                grads.norm_scalaropt_dtype(2, Kind::Double).square().view(1)
+    /// Sums of squares, one for each tensor (on a GPU of all of them): `(n)` f64 where the tensors are.
+    pub fn squares(&self, gradient: &Gradient) -> Tensor {
+        match self.joined(gradient) {
+            Some(all) => all.norm_scalaropt_dtype(2, Kind::Double).square().view(1),
+            None => {
+                let there = gradient.each.iter().filter(|grad| grad.defined());
+                Tensor::stack(&there.map(|grad| grad.square().sum(Kind::Double)).collect::<Vec<_>>(), 0)
             }
-            None => Tensor::stack(&grads.map(|grad| grad.square().sum(Kind::Double)).collect::<Vec<_>>(), 0),
         }
+    }
+
+    fn joined<'a>(&self, gradient: &'a Gradient) -> Option<&'a Tensor> {
+        self.flat.as_ref()?;
+        let Gradient { each, joined } = gradient;
+        joined.get_or_init(|| each.iter().all(Tensor::defined).then(|| end_to_end(each))).as_ref()
+    }
+}
+
+/// Of a loss, for each tensor of an optimiser.
+#[derive(Debug)]
+pub struct Gradient {
+    /// In order of their names; undefined where the loss does not depend on the tensor.
+    each: Vec<Tensor>,
+    /// All end to end, where that was asked for and all are there.
+    joined: OnceCell<Option<Tensor>>,
+}
+
+impl Gradient {
+    /// Of the sum of its loss and another.
+    pub fn plus(self, other: Option<Self>) -> Self {
+        let Some(other) = other else { return self };
+        let sum = |(a, b): (Tensor, Tensor)| match (a.defined(), b.defined()) {
+            (true, true) => a + b,
+            (true, false) => a,
+            (false, _) => b,
+        };
+        Self { each: self.each.into_iter().zip(other.each).map(sum).collect(), joined: OnceCell::new() }
     }
 }
 
@@ -183,11 +212,10 @@ mod tests {
             let mut sgd = if is_flat { sgd.flattened() } else { sgd };
             let mut squares = 0.0;
             for _ in 0..2 {
-                sgd.zero_grad();
                 let losses = model[..n_grads].iter().map(|(_, value)| (value.square() * value).sum(Kind::Float));
-                losses.reduce(|a, b| a + b).unwrap().backward();
-                squares += sgd.grad_squares().sum(Kind::Double).double_value(&[]);
-                sgd.step(0.1);
+                let gradient = sgd.gradient(&losses.reduce(|a, b| a + b).unwrap());
+                squares += sgd.squares(&gradient).sum(Kind::Double).double_value(&[]);
+                sgd.step(&gradient, 0.1);
             }
             let values = model.iter().map(|(_, value)| Vec::<f32>::try_from(value.flatten(0, -1).detach()).unwrap());
             (values.collect::<Vec<_>>(), sgd.checkpoint(Vec::new(), Vec::new()).unwrap(), squares)

@@ -94,8 +94,12 @@ impl Block {
         self.inner.iter().chain([&self.last]).chain(&self.downsample)
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
-        self.inner.iter_mut().chain([&mut self.last]).chain(&mut self.downsample)
+    fn map(&self, f: &impl Fn(&Conv) -> Conv) -> Self {
+        Self {
+            inner: self.inner.iter().map(f).collect(),
+            last: f(&self.last),
+            downsample: self.downsample.as_ref().map(f),
+        }
     }
 }
 
@@ -113,7 +117,7 @@ impl Resnet {
     /// A tensor is missing from the checkpoint or has another shape, or the checkpoint has more blocks.
     pub fn load(weights: &Weights, config: &ResnetConfig) -> anyhow::Result<Self> {
         let ResnetConfig { depth, stride_in, output_stride, compute, device } = *config;
-        let stem = Source { weights, device, is_frozen: true };
+        let stem = Source { weights, device, compute, is_frozen: true };
         let conv1 = stem.conv("conv1".into(), Some("bn1".into()), [64, 3, 7, 7], (2, 1))?;
         let (mut inputs, mut dilation, mut reached) = (64, 1, 4);
         let mut layer = |layer: usize| {
@@ -129,7 +133,7 @@ impl Resnet {
             let stride = if reached < output_stride { wanted } else { 1 };
             reached *= stride;
             dilation *= wanted / stride;
-            let source = Source { weights, device, is_frozen: layer == 1 };
+            let source = Source { weights, device, compute, is_frozen: layer == 1 };
             let block = |i: usize| {
                 let (stride, near, from) = if i == 0 { (stride, before, inputs) } else { (1, dilation, outputs) };
                 let (first, second) = match stride_in {
@@ -171,10 +175,18 @@ impl Resnet {
     }
 
     /// For inference only: batch norms folded into their convolutions once and for all.
-    pub fn folded(mut self) -> Self {
-        let convs = self.layers.iter_mut().flatten().flat_map(Block::convs_mut);
-        convs.chain([&mut self.conv1]).for_each(|conv| conv.fold(self.compute));
-        self
+    pub fn folded(&self) -> Self {
+        self.map(|conv| conv.folded(self.compute))
+    }
+
+    /// The same tensors, batch norms folded into their convolutions once for several passes.
+    pub fn ready(&self) -> Self {
+        self.map(|conv| conv.ready(self.compute))
+    }
+
+    fn map(&self, f: impl Fn(&Conv) -> Conv) -> Self {
+        let layers = self.layers.each_ref().map(|blocks| blocks.iter().map(|block| block.map(&f)).collect());
+        Self { conv1: f(&self.conv1), layers, compute: self.compute, depth: self.depth }
     }
 
     /// Channels of the result of `layer1`.

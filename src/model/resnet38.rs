@@ -104,8 +104,13 @@ impl Block {
         self.inner.iter().chain([&self.last]).chain(&self.conv_branch1)
     }
 
-    fn convs_mut(&mut self) -> impl Iterator<Item = &mut Conv> {
-        self.inner.iter_mut().chain([&mut self.last]).chain(&mut self.conv_branch1)
+    fn map(&self, f: &impl Fn(&Conv) -> Conv) -> Self {
+        Self {
+            bn_branch2a: self.bn_branch2a.shared(),
+            inner: self.inner.iter().map(f).collect(),
+            last: f(&self.last),
+            conv_branch1: self.conv_branch1.as_ref().map(f),
+        }
     }
 }
 
@@ -127,11 +132,11 @@ impl Resnet38d {
     pub fn load(weights: &Weights, compute: Compute, device: Device) -> anyhow::Result<Self> {
         let renamed = weights.contains("conv1a_weight").then(|| weights.renamed(pytorch_name));
         let weights = renamed.as_ref().unwrap_or(weights);
-        let stem = Source { weights, device, is_frozen: true };
+        let stem = Source { weights, device, compute, is_frozen: true };
         let conv1a = stem.conv("conv1a".into(), None, [64, 3, 3, 3], (1, 1))?;
         let bn7 = stem.norm("bn7".into(), N_FEATURES)?;
         let plain = PLAIN.iter().enumerate().map(|(i, &(name, [from, between, to], stride, dilations))| {
-            let source = Source { weights, device, is_frozen: i < N_FROZEN };
+            let source = Source { weights, device, compute, is_frozen: i < N_FROZEN };
             let name = |part: &str| format!("{name}.{part}");
             let (first, second) = dilations;
             let norm = Some(name("bn_branch2b1"));
@@ -145,7 +150,7 @@ impl Resnet38d {
             })
         });
         let bottlenecks = BOTTLENECKS.iter().map(|&(name, [from, first, second, to])| {
-            let source = Source { weights, device, is_frozen: false };
+            let source = Source { weights, device, compute, is_frozen: false };
             let name = |part: &str| format!("{name}.{part}");
             let conv = |conv: &str, norm: &str, shape, dilation| {
                 source.conv(name(conv), Some(name(norm)), shape, (1, dilation))
@@ -165,10 +170,18 @@ impl Resnet38d {
     }
 
     /// For inference only: batch norms behind convolutions folded into them once and for all.
-    pub fn folded(mut self) -> Self {
-        let convs = self.blocks.iter_mut().flat_map(Block::convs_mut);
-        convs.chain([&mut self.conv1a]).for_each(|conv| conv.fold(self.compute));
-        self
+    pub fn folded(&self) -> Self {
+        self.map(|conv| conv.folded(self.compute))
+    }
+
+    /// The same tensors, these batch norms folded once for several passes.
+    pub fn ready(&self) -> Self {
+        self.map(|conv| conv.ready(self.compute))
+    }
+
+    fn map(&self, f: impl Fn(&Conv) -> Conv) -> Self {
+        let blocks = self.blocks.iter().map(|block| block.map(&f)).collect();
+        Self { conv1a: f(&self.conv1a), blocks, bn7: self.bn7.shared(), compute: self.compute }
     }
 
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> Tensor {

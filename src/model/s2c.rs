@@ -7,7 +7,7 @@ use super::classifier::Classifier;
 use super::cpm::{CpmImage, CpmOptions, pseudo_map, scaled, window_frame};
 use super::loss::{self, AbsentClass};
 use super::memory::{read_all, send};
-use super::optim::Sgd;
+use super::optim::{Gradient, Sgd};
 use super::resnet38::Dropout;
 use super::sam::{SamDecoder, SamEncoder};
 use super::seam;
@@ -119,36 +119,36 @@ impl S2cLosses {
 impl S2cTraining<'_> {
     /// One step down the gradient; none where it is not finite.
     pub fn step(&mut self, parts: &[S2cBatch], lr: f64) -> anyhow::Result<S2cLosses> {
-        self.sgd.zero_grad();
-        let S2cTerms { cls, ssc, cpm, equivariance, ecr } = self.gradient(parts)?;
+        let (S2cTerms { cls, ssc, cpm, equivariance, ecr }, gradient) = self.gradient(parts)?;
         let terms = [cls, ssc, cpm, equivariance, ecr];
         let is_there = terms.each_ref().map(Option::is_some);
-        let scalars = terms.into_iter().flatten().chain([self.sgd.grad_squares()]);
+        let scalars = terms.into_iter().flatten().chain([self.sgd.squares(&gradient)]);
         let mut values = read_all(&scalars.collect::<Vec<_>>()).into_iter();
         let [cls, ssc, cpm, equivariance, ecr] = is_there.map(|is_there| if is_there { values.next() } else { None });
         let (cls, grad_norm) = (cls.unwrap_or(f64::NAN), values.sum::<f64>().sqrt());
         let losses = S2cLosses { cls, ssc, cpm, equivariance, ecr, grad_norm };
         if losses.is_finite() {
-            self.sgd.step(lr);
+            self.sgd.step(&gradient, lr);
         }
         Ok(losses)
     }
 
-    /// Adds the gradient of the loss of all `parts` together to what the classifier's tensors have.
+    /// Of the loss of all `parts` together.
     ///
     /// Each term is a mean over images or pixels of the whole: a part counts by how many of them it has, so the gradient
     /// of k parts is, but for rounding, that of one batch; unless SSC has prototypes of other images in it, or
     /// counts ids that an image lacks.
-    fn gradient(&self, parts: &[S2cBatch]) -> anyhow::Result<S2cTerms> {
-        let Self { classifier, options, .. } = self;
+    fn gradient(&self, parts: &[S2cBatch]) -> anyhow::Result<(S2cTerms, Gradient)> {
+        let options = &self.options;
         let of_cls = shares(parts, |_, part| part.crops.size()[0]);
         let of_ssc = shares(parts, |_, part| part.se_map.as_ref().map_or(0, |ids| n_true(&ids.gt(0))));
         let of_cpm = shares(parts, |_, part| options.cpm.as_ref().map_or(0, |(cpm, ..)| part.n_taught(cpm)));
 
-        let mut terms = S2cTerms::default();
+        let (mut terms, mut gradient) = (S2cTerms::default(), None);
         for (i, part) in parts.iter().enumerate() {
+            let classifier = self.classifier.ready();
             let output = classifier.forward(&part.crops, part.dropout.as_ref());
-            let pseudo = self.pseudo_map(part, &output.cam)?;
+            let pseudo = self.pseudo_map(&classifier, part, &output.cam)?;
             let cls = loss::classification(&output.cam, &part.labels) * of_cls[i];
             let ssc = options.ssc.as_ref().zip(part.se_map.as_ref()).and_then(|((options, on, weight), ids)| {
                 let drawn = if *on == SscOn::Feat { &output.feat } else { &output.cam };
@@ -168,20 +168,21 @@ impl S2cTraining<'_> {
                 Some((seam::cross_regularization(cams, revised, &part.labels) * of_cls[i], *weight))
             });
             let more = [&ssc, &cpm, &equivariance, &ecr].into_iter().flatten();
-            more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight).backward();
+            let loss = more.fold(cls.shallow_clone(), |loss, (term, weight)| loss + term * *weight);
+            gradient = Some(self.sgd.gradient(&loss).plus(gradient));
             add(&mut terms.cls, &cls);
             ssc.iter().for_each(|(term, _)| add(&mut terms.ssc, term));
             cpm.iter().for_each(|(term, _)| add(&mut terms.cpm, term));
             equivariance.iter().for_each(|(term, _)| add(&mut terms.equivariance, term));
             ecr.iter().for_each(|(term, _)| add(&mut terms.ecr, term));
         }
-        Ok(terms)
+        Ok((terms, gradient.context("a step of no images")?))
     }
 
     /// CPM's, where it is on.
     ///
     /// - `cam`: logits of the part
-    fn pseudo_map(&self, part: &S2cBatch, cam: &Tensor) -> anyhow::Result<Option<Tensor>> {
+    fn pseudo_map(&self, classifier: &Classifier, part: &S2cBatch, cam: &Tensor) -> anyhow::Result<Option<Tensor>> {
         let (Some((cpm, ..)), Some(decoder)) = (&self.options.cpm, self.decoder) else { return Ok(None) };
         let image = |(i, image): (usize, &S2cImage)| {
             let S2cImage { channels, transform, embedding } = image;
@@ -192,7 +193,7 @@ impl S2cTraining<'_> {
         let images = part.images.iter().enumerate().map(image).collect::<anyhow::Result<Vec<_>>>()?;
         // Dropout hides a part of the network from the step's own CAM.
         let known = part.dropout.is_none().then_some(cam);
-        pseudo_map(&self.classifier, decoder, &part.crops, known, &images, cpm).map(Some)
+        pseudo_map(classifier, decoder, &part.crops, known, &images, cpm).map(Some)
     }
 }
 

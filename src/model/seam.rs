@@ -70,6 +70,11 @@ impl Pcm {
         Ok(Self { f8, f9 })
     }
 
+    /// The same tensors.
+    pub fn shared(&self) -> Self {
+        Self { f8: self.f8.each_ref().map(Tensor::shallow_clone), f9: self.f9.shallow_clone() }
+    }
+
     /// The revised CAM with the background before it, `(B, 1 + C, h', w')` f32 at the size of the first side, not
     /// negative. Gradients go to the module alone.
     ///

@@ -11,6 +11,7 @@ use super::params::{Backbone, Compute};
 use crate::data::augment::{Jitter, Transform};
 use crate::data::image::{decode_label_map, decode_rgb};
 use crate::data::rng::stream;
+use crate::model::affinity::PairLoss;
 use crate::model::memory::{pinned, read_all, send};
 use crate::model::optim::Sgd;
 use crate::vision::{IGNORE, LabelMap};
@@ -130,17 +131,18 @@ impl PairLosses {
     }
 }
 
-/// One step down the gradient that is there; `terms`: bg, fg, neg and, of IRN, dp_fg and dp_bg.
+/// One step down the gradient; terms of the loss: bg, fg, neg and, of IRN, dp_fg and dp_bg.
 ///
 /// # Errors
 /// [`NotFinite`], with model and optimiser as they were.
-pub(super) fn descend(
+pub(super) fn descend<const N: usize>(
     sgd: &mut Sgd,
-    terms: &[Tensor],
+    PairLoss { total, terms }: &PairLoss<N>,
     lr: f64,
     (items, field): (Vec<String>, &'static str),
 ) -> anyhow::Result<PairLosses> {
-    let scalars: Vec<Tensor> = terms.iter().map(Tensor::shallow_clone).chain([sgd.grad_squares()]).collect();
+    let gradient = sgd.gradient(total);
+    let scalars: Vec<Tensor> = terms.iter().map(Tensor::shallow_clone).chain([sgd.squares(&gradient)]).collect();
     let values = read_all(&scalars);
     let (losses, squares) = values.split_at_checked(terms.len()).context("a loss is missing")?;
     let &[bg, fg, neg, ref dp @ ..] = losses else { anyhow::bail!("a loss is missing") };
@@ -150,7 +152,7 @@ pub(super) fn descend(
         let losses = PairLosses::describe(std::slice::from_ref(&row));
         return Err(NotFinite { losses, items, field, lr }.into());
     }
-    sgd.step(lr);
+    sgd.step(&gradient, lr);
     Ok(row)
 }
 

@@ -68,11 +68,9 @@ impl Trainer for IrnTrainer {
 
     fn step(&mut self, batch: Batch, lr: f64) -> anyhow::Result<PairLosses> {
         let (crops, labels) = batch.on(self.device);
-        self.sgd.zero_grad();
         let output = self.model.forward(&crops);
         let loss = irn(&output.edge, &output.displacement, &labels, self.radius);
-        loss.total.backward();
-        descend(&mut self.sgd, &loss.terms, lr, (batch.items, "pseudo_label.irn.lr"))
+        descend(&mut self.sgd, &loss, lr, (batch.items, "pseudo_label.irn.lr"))
     }
 
     fn describe(rows: &[PairLosses]) -> String {

@@ -69,12 +69,10 @@ impl Trainer for PsaTrainer<'_> {
     fn step(&mut self, batch: Batch, lr: f64) -> anyhow::Result<PairLosses> {
         let AffinityEpochParams { rng_seed, epoch, radius, .. } = *self.params;
         let (crops, labels) = batch.on(self.device);
-        self.sgd.zero_grad();
         let streams = batch.items.iter().map(|item| stream(rng_seed, u64::from(epoch), item, "psa dropout"));
         let dropout = self.model.dropout(streams);
         let loss = psa(&self.model.forward(&crops, dropout.as_ref()), &labels, radius);
-        loss.total.backward();
-        descend(&mut self.sgd, &loss.terms, lr, (batch.items, "pseudo_label.psa.lr"))
+        descend(&mut self.sgd, &loss, lr, (batch.items, "pseudo_label.psa.lr"))
     }
 
     fn describe(rows: &[PairLosses]) -> String {

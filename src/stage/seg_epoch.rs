@@ -145,9 +145,8 @@ impl Trainer for SegTrainer<'_> {
         let parts: Vec<(Tensor, Tensor)> = parts.iter().map(on_device).collect();
         // The loss is a mean over labelled pixels: see `gradient` in `model::s2c`.
         let shares = shares(&parts, |_, (_, labels)| n_true(&labels.ne(i64::from(IGNORE))));
-        self.sgd.zero_grad();
         let statistics = self.model.statistics();
-        let mut sum = None;
+        let (mut sum, mut gradient) = (None, None);
         let SegEpochParams { rng_seed, epoch, batch_size, .. } = *self.params;
         for (((crops, labels), share), items) in parts.iter().zip(shares).zip(items.chunks(batch_size)) {
             let streams = |of: &'static str| items.iter().map(move |item| stream(rng_seed, u64::from(epoch), item, of));
@@ -155,19 +154,19 @@ impl Trainer for SegTrainer<'_> {
             let logits = self.model.forward(crops, Some(&mut training));
             if let Some(loss) = segmentation(&logits, labels) {
                 let loss = loss * share;
-                loss.backward();
+                gradient = Some(self.sgd.gradient(&loss).plus(gradient));
                 add(&mut sum, &loss);
             }
         }
-        let Some(loss) = sum else { return Ok(SegLosses { seg: None, lr, grad_norm: 0.0 }) };
-        let mut values = read_all(&[loss, self.sgd.grad_squares()]).into_iter();
+        let Some((loss, gradient)) = sum.zip(gradient) else { return Ok(SegLosses { seg: None, lr, grad_norm: 0.0 }) };
+        let mut values = read_all(&[loss, self.sgd.squares(&gradient)]).into_iter();
         let row = SegLosses { seg: values.next(), lr, grad_norm: values.sum::<f64>().sqrt() };
         if !row.grad_norm.is_finite() || row.seg.is_some_and(|loss| !loss.is_finite()) {
             self.model.set_statistics(&statistics);
             let losses = Self::describe(std::slice::from_ref(&row));
             return Err(NotFinite { losses, items, field: "segmentation.lr", lr }.into());
         }
-        self.sgd.step(lr);
+        self.sgd.step(&gradient, lr);
         Ok(row)
     }
 

@@ -179,9 +179,8 @@ fn sgd_steps_as_pytorch_and_its_checkpoint_goes_on() {
     for _ in 0..2 {
         let trained = vec![("value".to_owned(), value.shallow_clone())];
         let mut sgd = Sgd::load(trained, &weights, options).unwrap();
-        sgd.zero_grad();
-        (&value * &value * &value).sum(Kind::Float).backward();
-        sgd.step(0.1);
+        let gradient = sgd.gradient(&(&value * &value * &value).sum(Kind::Float));
+        sgd.step(&gradient, 0.1);
         weights = Weights::parse(sgd.checkpoint(Vec::new(), Vec::new()).unwrap()).unwrap();
         value = there(&weights.get("value", &[10]).unwrap()).set_requires_grad(true);
     }
