@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use s2c_pipe::data::augment::Transform;
-use s2c_pipe::model::cpm::{Answer, MapOptions, MaskPick, SamCertainty, View, label_map, window_frame};
+use s2c_pipe::model::cpm::{Answer, MapOptions, MaskPick, SamCertainty, View, label_maps, window_frame};
 use s2c_pipe::model::loss::{AbsentClass, cpm};
 use s2c_pipe::model::weights::Weights;
 use s2c_pipe::vision::peaks::{FirstPeak, PeakRules, find_peaks};
@@ -85,13 +85,19 @@ fn answers() -> Vec<Answer> {
     let answer = |(channel, (cy, cx, slope)): (usize, (f64, f64, f64))| {
         let far = ((&y - cy).square() + (&x - cx).square()).sqrt();
         let parts: Vec<Tensor> = (0..3).map(|part| ((30 + 15 * part) - &far) * slope + &rough).collect();
-        Answer { channel: channel as i64, low_res: there(&Tensor::stack(&parts, 0)), iou: iou[channel].to_vec() }
+        let (low_res, iou) = (there(&Tensor::stack(&parts, 0)), iou[channel].to_vec());
+        Answer { image: 0, channel: channel as i64, low_res, iou }
     };
     classes.into_iter().enumerate().map(answer).collect()
 }
 
 fn cams() -> Tensor {
     there(&(Tensor::from_slice(&[0.50f32, 0.45, 0.48]).view([3, 1, 1]) + wave(&[3, SIDE, SIDE], 0.013) * 0.02))
+}
+
+/// Of one window.
+fn label_map(cam: &Tensor, answers: &[Answer], view: View, padding: &Tensor, options: &MapOptions) -> Tensor {
+    label_maps(&cam.unsqueeze(0), answers, &[view], &padding.unsqueeze(0), options).squeeze_dim(0)
 }
 
 /// Every `step`th label: those of the script, but for one whose pixel lies where rounding decides.
@@ -131,7 +137,7 @@ fn maps_are_those_of_the_script() {
                 let alpha_cam_mean = cam_name == "mean";
                 let options = MapOptions { pick, two_paths: path_name == "two", alpha_sam, alpha_cam_mean };
                 let padding = if pad_name == "ignore" { padded.shallow_clone() } else { padded.zeros_like() };
-                let map = label_map(&cams, &answers, &view, &padding, &options).masked_fill(&padding, 255);
+                let map = label_map(&cams, &answers, view, &padding, &options).masked_fill(&padding, 255);
                 let name = format!("map.{pick_name}.{sam_name}.{cam_name}.{pad_name}.{path_name}");
                 let labels = assert_labels(&golden, &name, &map, 7);
                 cases.insert(vec![pick_name, sam_name, cam_name, pad_name, path_name], labels);
@@ -139,6 +145,32 @@ fn maps_are_those_of_the_script() {
         }
     }
     every_switch_matters(&cases);
+}
+
+#[test]
+fn maps_of_a_batch_are_those_of_its_images() {
+    let mirrored = Transform { image: (60, 90), resized: (110, 165), flip: true, crop: 80, offset: (-10, 30) };
+    let views = [View::Alone { side: 80 }, View::Alone { side: 80 }, View::Cut(mirrored)];
+    let cams = Tensor::stack(&[cams(), cams() * 0.5, cams().flip([2])], 0);
+    let padding = there(&Tensor::from_slice(&mirrored.padding()).view([1, SIDE, SIDE]));
+    let padding = Tensor::cat(&[&padding.zeros_like(), &padding, &padding], 0);
+    // The second has none.
+    let of_image = |image| answers().into_iter().map(move |answer| Answer { image, ..answer });
+    let mixed: Vec<Answer> = of_image(2).zip(of_image(0)).flat_map(|(a, b)| [a, b]).collect();
+    for (alpha_sam, two_paths) in [
+        (SamCertainty::Logit, true),
+        (SamCertainty::Iou, false),
+        (SamCertainty::Stability, false),
+        (SamCertainty::One, true),
+    ] {
+        let options = MapOptions { pick: MaskPick::BestIou, two_paths, alpha_sam, alpha_cam_mean: true };
+        let maps = label_maps(&cams, &mixed, &views, &padding, &options);
+        for (i, answers) in (0..).zip([answers(), Vec::new(), answers()]) {
+            let alone = label_map(&cams.get(i), &answers, views[i as usize], &padding.get(i), &options);
+            assert_eq!(maps.get(i), alone, "{alpha_sam:?} {i}");
+            assert_eq!(alone.max().int64_value(&[]) > 0, i != 1);
+        }
+    }
 }
 
 /// Masks of the full image in a mirrored window that reaches beyond it, by PyTorch's own sampling.
@@ -150,7 +182,7 @@ fn masks_come_into_a_window_as_in_the_script() {
     let label = |two_paths| {
         let pick = MaskPick::Index(2);
         let options = MapOptions { pick, two_paths, alpha_sam: SamCertainty::Logit, alpha_cam_mean: true };
-        let map = label_map(&cams(), &answers(), &View::Cut(transform), &padding, &options);
+        let map = label_map(&cams(), &answers(), View::Cut(transform), &padding, &options);
         let name = if two_paths { "cut.two" } else { "cut.one" };
         assert_labels(&golden, name, &map.masked_fill(&padding, 255), 1)
     };
@@ -200,13 +232,13 @@ fn the_encoders_frame_and_the_way_back_agree() {
         // A perfect SAM: positive where the first channel is bright.
         let logits = frame.get(0) - (frame.get(0).max() + frame.get(0).min()) / 2.0;
         let low_res = logits.view([1, 256, 4, 256, 4]).mean_dim([2i64, 4].as_slice(), false, Kind::Float);
-        let answers = [Answer { channel: 0, low_res, iou: vec![1.0] }];
+        let answers = [Answer { image: 0, channel: 0, low_res, iou: vec![1.0] }];
         let (view, cam) = (View::Alone { side: side as usize }, Tensor::ones([1, side, side], (Kind::Float, device())));
         for two_paths in [false, true] {
             let pick = MaskPick::Index(0);
             let options = MapOptions { pick, two_paths, alpha_sam: SamCertainty::One, alpha_cam_mean: true };
             let padding = Tensor::zeros([side, side], (Kind::Bool, device()));
-            let map = Vec::<i64>::try_from(label_map(&cam, &answers, &view, &padding, &options).view([-1])).unwrap();
+            let map = Vec::<i64>::try_from(label_map(&cam, &answers, view, &padding, &options).view([-1])).unwrap();
             let wrong = |(i, &label): (usize, &i64)| {
                 let distance = distance(i as i64);
                 distance.abs() > 1.0 && (label == 1) != (distance < 0.0)

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::prompt::Answer;
 use super::view::View;
+use crate::model::memory::upload;
 use crate::model::sam::IMAGE_SIZE;
 
 /// How certain SAM is of a pixel.
@@ -25,6 +26,15 @@ pub enum MaskPick {
     BestIou,
 }
 
+impl MaskPick {
+    fn of(self, iou: &[f32]) -> usize {
+        match self {
+            Self::Index(index) => index,
+            Self::BestIou => (0..iou.len()).reduce(|a, b| if iou[b] > iou[a] { b } else { a }).unwrap_or(0),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct MapOptions {
     pub pick: MaskPick,
@@ -36,55 +46,64 @@ pub struct MapOptions {
     pub alpha_cam_mean: bool,
 }
 
-/// `(H, W)` int64: 0 in no mask, else channel + 1.
+/// The map of each window, `(B, H, W)` int64: 0 in no mask, else channel + 1.
 ///
-/// - `cam`: `(C, H, W)` in 0..1
-/// - `padding`: `(H, W)` bool, where masks end
-pub fn label_map(cam: &Tensor, answers: &[Answer], view: &View, padding: &Tensor, options: &MapOptions) -> Tensor {
-    let (size, device) = (view.size(), cam.device());
-    let mut best = Tensor::full(size, f64::NEG_INFINITY, (Kind::Float, device));
-    let mut label = Tensor::zeros(size, (Kind::Int64, device));
+/// - `cams`: `(B, C, H, W)` in 0..1
+/// - `views`: of the windows, which have one size
+/// - `padding`: `(B, H, W)` bool, where masks end
+pub fn label_maps(cams: &Tensor, answers: &[Answer], views: &[View], padding: &Tensor, options: &MapOptions) -> Tensor {
+    let (device, n) = (cams.device(), answers.len() as i64);
+    let best = Tensor::full(padding.size(), f64::NEG_INFINITY, (Kind::Float, device));
+    let labels = Tensor::zeros(padding.size(), (Kind::Int64, device));
     if answers.is_empty() {
-        return label;
+        return labels;
     }
-    let (grid, in_picture) = (view.grid_in_frame(device), padding.logical_not());
-    for answer in answers {
-        let picked = match options.pick {
-            MaskPick::Index(index) => index,
-            MaskPick::BestIou => {
-                let best = |a: usize, b: usize| if answer.iou[b] > answer.iou[a] { b } else { a };
-                (0..answer.iou.len()).reduce(best).unwrap_or(0)
-            }
-        };
-        let low_res = answer.low_res.narrow(0, picked as i64, 1).unsqueeze(0);
-        let logits = View::in_window(&low_res, &grid);
-        let frame = [IMAGE_SIZE as i64; 2];
-        let inside = match options.two_paths {
-            true => View::in_window(&low_res.upsample_bilinear2d(frame, false, None, None), &grid).gt(0.0),
-            false => logits.gt(0.0),
-        };
-        let mask = inside.logical_and(&in_picture);
-        let count = |of: Tensor| of.logical_and(&in_picture).sum(Kind::Float);
-        let constant = |value: f64| Tensor::full(size, value, (Kind::Float, device));
-        let certainty = match options.alpha_sam {
-            SamCertainty::Logit => logits,
-            SamCertainty::Sigmoid => logits.sigmoid(),
-            SamCertainty::Iou => constant(f64::from(answer.iou[picked])),
-            SamCertainty::Stability => {
-                (count(logits.gt(1.0)) / count(logits.gt(-1.0)).clamp_min(1.0)).expand(size, false)
-            }
-            SamCertainty::One => constant(1.0),
-        };
-        let confidence = match options.alpha_cam_mean {
-            true => {
-                let cam = cam.get(answer.channel);
-                certainty * ((cam * &mask).sum(Kind::Float) / mask.sum(Kind::Float).clamp_min(1.0))
-            }
-            false => certainty,
-        };
-        let wins = mask.logical_and(&confidence.gt_tensor(&best));
-        best = confidence.where_self(&wins, &best);
-        label = label.masked_fill(&wins, answer.channel + 1);
+    // From here on `(N, H, W)`, or `(N, 1, 1)`.
+    let images: Vec<i64> = answers.iter().map(|answer| answer.image as i64).collect();
+    let images = upload(&Tensor::from_slice(&images), device);
+    let of_answers = |x: &Tensor| x.index_select(0, &images);
+    let per_answer = |values: &[f32]| upload(&Tensor::from_slice(values), device).view([n, 1, 1]);
+    let picked: Vec<usize> = answers.iter().map(|answer| options.pick.of(&answer.iou)).collect();
+    let low_res = answers.iter().zip(&picked).map(|(answer, &picked)| answer.low_res.get(picked as i64));
+    let low_res = Tensor::stack(&low_res.collect::<Vec<_>>(), 0).unsqueeze(1);
+    let (grid, in_picture) = (of_answers(&View::grids_in_frame(views, device)), of_answers(&padding.logical_not()));
+    let logits = View::in_window(&low_res, &grid);
+    let inside = match options.two_paths {
+        true => View::in_window(&low_res.upsample_bilinear2d([IMAGE_SIZE as i64; 2], false, None, None), &grid).gt(0.0),
+        false => logits.gt(0.0),
+    };
+    let mask = inside.logical_and(&in_picture);
+    let count = |of: &Tensor| of.sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float); // exact
+    let certainty = match options.alpha_sam {
+        SamCertainty::Logit => logits,
+        SamCertainty::Sigmoid => logits.sigmoid(),
+        SamCertainty::Iou => {
+            per_answer(&Vec::from_iter(answers.iter().zip(&picked).map(|(answer, &picked)| answer.iou[picked])))
+        }
+        SamCertainty::Stability => {
+            let above = |logit: f64| count(&logits.gt(logit).logical_and(&in_picture));
+            above(1.0) / above(-1.0).clamp_min(1.0)
+        }
+        SamCertainty::One => Tensor::ones([n, 1, 1], (Kind::Float, device)),
+    };
+    let confidence = match options.alpha_cam_mean {
+        true => {
+            let sum = |(i, answer): (i64, &Answer)| {
+                let cam = cams.get(answer.image as i64).get(answer.channel);
+                (cam * mask.get(i)).sum(Kind::Float)
+            };
+            let sums = Tensor::stack(&(0..).zip(answers).map(sum).collect::<Vec<_>>(), 0);
+            certainty * (sums.view([n, 1, 1]) / count(&mask).clamp_min(1.0))
+        }
+        false => certainty,
     }
-    if options.two_paths { label.masked_fill(&best.lt(0.0), 0) } else { label }
+    .expand_as(&mask);
+    for (i, answer) in (0..).zip(answers) {
+        let [mut best, mut labels] = [&best, &labels].map(|x| x.get(answer.image as i64));
+        let confidence = confidence.get(i);
+        let wins = mask.get(i).logical_and(&confidence.gt_tensor(&best));
+        best.copy_(&confidence.where_self(&wins, &best));
+        let _ = labels.masked_fill_(&wins, answer.channel + 1);
+    }
+    if options.two_paths { labels.masked_fill(&best.lt(0.0), 0) } else { labels }
 }

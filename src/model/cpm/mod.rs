@@ -15,7 +15,7 @@ use super::sam::{IMAGE_SIZE, SamDecoder};
 use crate::data::augment::{MEAN, STD, Transform};
 use crate::vision::IGNORE;
 
-pub use self::map::{MapOptions, MaskPick, SamCertainty, label_map};
+pub use self::map::{MapOptions, MaskPick, SamCertainty, label_maps};
 pub use self::prompt::{Answer, PromptKind, PromptOptions};
 pub use self::view::{Pointing, View};
 
@@ -64,15 +64,14 @@ pub fn pseudo_map(
     tch::no_grad(|| {
         let cams = multi_scale_cam(classifier, crops, known, &options.scales); // (B, C, H, W)
         let mut windows = Vec::new();
-        for (i, CpmImage { channels, transform, embedding }) in images.iter().enumerate() {
+        for CpmImage { channels, transform, embedding } in images {
             let view = if options.online { View::Alone { side: transform.crop } } else { View::Cut(*transform) };
             let in_picture = options.online && !options.ignore_padding;
             let padding = if in_picture { vec![false; transform.crop.pow(2)] } else { transform.padding() };
-            windows.push(Window { cam: cams.get(i as i64), channels: channels.clone(), view, padding, embedding });
+            windows.push(Window { channels: channels.clone(), view, padding, embedding });
         }
-        let (maps, padding) = maps(decoder, &windows, &options.sam)?;
-        let map = Tensor::stack(&maps, 0);
-        Ok(if options.ignore_padding { map.masked_fill(&padding, i64::from(IGNORE)) } else { map })
+        let (maps, padding) = maps(decoder, &cams, &windows, &options.sam)?;
+        Ok(if options.ignore_padding { maps.masked_fill(&padding, i64::from(IGNORE)) } else { maps })
     })
 }
 
@@ -91,8 +90,8 @@ pub fn image_map(
         let view = View::Whole { height: height as usize, width: width as usize };
         let padding = vec![false; (height * width) as usize];
         let channels = (0..channels).collect();
-        let window = Window { cam: cam.shallow_clone(), channels, view, padding, embedding };
-        Ok(maps(decoder, &[window], options)?.0.remove(0))
+        let window = Window { channels, view, padding, embedding };
+        Ok(maps(decoder, &cam.unsqueeze(0), &[window], options)?.0.squeeze_dim(0))
     })
 }
 
@@ -107,10 +106,8 @@ pub fn window_frame(crop: &Tensor) -> Tensor {
     frame.squeeze_dim(0).clamp(0.0, 255.0).to_kind(Kind::Uint8)
 }
 
-/// A CAM with all that prompts from it need.
+/// All that prompts from a CAM need beside it.
 struct Window<'a> {
-    /// `(C, H, W)`
-    cam: Tensor,
     /// Those of the classes that the image has.
     channels: Vec<i64>,
     view: View,
@@ -119,29 +116,31 @@ struct Window<'a> {
     embedding: &'a Tensor,
 }
 
-/// The map of each window, 0 or channel + 1, and the padding of all, `(B, H, W)` bool. Windows, at least one, have one
-/// size.
-fn maps(decoder: &SamDecoder, windows: &[Window<'_>], options: &SamOptions) -> anyhow::Result<(Vec<Tensor>, Tensor)> {
+/// The map of each window, 0 or channel + 1, and their padding, `(B, H, W)` int64 and bool. Windows, at least one, have
+/// one size.
+///
+/// - `cams`: `(B, C, H, W)`
+fn maps(
+    decoder: &SamDecoder,
+    cams: &Tensor,
+    windows: &[Window<'_>],
+    options: &SamOptions,
+) -> anyhow::Result<(Tensor, Tensor)> {
     let images = windows.iter().enumerate();
     let classes = images.flat_map(|(image, window)| window.channels.iter().map(move |&channel| (image, channel)));
     let classes: Vec<(usize, i64)> = classes.collect();
-    let planes: Vec<Tensor> = classes.iter().map(|&(image, channel)| windows[image].cam.get(channel)).collect();
-    let frames: Vec<(View, &[bool])> = windows.iter().map(|window| (window.view, &window.padding[..])).collect();
+    let planes: Vec<Tensor> = classes.iter().map(|&(image, channel)| cams.get(image as i64).get(channel)).collect();
+    let views: Vec<View> = windows.iter().map(|window| window.view).collect();
+    let padding: Vec<&[bool]> = windows.iter().map(|window| &window.padding[..]).collect();
     let prompt = |((image, channel), plane): ((usize, i64), Vec<f32>)| {
-        let (view, padding) = &frames[image];
-        Some(Prompt { image, channel, shape: shape(plane, view, padding, &options.prompt)? })
+        Some(Prompt { image, channel, shape: shape(plane, &views[image], padding[image], &options.prompt)? })
     };
     let prompts: Vec<Prompt> = classes.into_par_iter().zip(read_planes(&planes)?).filter_map(prompt).collect();
     let embeddings: Vec<&Tensor> = windows.iter().map(|window| window.embedding).collect();
     let answers = decode(decoder, &embeddings, &prompts, options.prompt.masks)?;
-    let mut answers_of: Vec<Vec<Answer>> = windows.iter().map(|_| Vec::new()).collect();
-    prompts.iter().zip(answers).for_each(|(prompt, answer)| answers_of[prompt.image].push(answer));
-    let padding = windows.iter().map(|window| Tensor::from_slice(&window.padding).view(window.view.size()));
-    let padding = upload(&Tensor::stack(&padding.collect::<Vec<_>>(), 0), windows[0].cam.device());
-    let map = |((i, window), answers): ((i64, &Window<'_>), Vec<Answer>)| {
-        label_map(&window.cam, &answers, &window.view, &padding.get(i), &options.map)
-    };
-    Ok(((0..).zip(windows).zip(answers_of).map(map).collect(), padding))
+    let [height, width] = views[0].size();
+    let padding = upload(&Tensor::from_slice(&padding.concat()).view([-1, height, width]), cams.device());
+    Ok((label_maps(cams, &answers, &views, &padding, &options.map), padding))
 }
 
 /// The values of tensors of one size: each reading waits for the device, so all at once.

@@ -56,6 +56,8 @@ pub(super) enum Shape {
 /// What SAM answers to a prompt.
 #[derive(Debug)]
 pub struct Answer {
+    /// Place in the batch.
+    pub image: usize,
     pub channel: i64,
     /// `(M, 256, 256)` logits over the frame.
     pub low_res: Tensor,
@@ -140,7 +142,8 @@ pub(super) fn decode(
         let iou = iou.chunks_exact(iou.len() / members.len());
         for ((row, &at), iou) in (0..).zip(&members).zip(iou) {
             let (low_res, iou) = (masks.low_res.get(row), iou.to_vec());
-            answers.insert(at, Answer { channel: prompts[at].channel, low_res, iou });
+            let Prompt { image, channel, .. } = prompts[at];
+            answers.insert(at, Answer { image, channel, low_res, iou });
         }
     }
     Ok(answers.into_values().collect())

@@ -51,11 +51,11 @@ impl View {
         [place(x, 1), place(y, 0)]
     }
 
-    /// Logits of the frame, `(1, 1, h, w)`, in the window, `(H, W)`: bilinear, pixel centres at half.
+    /// Logits of frames, `(N, 1, h, w)`, in windows, `(N, H, W)`: bilinear, pixel centres at half.
     ///
-    /// - `grid`: [`Self::grid_in_frame`], where the logits are
+    /// - `grid`: of [`Self::grids_in_frame`] those of the windows, where the logits are
     pub(super) fn in_window(logits: &Tensor, grid: &Tensor) -> Tensor {
-        logits.grid_sampler(grid, 0, 1, false).squeeze_dim(0).squeeze_dim(0)
+        logits.grid_sampler(grid, 0, 1, false).squeeze_dim(1)
     }
 
     /// Scores of the window, `(H, W)`, in the frame at low resolution, `(256, 256)`; 0 outside the window.
@@ -73,16 +73,19 @@ impl View {
         scores.view([1, 1, height, width]).grid_sampler(&grid, 0, 0, false).view([LOW_RES, LOW_RES])
     }
 
-    /// Where each pixel of the window lies in the frame, -1 to 1: `(1, H, W, 2)` x, y, on a device.
-    pub(super) fn grid_in_frame(&self, device: Device) -> Tensor {
-        let [height, width] = self.size();
+    /// Where each pixel of windows of one size lies in the frame, -1 to 1: `(N, H, W, 2)` x, y, on a device.
+    pub(super) fn grids_in_frame(views: &[Self], device: Device) -> Tensor {
+        let [height, width] = views.first().map_or([0; 2], Self::size);
         let of_frame = |at: f64| (at / IMAGE_SIZE as f64 * 2.0 - 1.0) as f32;
         // Where a row lies does not depend on the column.
-        let rows: Vec<f32> = (0..height).map(|y| of_frame(self.place(y as f64 + 0.5, 0.5).0)).collect();
-        let columns: Vec<f32> = (0..width).map(|x| of_frame(self.place(0.5, x as f64 + 0.5).1)).collect();
-        let (rows, columns) = (Tensor::from_slice(&rows).view([-1, 1]), Tensor::from_slice(&columns).view([1, -1]));
-        let [rows, columns] = [rows, columns].map(|x| upload(&x, device).expand([height, width], false));
-        Tensor::stack(&[columns, rows], 2).unsqueeze(0)
+        let rows = |view: &Self| (0..height).map(|y| of_frame(view.place(y as f64 + 0.5, 0.5).0)).collect::<Vec<_>>();
+        let columns = |view: &Self| (0..width).map(|x| of_frame(view.place(0.5, x as f64 + 0.5).1)).collect::<Vec<_>>();
+        let rows: Vec<f32> = views.iter().flat_map(rows).collect();
+        let columns: Vec<f32> = views.iter().flat_map(columns).collect();
+        let n = views.len() as i64;
+        let rows = upload(&Tensor::from_slice(&rows).view([n, height, 1]), device);
+        let columns = upload(&Tensor::from_slice(&columns).view([n, 1, width]), device);
+        Tensor::stack(&[columns, rows].map(|x| x.expand([n, height, width], false)), 3)
     }
 
     /// A place in the window (y, x; the centre of the first pixel is 0.5, 0.5) as a place in the frame.
@@ -151,7 +154,8 @@ mod tests {
                 .map(|i| (((i % 256) as f64 + 0.5) * 4.0 * image.1 as f64 / inner_w as f64 - split) as f32)
                 .collect();
             let low_res = Tensor::from_slice(&low_res).view([1, 1, 256, 256]);
-            let logits = floats(&View::in_window(&low_res, &View::Cut(transform).grid_in_frame(Device::Cpu)));
+            let logits =
+                floats(&View::in_window(&low_res, &View::grids_in_frame(&[View::Cut(transform)], Device::Cpu)));
             let columns =
                 Grid::new(image.0, image.1, (0..image.0 * image.1).map(|i| (i % image.1) as f64 + 0.5).collect());
             let columns = transform.apply_grid(&columns, f64::NAN);
@@ -181,7 +185,7 @@ mod tests {
             let [height, width] = view.size();
             let mut rng = stream(seed as u64, 1, "x", "place");
             let (y, x) = (integer(&mut rng, 0, height - 1) as usize, integer(&mut rng, 0, width - 1) as usize);
-            let grid = floats(&view.grid_in_frame(Device::Cpu));
+            let grid = floats(&View::grids_in_frame(&[view], Device::Cpu));
             let place = |axis: usize| (grid[(y * width as usize + x) * 2 + axis] + 1.0) / 2.0 * IMAGE_SIZE as f32 - 0.5;
             let point = view.point(y, x, CENTRES);
             assert!((point[0] - place(0)).abs() < 1e-2 && (point[1] - place(1)).abs() < 1e-2);
@@ -199,7 +203,8 @@ mod tests {
             let distances: Vec<f32> = (0..height * width).map(distance).collect();
             let mask: Vec<f32> = distances.iter().map(|&distance| f32::from(u8::from(distance < 0.0))).collect();
             let frame = view.in_frame(&Tensor::from_slice(&mask).view([height, width]));
-            let back = floats(&View::in_window(&frame.view([1, 1, 256, 256]), &view.grid_in_frame(Device::Cpu)));
+            let back =
+                floats(&View::in_window(&frame.view([1, 1, 256, 256]), &View::grids_in_frame(&[view], Device::Cpu)));
             for (i, (&distance, &back)) in distances.iter().zip(&back).enumerate() {
                 // What a transform cuts off from the image has no place in the frame to come back from.
                 let (place_y, place_x) = view.place((i as i64 / width) as f64 + 0.5, (i as i64 % width) as f64 + 0.5);
