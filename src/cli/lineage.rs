@@ -51,7 +51,10 @@ fn results_of<'a>(cell: &'a CellUnits, image: &str) -> anyhow::Result<(&'a Item,
     }
     let Some(at) = place(train) else {
         let ids: Vec<&str> = val.iter().chain(train).map(|item| item.id.as_str()).collect();
-        let hint = nearest(image, &ids).map_or_else(String::new, |near| format!("did you mean `{near}`?"));
+        let hint = match (nearest(image, &ids), ids.first()) {
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, first) => format!("give an id as in the list, such as `{}`", first.unwrap_or(&"")),
+        };
         return Err(Hinted::error(format!("no image `{image}` in `{}`", cell.dataset.name), hint));
     };
     let overlay = cell.overlays.iter().find(|overlay| overlay.item_idx == at);

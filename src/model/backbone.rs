@@ -146,8 +146,8 @@ impl Backbone {
         }
     }
 
-    /// The same tensors, batch norms folded into their convolutions once for several passes, through which gradients go
-    /// once.
+    /// The same tensors, batch norms folded into their convolutions once for several passes. It serves one backward pass,
+    /// and is out of date once the tensors have moved.
     pub fn ready(&self) -> Self {
         match self {
             Self::Resnet(net) => Self::Resnet(net.ready()),

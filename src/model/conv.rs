@@ -125,7 +125,7 @@ impl Conv {
         Folded { weight: weight.to_kind(kind), bias: self.norm.as_ref().map(|norm| norm.bias.to_kind(kind)) }
     }
 
-    /// The same tensors, folded once for several passes; gradients go through it.
+    /// The same tensors, folded once for several passes and one backward pass.
     pub(super) fn ready(&self, compute: Compute) -> Self {
         let ready = match &self.ready {
             Some(Folded { weight, bias }) => {

@@ -157,8 +157,9 @@ impl S2cTraining<'_> {
             let cpm = options.cpm.as_ref().zip(pseudo.as_ref()).and_then(|((_, absent, weight), map)| {
                 Some((loss::cpm(&output.cam, &part.labels, map, *absent)? * of_cpm[i], *weight))
             });
+            // Its weights are folded anew: through one folding the sum of both gradients would round otherwise.
             let small = options.equivariance.map(|(scale, weight)| {
-                (classifier.forward(&scaled(&part.crops, scale), part.dropout.as_ref()), weight)
+                (self.classifier.forward(&scaled(&part.crops, scale), part.dropout.as_ref()), weight)
             });
             let equivariance = small.as_ref().map(|(small, weight)| {
                 (seam::equivariance(&output.cam, &small.cam, &part.labels) * of_cls[i], *weight)

@@ -78,8 +78,8 @@ pub struct OutOfMemory(String);
 
 impl OutOfMemory {
     /// What to do about it.
-    pub const HINT: &str = "set a smaller `batch_size` with more `accumulate`, a smaller `crop` or smaller `scales`, or on a \
-                            CPU fewer --jobs; what has finished is kept";
+    pub const HINT: &str = "set a smaller `batch_size` with more `accumulate`, a smaller `crop` or smaller `scales`; on a CPU \
+                            fewer --jobs, and a GPU only once in --device; what has finished is kept";
 
     /// libtorch has no type for it. What stands above its text in the error is kept, its trace is not.
     fn of(error: &anyhow::Error) -> Option<Self> {
@@ -99,7 +99,7 @@ impl OutOfMemory {
     }
 }
 
-/// Threads of this process: one for each device, for stages that use all of it or all cores, and `jobs` for the others.
+/// Threads of this process: one for each device (k for one named k times), for stages that use all of it or all cores, and `jobs` for the others.
 ///
 /// On a CPU the two kinds take turns; beside a GPU they run at once.
 pub struct LocalExecutor {
@@ -160,7 +160,7 @@ impl LocalExecutor {
         Self { context, devices, limit: None, lanes, lane_of: HashMap::new(), sender, receiver }
     }
 
-    /// Instead of the context's device, each of these takes one unit at a time that uses all of it.
+    /// Instead of the context's device these take units that use all of one: each as many at a time as it is named.
     pub fn on(mut self, devices: Vec<Device>) -> Self {
         if !devices.is_empty() {
             self.lanes[0].n_workers = devices.len();

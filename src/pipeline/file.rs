@@ -472,6 +472,14 @@ pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     nearest.filter(|name| nearness(name) >= NEAR)
 }
 
+/// What to write instead of a class that is none.
+pub(crate) fn class_hint(written: &str, known: &[&str]) -> String {
+    match nearest(written, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("the classes are {}", known.join(", ")),
+    }
+}
+
 /// Ranges that types do not say.
 fn check(spec: &Spec) -> Result<(), FileError> {
     let classifier = &spec.classifier;
@@ -493,8 +501,7 @@ fn check(spec: &Spec) -> Result<(), FileError> {
     };
     for (field, names) in [("dataset.emoji.classes", &emoji.classes[..]), ("evaluate.classes", evaluated)] {
         if let Err(unknown) = labels_of(&VOC_CLASSES, names) {
-            let hint = nearest(&unknown.0, &VOC_CLASSES[1..]).map(|near| format!("did you mean `{near}`?"));
-            return Err(FileError { message: format!("`{field}`: {unknown}"), hint });
+            return Err(FileError::hinted(format!("`{field}`: {unknown}"), class_hint(&unknown.0, &VOC_CLASSES[1..])));
         }
     }
     for (field, crf) in [("pseudo_label", &spec.pseudo_label.crf), ("segmentation", &segmentation.crf)] {

@@ -62,18 +62,41 @@ fn load(weights: &Weights, architecture: Architecture, output_stride: i64) -> Ba
     Backbone::load(weights, &config).unwrap()
 }
 
-/// Features and the gradient of every trained tensor.
+/// Features and the gradient of every trained tensor; `net` as it is, and ready for several passes.
 fn check(golden: &Weights, case: &str, net: &Backbone, dropout: Option<&Dropout>) {
-    let feat = net.forward(&image(), dropout);
-    assert_eq!(feat.size()[1], net.n_features(), "{case}");
-    assert_close(golden, &format!("{case}.feat"), &slices(&feat, 128), 1e-4);
-    feat.square().mean(Kind::Float).backward();
-    let trained = net.trained();
-    let of_case = format!("{case}.grad.");
-    assert_eq!(trained.len(), golden.names().filter(|name| name.starts_with(&of_case)).count(), "{case}");
-    for (name, weight) in trained {
-        // Folding rounds otherwise, and a unit near 0 that it turns on or off changes sums.
-        assert_close(golden, &format!("{of_case}{name}"), &slices(&weight.grad(), 8), 5e-3);
+    for net in [net, &net.ready()] {
+        let feat = net.forward(&image(), dropout);
+        assert_eq!(feat.size()[1], net.n_features(), "{case}");
+        assert_close(golden, &format!("{case}.feat"), &slices(&feat, 128), 1e-4);
+        let of_case = format!("{case}.grad.");
+        let gradients = gradients(net, &feat.square().mean(Kind::Float));
+        assert_eq!(gradients.len(), golden.names().filter(|name| name.starts_with(&of_case)).count(), "{case}");
+        for (name, grad) in gradients {
+            // Folding rounds otherwise, and a unit near 0 that it turns on or off changes sums.
+            assert_close(golden, &format!("{of_case}{name}"), &slices(&grad, 8), 5e-3);
+        }
+    }
+}
+
+fn gradients(net: &Backbone, loss: &Tensor) -> BTreeMap<String, Tensor> {
+    let (names, weights): (Vec<String>, Vec<Tensor>) = net.trained().into_iter().unzip();
+    names.into_iter().zip(Tensor::run_backward(&[loss], &weights, false, false)).collect()
+}
+
+/// Passes over weights that are folded once have the gradient of passes that fold them each.
+#[test]
+fn gradients_of_several_passes_go_through_weights_folded_once() {
+    let (_, shapes) = golden();
+    let net = load(&checkpoint(&shapes["resnet18"]), Architecture::Resnet(Depth::D18, StrideIn::Conv2), 16);
+    let of_two = |net: &Backbone| {
+        let loss = |image: &Tensor| net.forward(image, None).square().mean(Kind::Float);
+        gradients(net, &(loss(&image()) + loss(&image().flip([3])) * 2.0))
+    };
+    let (apart, once) = (of_two(&net), of_two(&net.ready()));
+    assert!(apart.len() > 10 && apart.keys().eq(once.keys()));
+    for (name, grad) in &apart {
+        let off = f64::try_from((grad - &once[name]).abs().max()).unwrap();
+        assert!(off <= 1e-5 * f64::try_from(grad.abs().max()).unwrap(), "{name}: {off:.1e}");
     }
 }
 

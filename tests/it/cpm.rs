@@ -151,10 +151,10 @@ fn maps_are_those_of_the_script() {
 fn maps_of_a_batch_are_those_of_its_images() {
     let mirrored = Transform { image: (60, 90), resized: (110, 165), flip: true, crop: 80, offset: (-10, 30) };
     let views = [View::Alone { side: 80 }, View::Alone { side: 80 }, View::Cut(mirrored)];
-    let cams = Tensor::stack(&[cams(), cams() * 0.5, cams().flip([2])], 0);
-    let padding = there(&Tensor::from_slice(&mirrored.padding()).view([1, SIDE, SIDE]));
-    let padding = Tensor::cat(&[&padding.zeros_like(), &padding, &padding], 0);
-    // The second has none.
+    let cams = Tensor::stack(&[cams(), cams() * 0.5, cams().flip([0])], 0);
+    let row = Tensor::arange(SIDE, (Kind::Int64, device())).view([SIDE, 1]).expand([SIDE, SIDE], false);
+    let padding = Tensor::stack(&[row.lt(0), row.lt(30), row.ge(35).logical_and(&row.lt(45))], 0);
+    // The second image has none.
     let of_image = |image| answers().into_iter().map(move |answer| Answer { image, ..answer });
     let mixed: Vec<Answer> = of_image(2).zip(of_image(0)).flat_map(|(a, b)| [a, b]).collect();
     for (alpha_sam, two_paths) in [
@@ -169,6 +169,12 @@ fn maps_of_a_batch_are_those_of_its_images() {
             let alone = label_map(&cams.get(i), &answers, views[i as usize], &padding.get(i), &options);
             assert_eq!(maps.get(i), alone, "{alpha_sam:?} {i}");
             assert_eq!(alone.max().int64_value(&[]) > 0, i != 1);
+            // With another image's CAM or padding it is another map.
+            if i == 2 {
+                let other = label_map(&cams.get(0), &answers, views[2], &padding.get(2), &options);
+                let unpadded = label_map(&cams.get(2), &answers, views[2], &padding.get(0), &options);
+                assert!(unpadded != alone && (alpha_sam != SamCertainty::One || other != alone));
+            }
         }
     }
 }

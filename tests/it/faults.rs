@@ -333,9 +333,8 @@ impl Stage for Holds {
     }
 }
 
-/// As many units at a time as it is named.
 #[test]
-fn each_device_takes_one_unit_at_a_time_beside_the_others() {
+fn a_device_takes_as_many_units_at_a_time_as_it_is_named() {
     let registry = registry().with(StageEntry::of::<Holds>());
     for (devices, at_once, makers) in [
         ([0, 1], &["Cuda(0) 1 of 2", "Cuda(1) 1 of 2"][..], &["test, cuda:0", "test, cuda:1"][..]),

@@ -578,6 +578,17 @@ fn bad_input_is_one_clear_line_and_a_hint() {
         (&["run", "tiny.toml", "--set", "dataset.kind=voc"], "`dataset.root` is not set", "write it in [dataset]"),
         (&["run", "tiny.toml", "--device", "cuda"], "there is no `cuda`", "run on --device cpu"),
         (&["run", "tiny.toml", "--device", "cpu,cpu"], "names the CPU and more", "the CPU computes alone"),
+        (&["plan", "tiny.toml", "--set", "evaluate.classes=['cst']"], "`cst`", "did you mean `cat`?"),
+        (
+            &["plan", "tiny.toml", "--set", "evaluate.classes=['a pipe']"],
+            "`a pipe`",
+            "the classes are aeroplane, bicycle, ",
+        ),
+        (
+            &["lineage", "tiny.toml", "zzz", "--variant", "S2C"],
+            "no image `zzz`",
+            "give an id as in the list, such as `",
+        ),
         (&["predict", "tiny.toml", "x.png", "--variant", "S2C"], "has not been trained", "s2c-pipe run tiny.toml"),
     ] {
         let output = call(dir.path(), args);

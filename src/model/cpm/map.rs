@@ -58,14 +58,14 @@ pub fn label_maps(cams: &Tensor, answers: &[Answer], views: &[View], padding: &T
     if answers.is_empty() {
         return labels;
     }
-    // From here on `(N, H, W)`, or `(N, 1, 1)`.
+    // Of each answer; where nothing else is said `(N, H, W)`.
     let images: Vec<i64> = answers.iter().map(|answer| answer.image as i64).collect();
     let images = upload(&Tensor::from_slice(&images), device);
     let of_answers = |x: &Tensor| x.index_select(0, &images);
     let per_answer = |values: &[f32]| upload(&Tensor::from_slice(values), device).view([n, 1, 1]);
     let picked: Vec<usize> = answers.iter().map(|answer| options.pick.of(&answer.iou)).collect();
     let low_res = answers.iter().zip(&picked).map(|(answer, &picked)| answer.low_res.get(picked as i64));
-    let low_res = Tensor::stack(&low_res.collect::<Vec<_>>(), 0).unsqueeze(1);
+    let low_res = Tensor::stack(&low_res.collect::<Vec<_>>(), 0).unsqueeze(1); // (N, 1, 256, 256)
     let (grid, in_picture) = (of_answers(&View::grids_in_frame(views, device)), of_answers(&padding.logical_not()));
     let logits = View::in_window(&low_res, &grid);
     let inside = match options.two_paths {
@@ -73,7 +73,7 @@ pub fn label_maps(cams: &Tensor, answers: &[Answer], views: &[View], padding: &T
         false => logits.gt(0.0),
     };
     let mask = inside.logical_and(&in_picture);
-    let count = |of: &Tensor| of.sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float); // exact
+    let count = |of: &Tensor| of.sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float); // (N, 1, 1), exact
     let certainty = match options.alpha_sam {
         SamCertainty::Logit => logits,
         SamCertainty::Sigmoid => logits.sigmoid(),
@@ -88,6 +88,7 @@ pub fn label_maps(cams: &Tensor, answers: &[Answer], views: &[View], padding: &T
     };
     let confidence = match options.alpha_cam_mean {
         true => {
+            // One by one: a sum over all of a plane rounds otherwise than one of several.
             let sum = |(i, answer): (i64, &Answer)| {
                 let cam = cams.get(answer.image as i64).get(answer.channel);
                 (cam * mask.get(i)).sum(Kind::Float)

@@ -97,7 +97,7 @@ pub(super) fn shape(mut plane: Vec<f32>, view: &View, padding: &[bool], options:
     }
 }
 
-/// Points of prompts that share a call on a GPU, with the gaps: 130 MB for each attention in bf16.
+/// Points of prompts that share a call on a GPU, with the gaps: an attention of so many is 130 MB in bf16.
 const POINTS_TOGETHER: usize = 2048;
 
 /// What shares a call, by places in the list.
@@ -107,15 +107,14 @@ const POINTS_TOGETHER: usize = 2048;
 fn groups(n_points: &[usize], is_on_gpu: bool) -> Vec<Vec<usize>> {
     let mut order = Vec::from_iter(0..n_points.len());
     order.sort_by_key(|&at| Reverse(n_points[at]));
+    let has_room = |group: &[usize], at| match (is_on_gpu, n_points[group[0]]) {
+        (true, longest) => (group.len() + 1) * longest <= POINTS_TOGETHER,
+        (false, of_all) => n_points[at] == of_all,
+    };
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for at in order {
         match groups.last_mut() {
-            Some(group)
-                if n_points[group[0]] == n_points[at]
-                    || is_on_gpu && (group.len() + 1) * n_points[group[0]] <= POINTS_TOGETHER =>
-            {
-                group.push(at);
-            }
+            Some(group) if has_room(group, at) => group.push(at),
             _ => groups.push(vec![at]),
         }
     }
@@ -205,14 +204,15 @@ mod tests {
         let embeddings: Vec<&Tensor> = images.iter().collect();
         let prompt = |image, n: usize| Prompt {
             image,
-            channel: 0,
+            channel: n as i64,
             shape: Shape::Points((0..n).map(|i| [300.0 + 90.0 * i as f32, 400.0]).collect()),
         };
         let choice = MaskChoice::Multimask;
         let alone = decode(&decoder, &embeddings, &[prompt(0, 1)], choice).unwrap();
         let among = [prompt(1, 3), prompt(0, 1), prompt(1, 1), prompt(0, 6)];
         let among = decode(&decoder, &embeddings, &among, choice).unwrap();
-        assert_eq!(among.len(), 4);
+        let of: Vec<(usize, i64)> = among.iter().map(|answer| (answer.image, answer.channel)).collect();
+        assert_eq!(of, [(1, 3), (0, 1), (1, 1), (0, 6)]);
         let far = worst(&alone[0].low_res, &among[1].low_res);
         assert!(far < 1e-3 && (alone[0].iou[2] - among[1].iou[2]).abs() < 1e-4, "{far}");
 
@@ -236,9 +236,10 @@ mod tests {
         let n_points = [3, 70, 1, 3, 40, 1];
         assert_eq!(groups(&n_points, false), [vec![1], vec![4], vec![0, 3], vec![2, 5]]);
         assert_eq!(groups(&n_points, true), [vec![1, 4, 0, 3, 2, 5]]);
-        // As many as there is room for, and always those of equally many.
+        // As many as there is room for.
         assert_eq!(groups(&[1000, 2, 900, 3], true), [vec![0, 2], vec![3, 1]]);
-        assert_eq!(groups(&[1500, 1500, 1], true), [vec![0, 1], vec![2]]);
+        assert_eq!(groups(&[1500, 1500, 1], true), [vec![0], vec![1], vec![2]]);
+        assert_eq!(groups(&[1500, 1500, 1], false), [vec![0, 1], vec![2]]);
         assert_eq!(groups(&[0, 0], true), [vec![0, 1]]);
         assert!(groups(&[], true).is_empty());
     }

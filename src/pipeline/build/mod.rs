@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::data::{Dataset, FileMemo};
-use crate::pipeline::file::nearest;
+use crate::pipeline::file::class_hint;
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::spec::{Precision, Refinement, Spec};
 use crate::stage::affinity_label::AffinityLabel;
@@ -147,10 +147,10 @@ pub struct UnknownEvaluated {
 }
 
 impl UnknownEvaluated {
-    /// The name that may have been meant.
+    /// The name that may have been meant, or all there are.
     pub fn hint(&self) -> String {
         let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
-        nearest(&self.unknown.0, &known).map_or_else(String::new, |near| format!("did you mean `{near}`?"))
+        class_hint(&self.unknown.0, &known)
     }
 }
 
