@@ -43,13 +43,12 @@ impl Default for SscOptions {
 /// - `se_map`: `(B, H, W)` int64, 0 = no segment
 /// - returns the mean over pixels that lie in a segment; `None` when there are none
 pub fn ssc(feat: &Tensor, se_map: &Tensor, options: &SscOptions) -> Option<Tensor> {
-    // With the prototypes of all images memory would grow with the square of their number.
-    let together = feat.device().is_cuda() && !options.global_prototypes;
-    loss(feat, se_map, options, together)
+    loss(feat, se_map, options, feat.device().is_cuda())
 }
 
 /// - `together`: an operation is of all images with all prototypes, some of them hidden, which suits a GPU, where each
-///   costs a launch; else of an image with the prototypes that it has
+///   costs a launch; else of an image with the prototypes that it has. With those of all images memory would grow with the
+///   square of their number, so there it is always one by one.
 fn loss(feat: &Tensor, se_map: &Tensor, options: &SscOptions, together: bool) -> Option<Tensor> {
     let (map, size) = (se_map.size(), feat.size());
     let (batch, height, width) = (map[0], map[1], map[2]);
@@ -93,18 +92,15 @@ fn loss(feat: &Tensor, se_map: &Tensor, options: &SscOptions, together: bool) ->
         Some((similar, pixels))
     };
     let of_all = || {
-        let (taken, prototypes, ids) = match options.global_prototypes {
-            true => (taken.view([1, -1]), prototypes.transpose(0, 1).flatten(1, 2).unsqueeze(0), &offset_ids),
-            false => (taken.shallow_clone(), prototypes.shallow_clone(), se_map),
-        };
-        // (B, h, w, M)
-        let similar = feat.flatten(2, 3).transpose(1, 2).matmul(&prototypes).view([batch, size[2], size[3], -1]);
+        // (B, h, w, N)
+        let similar = feat.flatten(2, 3).transpose(1, 2).matmul(&prototypes);
+        let similar = similar.view([batch, size[2], size[3], -1]);
         // An image without any has no pixel that counts either.
         let hidden = taken.logical_not().logical_and(&taken.any_dim(1, true));
-        let (inv_norm, target, assigned) = (inv_norm.shallow_clone(), ids.shallow_clone(), assigned.shallow_clone());
+        let [inv_norm, target, assigned] = [&inv_norm, se_map, &assigned].map(Tensor::shallow_clone);
         (similar, Pixels { inv_norm, target, assigned, hidden: Some(hidden.unsqueeze(1)) })
     };
-    let parts: Box<dyn Iterator<Item = (Tensor, Pixels)>> = match together {
+    let parts: Box<dyn Iterator<Item = (Tensor, Pixels)>> = match together && !options.global_prototypes {
         true => Box::new(std::iter::once_with(of_all)),
         false => Box::new((0..batch).filter_map(of_image)),
     };
