@@ -1,8 +1,6 @@
 //! Convolutions of a backbone and its batch norms, which are frozen: a norm is a scale and a bias, and folds into the
 //! convolution before it.
 
-use std::sync::Arc;
-
 use tch::{Device, Kind, Tensor};
 
 use super::Compute;
@@ -30,7 +28,7 @@ impl Source<'_> {
         let stat = |part: &str| self.weights.get(&format!("{name}.{part}"), &[channels]);
         let scale = stat("weight")? / (stat("running_var")? + NORM_EPS).sqrt();
         let bias = stat("bias")? - stat("running_mean")? * &scale;
-        Ok(Norm { name: name.into(), scale: scale.to_device(self.device), bias: bias.to_device(self.device) })
+        Ok(Norm { name, scale: scale.to_device(self.device), bias: bias.to_device(self.device) })
     }
 
     /// - `shape`: of the weight
@@ -42,7 +40,7 @@ impl Source<'_> {
         shape: [i64; 4],
         (stride, dilation): (i64, i64),
     ) -> anyhow::Result<Conv> {
-        let name: Arc<str> = format!("{name}.weight").into();
+        let name = format!("{name}.weight");
         let weight = self.weights.get(&name, &shape)?.to_device(self.device).set_requires_grad(!self.is_frozen);
         let norm = norm.map(|norm| self.norm(norm, shape[0])).transpose()?;
         let conv = Conv { name, weight, norm, ready: None, stride, dilation };
@@ -52,7 +50,7 @@ impl Source<'_> {
 
 #[derive(Debug)]
 pub(super) struct Norm {
-    name: Arc<str>,
+    name: String,
     /// `gamma / sqrt(var + eps)`, `(C)`
     scale: Tensor,
     /// `beta - mean * scale`, `(C)`
@@ -86,7 +84,7 @@ impl Norm {
 /// A convolution, and the batch norm behind it where there is one.
 #[derive(Debug)]
 pub(super) struct Conv {
-    name: Arc<str>,
+    name: String,
     weight: Tensor,
     norm: Option<Norm>,
     /// What is computed with, where it is there already.
@@ -100,6 +98,13 @@ pub(super) struct Conv {
 struct Folded {
     weight: Tensor,
     bias: Option<Tensor>,
+}
+
+impl Folded {
+    /// The same tensors.
+    fn shared(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
+    }
 }
 
 impl Conv {
@@ -127,13 +132,7 @@ impl Conv {
 
     /// The same tensors, folded once for several passes and one backward pass.
     pub(super) fn ready(&self, compute: Compute) -> Self {
-        let ready = match &self.ready {
-            Some(Folded { weight, bias }) => {
-                Folded { weight: weight.shallow_clone(), bias: bias.as_ref().map(Tensor::shallow_clone) }
-            }
-            None => self.fold(compute.kind()),
-        };
-        self.with(ready)
+        self.with(self.ready.as_ref().map_or_else(|| self.fold(compute.kind()), Folded::shared))
     }
 
     /// For inference only.
@@ -154,12 +153,12 @@ impl Conv {
 
     /// The weight, where it is trained.
     pub(super) fn trained(&self) -> Option<(String, Tensor)> {
-        self.weight.requires_grad().then(|| (self.name.to_string(), self.weight.shallow_clone()))
+        self.weight.requires_grad().then(|| (self.name.clone(), self.weight.shallow_clone()))
     }
 
     /// What a checkpoint needs beside [`Self::trained`], in f32.
     pub(super) fn frozen(&self) -> impl Iterator<Item = (String, Tensor)> {
-        let weight = (!self.weight.requires_grad()).then(|| (self.name.to_string(), self.weight.shallow_clone()));
+        let weight = (!self.weight.requires_grad()).then(|| (self.name.clone(), self.weight.shallow_clone()));
         self.norm.iter().flat_map(Norm::tensors).chain(weight)
     }
 }

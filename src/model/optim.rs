@@ -105,35 +105,35 @@ impl Sgd {
 
     /// `v = momentum v + g + decay p`, `p = p - lr v`.
     pub fn step(&mut self, gradient: &Gradient, lr: f64) {
-        let joined = self.joined(gradient);
-        tch::no_grad(|| match (&mut self.flat, joined) {
-            (Some(Flat { value, momentum }), Some(grad)) => {
-                let _ = momentum.g_mul_scalar_(self.momentum);
-                let _ = momentum.g_add_(grad);
-                let _ = momentum.g_add_(&(&*value * self.weight_decay));
+        let (decay, keep) = (self.weight_decay, self.momentum);
+        let moved = |[value, momentum, grad]: [&Tensor; 3], lr: f64, piece: i64| {
+            let n = value.size()[0];
+            for at in (0..n).step_by(piece.max(1) as usize) {
+                let [mut value, mut momentum, grad] =
+                    [value, momentum, grad].map(|x| x.narrow(0, at, piece.min(n - at)));
+                // In place, but in products and sums of their own: fused ones would round otherwise.
+                let _ = momentum.g_mul_scalar_(keep);
+                let _ = momentum.g_add_(&grad);
+                let _ = momentum.g_add_(&(&value * decay));
+                let _ = value.g_sub_(&(&momentum * lr));
+            }
+        };
+        tch::no_grad(|| match self.flat.as_ref().zip(self.joined(gradient)) {
+            Some((Flat { value, momentum }, grad)) => {
                 let mut at = 0;
                 for same in Vec::from_iter(self.tensors.values()).chunk_by(|a, b| a.lr_mult == b.lr_mult) {
                     let n = same.iter().map(|trained| trained.value.numel() as i64).sum();
-                    let moved = momentum.narrow(0, at, n) * (lr * same[0].lr_mult);
-                    let _ = value.narrow(0, at, n).g_sub_(&moved);
+                    let part = |x: &Tensor| x.narrow(0, at, n);
+                    moved([&part(value), &part(momentum), &part(grad)], lr * same[0].lr_mult, n);
                     at += n;
                 }
             }
-            _ => {
-                let with_grads = self.tensors.values_mut().zip(&gradient.each).filter(|(_, grad)| grad.defined());
+            None => {
+                let with_grads = self.tensors.values().zip(&gradient.each).filter(|(_, grad)| grad.defined());
                 for (Trained { value, lr_mult, momentum }, grad) in with_grads {
-                    let [value, momentum, grad] = [&*value, &*momentum, &grad.contiguous()].map(|x| x.view([-1]));
-                    let n = value.size()[0];
-                    let piece = if value.device().is_cuda() { n } else { PIECE };
-                    for at in (0..n).step_by(piece.max(1) as usize) {
-                        let part = |x: &Tensor| x.narrow(0, at, piece.min(n - at));
-                        let (mut value, mut momentum) = (part(&value), part(&momentum));
-                        // In place, but in products and sums of their own: fused ones would round otherwise.
-                        let _ = momentum.g_mul_scalar_(self.momentum);
-                        let _ = momentum.g_add_(&part(&grad));
-                        let _ = momentum.g_add_(&(&value * self.weight_decay));
-                        let _ = value.g_sub_(&(&momentum * (lr * *lr_mult)));
-                    }
+                    let [value, momentum, grad] = [value, momentum, &grad.contiguous()].map(|x| x.view([-1]));
+                    let piece = if value.device().is_cuda() { value.size()[0] } else { PIECE };
+                    moved([&value, &momentum, &grad], lr * lr_mult, piece);
                 }
             }
         });

@@ -99,7 +99,8 @@ impl OutOfMemory {
     }
 }
 
-/// Threads of this process: one for each device (k for one named k times), for stages that use all of it or all cores, and `jobs` for the others.
+/// Threads of this process: one for each device (k for one named k times), for stages that use all of it or all cores,
+/// and `jobs` for the others.
 ///
 /// On a CPU the two kinds take turns; beside a GPU they run at once.
 pub struct LocalExecutor {

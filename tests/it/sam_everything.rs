@@ -5,8 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::device::device;
-use crate::sam::{has_bf16, photographs, weights};
 use s2c_pipe::data::image::decode_rgb;
 use s2c_pipe::model::Compute;
 use s2c_pipe::model::sam::automatic::{AutomaticOptions, Crop, segment_everything};
@@ -15,6 +13,9 @@ use s2c_pipe::model::weights::Weights;
 use s2c_pipe::vision::mask::BitMask;
 use s2c_pipe::vision::se_map::{OnTop, Segment, paint};
 use s2c_pipe::vision::{Rgb, SeMap};
+
+use crate::device::device;
+use crate::sam::{has_bf16, photographs, weights};
 
 /// The images of the golden file, in its order.
 pub(crate) const IMAGES: [&str; 10] = [
