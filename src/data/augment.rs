@@ -27,18 +27,19 @@ impl Transform {
     /// The longer side goes to a random length.
     pub fn sample_long(rng: &mut ChaCha8Rng, image: (usize, usize), long: (u32, u32), crop: usize) -> Self {
         let target = integer(rng, i64::from(long.0), i64::from(long.1)) as f64;
-        Self::sample(rng, image, target / image.0.max(image.1) as f64, crop)
+        // Multiplied first, as the authors' code does, since a product and a quotient round otherwise at a half.
+        let side = |n: usize| rounded(n as f64 * target / image.0.max(image.1) as f64);
+        Self::sample(rng, image, (side(image.0), side(image.1)), crop)
     }
 
     /// Both sides are scaled by a random factor.
     pub fn sample_scale(rng: &mut ChaCha8Rng, image: (usize, usize), scale: (f64, f64), crop: usize) -> Self {
         let factor = scale.0 + unit(rng) * (scale.1 - scale.0);
-        Self::sample(rng, image, factor, crop)
+        let side = |n: usize| rounded(n as f64 * factor);
+        Self::sample(rng, image, (side(image.0), side(image.1)), crop)
     }
 
-    fn sample(rng: &mut ChaCha8Rng, image: (usize, usize), factor: f64, crop: usize) -> Self {
-        let side = |n: usize| ((n as f64 * factor).round() as usize).max(1);
-        let resized = (side(image.0), side(image.1));
+    fn sample(rng: &mut ChaCha8Rng, image: (usize, usize), resized: (usize, usize), crop: usize) -> Self {
         let flip = unit(rng) < 0.5;
         let mut offset = |side: usize| {
             let room = side as i64 - crop as i64;
@@ -48,20 +49,26 @@ impl Transform {
         Self { image, resized, flip, crop, offset }
     }
 
-    /// The window of an image: normalised, `(3, crop, crop)`, zeros outside the image.
-    pub fn apply_image(&self, image: &Rgb, jitter: Option<&Jitter>) -> Vec<f32> {
+    /// The window of an image, row by row, with 8 bits a channel; `None` outside the image.
+    pub fn window(&self, image: &Rgb, jitter: Option<&Jitter>) -> Vec<Option<[u8; 3]>> {
         let mut image = resize_rgb(image, self.resized.0, self.resized.1, Filter::Bicubic);
         if let Some(jitter) = jitter {
             jitter.apply(&mut image);
         }
+        let pixel = |(y, x): (usize, usize)| {
+            let at = (y * image.width + x) * 3;
+            [image.data[at], image.data[at + 1], image.data[at + 2]]
+        };
+        (0..self.crop.pow(2)).map(|i| self.source(i / self.crop, i % self.crop).map(pixel)).collect()
+    }
+
+    /// The window of an image: normalised, `(3, crop, crop)`, zeros outside the image.
+    pub fn apply_image(&self, image: &Rgb, jitter: Option<&Jitter>) -> Vec<f32> {
         let pixels = self.crop * self.crop;
         let mut out = vec![0.0; 3 * pixels];
-        for i in 0..pixels {
-            if let Some((y, x)) = self.source(i / self.crop, i % self.crop) {
-                for c in 0..3 {
-                    let value = f32::from(image.data[(y * image.width + x) * 3 + c]) / 255.0;
-                    out[c * pixels + i] = (value - MEAN[c]) / STD[c];
-                }
+        for (i, pixel) in self.window(image, jitter).into_iter().enumerate() {
+            for (c, value) in pixel.into_iter().flatten().enumerate() {
+                out[c * pixels + i] = (f32::from(value) / 255.0 - MEAN[c]) / STD[c];
             }
         }
         out
@@ -97,12 +104,19 @@ impl Transform {
     }
 }
 
+/// A side in whole pixels, at least one. Python's `round`, which the reference code calls, takes a half to the even
+/// neighbour.
+pub fn rounded(side: f64) -> usize {
+    (side.round_ties_even() as usize).max(1)
+}
+
 /// One draw of colour changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Jitter {
-    /// In order: which of brightness, contrast, saturation, hue, and how much.
-    steps: Vec<(u8, f32)>,
-    grey: bool,
+    /// In order: which of brightness (0), contrast, saturation and hue (3), and how much.
+    pub steps: Vec<(u8, f32)>,
+    /// All colour is taken away at the end.
+    pub grey: bool,
 }
 
 impl Jitter {
@@ -120,52 +134,85 @@ impl Jitter {
         Self { steps, grey: unit(rng) < 0.02 }
     }
 
+    /// What torchvision's `ColorJitter` and `RandomGrayscale` make of a Pillow image for these numbers, to the same bytes.
     fn apply(&self, image: &mut Rgb) {
         for &(which, amount) in &self.steps {
-            let mean = match which {
-                1 => image.data.chunks_exact(3).map(grey).sum::<f32>() / (image.height * image.width) as f32,
-                _ => 0.0,
-            };
-            for pixel in image.data.chunks_exact_mut(3) {
-                let blend_with = match which {
-                    0 => 0.0,
-                    1 => mean,
-                    2 => grey(pixel),
-                    _ => {
-                        turn_hue(pixel, amount);
-                        continue;
-                    }
-                };
-                pixel.iter_mut().for_each(|v| *v = (blend_with + (f32::from(*v) - blend_with) * amount).round() as u8);
+            match which {
+                0 => image.data.iter_mut().for_each(|value| *value = blend(0, *value, amount)),
+                1 => {
+                    let sum: u64 = image.data.chunks_exact(3).map(|pixel| u64::from(grey(pixel))).sum();
+                    let mean = (sum as f64 / (image.height * image.width) as f64 + 0.5) as u8;
+                    image.data.iter_mut().for_each(|value| *value = blend(mean, *value, amount));
+                }
+                2 => image.data.chunks_exact_mut(3).for_each(|pixel| {
+                    let grey = grey(pixel);
+                    pixel.iter_mut().for_each(|value| *value = blend(grey, *value, amount));
+                }),
+                _ => image.data.chunks_exact_mut(3).for_each(|pixel| turn_hue(pixel, amount)),
             }
         }
         if self.grey {
-            image.data.chunks_exact_mut(3).for_each(|pixel| pixel.fill(grey(pixel).round() as u8));
+            image.data.chunks_exact_mut(3).for_each(|pixel| pixel.fill(grey(pixel)));
         }
     }
 }
 
-fn grey(pixel: &[u8]) -> f32 {
-    0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2])
+/// `Image.blend` of two values: from the first at 0 over the second at 1 and beyond, cut off after the point.
+fn blend(from: u8, to: u8, amount: f32) -> u8 {
+    // A cast holds the value to 0..=255, as Pillow does outside of 0..=1.
+    (f32::from(from) + amount * (f32::from(to) - f32::from(from))) as u8
 }
 
-/// Turns the hue by a fraction of the circle.
+/// `Image.convert("L")`: the luma of ITU-R 601 in fixed point.
+fn grey(pixel: &[u8]) -> u8 {
+    let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
+    ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
+}
+
+/// torchvision's `adjust_hue` of a Pillow image: hue, saturation and value have 8 bits, and the hue turns by whole steps.
 fn turn_hue(pixel: &mut [u8], turn: f32) {
-    let [r, g, b] = [f32::from(pixel[0]), f32::from(pixel[1]), f32::from(pixel[2])];
+    let [hue, saturation, value] = hsv(pixel);
+    // numpy's cast of an int32 to uint8 wraps.
+    let hue = hue.wrapping_add((f64::from(turn) * 255.0) as i32 as u8);
+    pixel.copy_from_slice(&rgb([hue, saturation, value]));
+}
+
+/// `Image.convert("HSV")`.
+fn hsv(pixel: &[u8]) -> [u8; 3] {
+    let [r, g, b] = [pixel[0], pixel[1], pixel[2]];
     let (high, low) = (r.max(g).max(b), r.min(g).min(b));
-    let range = high - low;
-    if range == 0.0 {
-        return;
+    if high == low {
+        return [0, 0, high];
     }
-    let sixth = match high {
-        _ if high == r => (g - b) / range,
-        _ if high == g => (b - r) / range + 2.0,
-        _ => (r - g) / range + 4.0,
+    let range = f32::from(high - low);
+    let from_high = |channel: u8| f32::from(high - channel) / range;
+    let sixths = match high {
+        _ if high == r => from_high(b) - from_high(g),
+        _ if high == g => 2.0 + from_high(r) - from_high(b),
+        _ => 4.0 + from_high(g) - from_high(r),
     };
-    let sixth = (sixth + turn * 6.0).rem_euclid(6.0);
-    for (value, shift) in pixel.iter_mut().zip([5.0f32, 3.0, 1.0]) {
-        let k = (shift + sixth) % 6.0;
-        *value = (high - range * k.min(4.0 - k).clamp(0.0, 1.0)).round() as u8;
+    let hue = (f64::from(sixths) / 6.0 + 1.0) % 1.0;
+    let saturation = range / f32::from(high);
+    [(f64::from(hue as f32) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, high]
+}
+
+/// `convert("RGB")` of HSV.
+fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
+    if saturation == 0 {
+        return [value; 3];
+    }
+    let sixths = f32::from(hue) * 6.0 / 255.0;
+    let saturation = f32::from(saturation) / 255.0;
+    let fraction = sixths - sixths.floor();
+    let darker = |by: f32| (f32::from(value) * (1.0 - by)).round() as u8;
+    let (low, falling, rising) = (darker(saturation), darker(saturation * fraction), darker(saturation * (1.0 - fraction)));
+    match sixths as u8 % 6 {
+        0 => [value, rising, low],
+        1 => [falling, value, low],
+        2 => [low, value, rising],
+        3 => [low, falling, value],
+        4 => [rising, low, value],
+        _ => [value, low, falling],
     }
 }
 
@@ -202,7 +249,8 @@ mod tests {
         for pixel in [[10u8, 200, 90], [255, 0, 0], [30, 30, 200], [7, 7, 7]] {
             let mut turned = pixel;
             turn_hue(&mut turned, 1.0);
-            assert!(pixel.iter().zip(&turned).all(|(a, b)| a.abs_diff(*b) <= 1), "{pixel:?} {turned:?}");
+            // Hue has 255 steps around the circle.
+            assert!(pixel.iter().zip(&turned).all(|(a, b)| a.abs_diff(*b) <= 6), "{pixel:?} {turned:?}");
         }
         let mut red = [255, 0, 0];
         turn_hue(&mut red, 1.0 / 3.0);

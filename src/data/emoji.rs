@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::image::{encode_label_map, encode_rgb};
+use super::image::{decode_rgba_png, encode_label_map, encode_rgb};
 use super::rng::{integer, stream, unit};
 use crate::digest::BlobDigest;
 use crate::vision::{LabelMap, Rgb};
@@ -98,12 +98,11 @@ struct Sprite(Vec<[f32; 4]>);
 
 impl Sprite {
     fn decode(png: &[u8]) -> anyhow::Result<Self> {
-        let image = image::load_from_memory(png)?.into_rgba8();
-        let pixel = |p: &image::Rgba<u8>| {
-            let [r, g, b, a] = p.0.map(|v| f32::from(v) / 255.0);
+        let pixel = |p: [u8; 4]| {
+            let [r, g, b, a] = p.map(|v| f32::from(v) / 255.0);
             [r * a, g * a, b * a, a]
         };
-        Ok(Self(image.pixels().map(pixel).collect()))
+        Ok(Self(decode_rgba_png(png)?.into_iter().map(pixel).collect()))
     }
 
     /// Bilinear at a place in pixels; transparent outside.

@@ -1,20 +1,130 @@
-//! Pictures to and from bytes, and PIL-compatible resizing.
+//! Images, label maps and SE maps to and from bytes.
 
-use anyhow::{Context, ensure};
-use fast_image_resize as fir;
+use std::io::Cursor;
 
+use anyhow::{Context, bail, ensure};
+
+pub use super::exif::Orientation;
+use super::jpeg;
+pub use super::resize::{Filter, resize_rgb};
 use crate::vision::{Grid, LabelMap, Rgb, SeMap};
 
-/// An RGB image from the bytes of a JPEG or PNG; grey and palette images are expanded, alpha is dropped.
+/// An image of more pixels than this is refused, as Pillow does: no data set has one, and a few bytes can declare it.
+pub const MAX_PIXELS: usize = 178_956_970;
+
+/// Stands before the bytes of a JPEG or PNG whose EXIF orientation is to be applied. A data set puts it there, so that
+/// the digest of an image, and with it every key, tells whether the image is read as stored or as viewers show it.
+pub const TURNED: &[u8] = b"S2CTURN1";
+
+/// An RGB image from the bytes of a JPEG or PNG: the pixels of Pillow's `Image.open(file).convert("RGB")`, bit for bit.
+/// Grey and palette images are expanded and alpha is dropped. EXIF's orientation is applied behind [`TURNED`] alone.
+///
+/// # Errors
+/// The bytes are another format, are cut off or damaged, declare more than [`MAX_PIXELS`], or are 16-bit grey of a range
+/// that they do not tell.
 pub fn decode_rgb(bytes: &[u8]) -> anyhow::Result<Rgb> {
-    // The decoder makes grey of what is missing. In the data of a scan neither marker can stand.
-    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|two| two == marker);
-    let is_jpeg = bytes.starts_with(&[0xff, 0xd8]);
-    ensure!(!is_jpeg || last([0xff, 0xd9]) > last([0xff, 0xda]), "the JPEG is cut off");
-    let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format()?;
-    reader.no_limits();
-    let rgb = reader.decode().context("not a whole JPEG or PNG image")?.into_rgb8();
-    Ok(Rgb { height: rgb.height() as usize, width: rgb.width() as usize, data: rgb.into_raw() })
+    if let Some(stored) = bytes.strip_prefix(TURNED) {
+        return Ok(Orientation::of(stored).turn(decode_rgb(stored)?));
+    }
+    let check = |width: usize, height: usize| check_size(width, height, bytes.len());
+    match Format::of(bytes) {
+        Format::Jpeg => jpeg::decode(bytes, check),
+        Format::Png => decode_png(bytes, check),
+        Format::Empty => bail!("the file is empty"),
+        Format::Other(name) => bail!("it is {name}; images are read as JPEG or PNG, so convert it to one of them"),
+        Format::Unknown => bail!("it is not a JPEG or PNG image"),
+    }
+}
+
+/// What a file is by its first bytes, whatever its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Jpeg,
+    Png,
+    Empty,
+    /// Known and not read, with its article: `a BMP image`.
+    Other(&'static str),
+    Unknown,
+}
+
+impl Format {
+    pub fn of(bytes: &[u8]) -> Self {
+        let starts = |magic: &[u8]| bytes.starts_with(magic);
+        let brand = bytes.get(4..12).filter(|brand| brand.starts_with(b"ftyp")).map(|brand| &brand[4..]);
+        match () {
+            () if bytes.is_empty() => Self::Empty,
+            () if starts(&[0xff, 0xd8, 0xff]) => Self::Jpeg,
+            () if starts(b"\x89PNG\r\n\x1a\n") => Self::Png,
+            () if starts(b"BM") => Self::Other("a BMP image"),
+            () if starts(b"GIF8") => Self::Other("a GIF image"),
+            () if starts(b"II*\0") || starts(b"MM\0*") || starts(b"II+\0") => Self::Other("a TIFF image"),
+            () if starts(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") => Self::Other("a WebP image"),
+            () if matches!(brand, Some(b"avif" | b"avis")) => Self::Other("an AVIF image"),
+            () if matches!(brand, Some(b"heic" | b"heix" | b"hevc" | b"mif1" | b"msf1")) => {
+                Self::Other("a HEIC image")
+            }
+            () if starts(b"\0\0\0\x0cjP  ") || starts(&[0xff, 0x4f, 0xff, 0x51]) => Self::Other("a JPEG 2000 image"),
+            () if starts(&[0xff, 0x0a]) || starts(b"\0\0\0\x0cJXL ") => Self::Other("a JPEG XL image"),
+            () if starts(b"8BPS") => Self::Other("a Photoshop file"),
+            () if starts(b"%PDF") => Self::Other("a PDF document"),
+            () if starts(b"PK\x03\x04") => Self::Other("a zip archive"),
+            () if starts(b"version https://git-lfs") => Self::Other("a pointer of Git LFS, not the file itself"),
+            () if starts(b"<?xml") || starts(b"<svg") || starts(b"<!DOCTYPE") || starts(b"<html") => {
+                Self::Other("a text of markup")
+            }
+            () => Self::Unknown,
+        }
+    }
+}
+
+/// Refuses what is declared and cannot be, before memory is taken for it.
+fn check_size(width: usize, height: usize, bytes: usize) -> anyhow::Result<()> {
+    let pixels = width.saturating_mul(height);
+    ensure!(pixels <= MAX_PIXELS, "it declares {width}x{height} pixels; at most {MAX_PIXELS} are read");
+    // Neither deflate nor a JPEG of one bit a block of 8x8 holds more pixels in a byte than this.
+    ensure!(pixels / 8300 <= bytes, "it is cut off: it declares {width}x{height} pixels and has {bytes} bytes");
+    Ok(())
+}
+
+fn decode_png(bytes: &[u8], check: impl Fn(usize, usize) -> anyhow::Result<()>) -> anyhow::Result<Rgb> {
+    let broken = "not a whole PNG image";
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    let header = decoder.read_header_info().context(broken)?;
+    check(header.width as usize, header.height as usize)?;
+    let is_grey_16 = (header.color_type, header.bit_depth) == (png::ColorType::Grayscale, png::BitDepth::Sixteen);
+    let (expand, strip) = (png::Transformations::EXPAND, png::Transformations::STRIP_16);
+    decoder.set_transformations(if is_grey_16 { png::Transformations::IDENTITY } else { expand | strip });
+    let (info, data) = frame(decoder)?;
+    let data = match info.color_type {
+        _ if is_grey_16 => {
+            // The authors of such files have other ranges in mind: 65,535 for white, or what a camera of 10 or 12 bits gave.
+            let largest = data.chunks_exact(2).map(|value| u16::from_be_bytes([value[0], value[1]])).max().unwrap_or(0);
+            ensure!(
+                largest == 0 || largest > 4095,
+                "it is 16-bit grey with no value over {largest}, which may be dark or of 12 bits; save it with 8 bits"
+            );
+            data.chunks_exact(2).flat_map(|value| [value[0]; 3]).collect()
+        }
+        png::ColorType::Grayscale => data.iter().flat_map(|&value| [value; 3]).collect(),
+        png::ColorType::GrayscaleAlpha => data.chunks_exact(2).flat_map(|value| [value[0]; 3]).collect(),
+        png::ColorType::Rgba => data.chunks_exact(4).flat_map(|value| [value[0], value[1], value[2]]).collect(),
+        png::ColorType::Rgb | png::ColorType::Indexed => data,
+    };
+    Ok(Rgb { height: info.height as usize, width: info.width as usize, data })
+}
+
+/// The pixels of a PNG with alpha; a pixel is opaque where the file has none.
+pub(super) fn decode_rgba_png(bytes: &[u8]) -> anyhow::Result<Vec<[u8; 4]>> {
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(png::Transformations::ALPHA | png::Transformations::STRIP_16);
+    let (info, data) = frame(decoder)?;
+    Ok(match info.color_type {
+        png::ColorType::Rgba => data.chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]).collect(),
+        png::ColorType::GrayscaleAlpha => data.chunks_exact(2).map(|p| [p[0], p[0], p[0], p[1]]).collect(),
+        other => bail!("a PNG of {other:?} has no alpha"),
+    })
 }
 
 /// A label map from a palette or 8-bit grey PNG: the indices themselves, not their colours.
@@ -61,32 +171,6 @@ pub fn encode_rgb(image: &Rgb) -> Vec<u8> {
     encode_png(image.width, image.height, png::ColorType::Rgb, png::BitDepth::Eight, None, &image.data)
 }
 
-/// PIL's filters: when shrinking they widen, so nothing aliases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    Bilinear,
-    Bicubic,
-}
-
-/// Resizes like `PIL.Image.resize` (equal within one grey level).
-pub fn resize_rgb(image: &Rgb, height: usize, width: usize, filter: Filter) -> Rgb {
-    if (height, width) == (image.height, image.width) {
-        return image.clone();
-    }
-    let pixel = fir::PixelType::U8x3;
-    let src = fir::images::ImageRef::new(image.width as u32, image.height as u32, &image.data, pixel);
-    let mut dst = fir::images::Image::new(width as u32, height as u32, pixel);
-    let filter = match filter {
-        Filter::Bilinear => fir::FilterType::Bilinear,
-        Filter::Bicubic => fir::FilterType::CatmullRom,
-    };
-    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
-    // Fails only for a pixel type or buffer that does not fit, and both are made right here.
-    let done = src.map(|src| fir::Resizer::new().resize(&src, &mut dst, &options).is_ok());
-    debug_assert_eq!(done.ok(), Some(true));
-    Rgb { height, width, data: dst.into_vec() }
-}
-
 /// The 256 colours of VOC label maps, RGB after RGB: the bits of the index, spread over the channels.
 pub fn voc_palette() -> Vec<u8> {
     let colour = |index: u32| {
@@ -97,8 +181,16 @@ pub fn voc_palette() -> Vec<u8> {
 }
 
 fn decode_png_as_is(bytes: &[u8]) -> anyhow::Result<(png::OutputInfo, Vec<u8>)> {
-    let mut decoder = png::Decoder::new(std::io::Cursor::new(bytes));
+    ensure!(Format::of(bytes) == Format::Png, "not a PNG image");
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);
+    let header = decoder.read_header_info().context("not a whole PNG image")?;
+    check_size(header.width as usize, header.height as usize, bytes.len())?;
+    frame(decoder)
+}
+
+/// The image, or the first frame of an animation.
+fn frame(decoder: png::Decoder<Cursor<&[u8]>>) -> anyhow::Result<(png::OutputInfo, Vec<u8>)> {
     let mut reader = decoder.read_info().context("not a whole PNG image")?;
     let size = reader.output_buffer_size().context("the PNG image is too large")?;
     let mut data = vec![0; size];

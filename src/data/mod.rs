@@ -3,8 +3,11 @@
 pub mod augment;
 pub mod coco;
 pub mod emoji;
+mod exif;
 pub mod folder;
 pub mod image;
+mod jpeg;
+mod resize;
 pub mod rng;
 pub mod scan;
 pub mod voc;

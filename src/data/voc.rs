@@ -266,11 +266,8 @@ mod tests {
         // A JPEG that is cut off decodes to grey below.
         let cut_off = tree(8, 4);
         fs::remove_file(cut_off.path().join("JPEGImages/a.png")).unwrap();
-        let mut jpeg = Vec::new();
-        image::RgbImage::from_fn(4, 4, |x, y| image::Rgb([60 * x as u8, 60 * y as u8, 9]))
-            .write_to(&mut std::io::Cursor::new(&mut jpeg), image::ImageFormat::Jpeg)
-            .unwrap();
-        fs::write(cut_off.path().join("JPEGImages/a.jpg"), &jpeg).unwrap();
+        let jpeg = include_bytes!("../../tests/golden/pixels/4x4.jpg");
+        fs::write(cut_off.path().join("JPEGImages/a.jpg"), jpeg).unwrap();
         scan_at(cut_off.path()).unwrap();
         fs::write(cut_off.path().join("JPEGImages/a.jpg"), &jpeg[..jpeg.len() - 4]).unwrap();
         let not_a_text = tree(8, 4);
@@ -288,7 +285,7 @@ mod tests {
             (tree(57, 4), "has class 57; known are 0..=20 and 255"),
             (tree(8, 5), "a: the mask is 5x4, the image 4x4"),
             (tree(0, 4), "a: a training image without a label: its mask is all background"),
-            (truncated, "not a whole JPEG or PNG image"),
+            (truncated, "not a whole PNG image"),
             (cut_off, "the JPEG is cut off"),
             (not_a_text, "val.txt`: stream did not contain valid UTF-8"),
             (no_image, "a: no image"),

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::cam_file::write_cam;
 use super::params::{Backbone, Compute, is_default};
 use super::{Bytes, Loaded, Output, Stage, StageContext, UnitInput};
-use crate::data::augment::{MEAN, STD};
+use crate::data::augment::{MEAN, STD, rounded};
 use crate::data::image::{Filter, decode_rgb, resize_rgb};
 use crate::data::rng::stream;
 use crate::model::advcam::{AdvCamOptions, climbed_cam};
@@ -133,7 +133,7 @@ pub(super) fn over_views(
     let size = [height as i64, width as i64];
     let mut sum: Option<Tensor> = None;
     for &scale in views.scales {
-        let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
+        let side = |n: usize| rounded(n as f64 * scale);
         let scaled = normalised(&resize_rgb(image, side(height), side(width), Filter::Bicubic)).to_device(device);
         for mirrored in [false, true].into_iter().take(1 + usize::from(views.flip)) {
             let x = if mirrored { scaled.flip([3]) } else { scaled.shallow_clone() };

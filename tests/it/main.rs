@@ -31,6 +31,7 @@ mod pins;
 mod presets;
 #[cfg(feature = "torch")]
 mod program;
+mod pixels;
 mod propagate;
 #[cfg(feature = "torch")]
 mod refine;
