@@ -1,11 +1,14 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test test-faults test-gpu test-s3 setup build lint bench-sam bench-train bench-engine bench-refine
+.PHONY: quickstart test test-processors test-faults test-gpu test-s3 setup build lint bench-sam bench-train bench-engine bench-refine
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
 
 test: setup lint ## formatting, lints, advisories and all tests
 	cargo test --release
+
+test-processors: setup ## all tests as on other x86-64 processors; S2C_SIMD=portable or avx2 holds our own arithmetic to that
+	@.ci/test-processors
 
 test-faults: build ## the engine under faults, with 200 kills where `make test` has 20; the quickstart, killed 20 times
 	S2C_FAULTS=200 cargo test --release --test it faults:: -- --nocapture

@@ -23,7 +23,8 @@
 //! ```
 //!
 //! A module imports only from below itself. `model` knows no cache and `cache` knows no model. Library code does
-//! not print, read the environment or look at the clock except where [`cli`] hands these in.
+//! not print, read the environment or look at the clock except where [`cli`] hands these in;
+//! [`vision::arch`] alone reads a variable of the tests.
 //!
 //! # Files on disk
 //!

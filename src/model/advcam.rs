@@ -3,7 +3,7 @@
 //! jbeomlee93/AdvCAM). Not as there: CAMs are the classifier's own, where Grad-CAM is the same but for a factor; an image
 //! and its mirror climb apart; scale 0.5 takes as many steps as the others.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::classifier::Classifier;
 use super::s2c::add;
@@ -37,10 +37,10 @@ pub fn climbed_cam(classifier: &Classifier, x: &Tensor, channel: i64, options: &
                 return None;
             }
             let first = first.get_or_insert_with(|| cam.detach());
-            let scores = cams.mean_dim([2i64, 3].as_slice(), false, Kind::Float); // (1, C)
+            let scores = cams.mean_dim([2i64, 3].as_slice(), false, cams.kind()); // (1, C)
             let is_high = cam.detach().gt_tensor(&(cam.detach().max() * options.guard_threshold));
-            let changed = ((&cam - &*first).abs() * is_high).sum(Kind::Float);
-            let aim = scores.get(0).get(channel) * 2.0 - scores.sum(Kind::Float) - changed * options.guard;
+            let changed = ((&cam - &*first).abs() * is_high).sum(cams.kind());
+            let aim = scores.get(0).get(channel) * 2.0 - scores.sum(cams.kind()) - changed * options.guard;
             Some(Tensor::run_backward(&[&aim], &[&at], false, false).remove(0))
         });
         let Some(grad) = grad else { break };

@@ -2,7 +2,7 @@
 //! SEAM, a module that revises its CAMs.
 
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::backbone::{Backbone, BackboneConfig};
 use super::conv::channels_last;
@@ -10,6 +10,7 @@ use super::init::{layer, xavier};
 use super::resnet38::{Dropout, S2C_DROPOUT};
 use super::seam::Pcm;
 use super::weights::Weights;
+use super::wide;
 
 #[derive(Clone, Copy, Debug)]
 pub struct ClassifierConfig {
@@ -50,9 +51,9 @@ impl Classifier {
     /// From a checkpoint of ours, or from a backbone's weights with a new head drawn from `rng` (Xavier uniform).
     pub fn load(weights: &Weights, config: &ClassifierConfig, rng: &mut ChaCha8Rng) -> anyhow::Result<Self> {
         let backbone = Backbone::load(weights, &config.backbone)?;
-        let device = config.backbone.device;
+        let (device, kind) = (config.backbone.device, config.backbone.compute.wide_kind());
         let mut head = |name: &str, to: i64, from: i64| {
-            layer(weights, name, &[to, from, 1, 1], device, |shape| xavier(rng, shape, 1.0))
+            layer(weights, name, &[to, from, 1, 1], (device, kind), |shape| xavier(rng, shape, 1.0))
         };
         let (feat, dim) = match config.feat_dim {
             0 => (None, backbone.n_features()),
@@ -99,12 +100,12 @@ impl Classifier {
     pub fn forward(&self, x: &Tensor, dropout: Option<&Dropout>) -> CamOutput {
         let Some(pcm) = &self.pcm else {
             let (feat, cam) = self.cam_of(self.backbone.forward(x, dropout));
-            return CamOutput { feat: feat.to_kind(Kind::Float), cam, revised: None };
+            return CamOutput { feat: wide(&feat), cam, revised: None };
         };
         let [near, deep, features] = self.backbone.sides(x, dropout);
         let (feat, cam) = self.cam_of(features);
         let revised = Some(pcm.forward(&cam, x, &[near, deep]));
-        CamOutput { feat: feat.to_kind(Kind::Float), cam, revised }
+        CamOutput { feat: wide(&feat), cam, revised }
     }
 
     /// The feature map and the CAM logits, these in f32, of the backbone's features.
@@ -115,7 +116,7 @@ impl Classifier {
             Some(weight) => conv(&features, weight).relu_(),
             None => features,
         };
-        let cam = conv(&feat, &self.cam).to_kind(Kind::Float);
+        let cam = wide(&conv(&feat, &self.cam));
         (feat, cam)
     }
 

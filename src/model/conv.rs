@@ -24,11 +24,15 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
+    fn get(&self, name: &str, shape: &[i64]) -> anyhow::Result<Tensor> {
+        Ok(self.weights.get(name, shape)?.to_device(self.device).to_kind(self.compute.wide_kind()))
+    }
+
     pub(super) fn norm(&self, name: String, channels: i64) -> anyhow::Result<Norm> {
-        let stat = |part: &str| self.weights.get(&format!("{name}.{part}"), &[channels]);
+        let stat = |part: &str| self.get(&format!("{name}.{part}"), &[channels]);
         let scale = stat("weight")? / (stat("running_var")? + NORM_EPS).sqrt();
         let bias = stat("bias")? - stat("running_mean")? * &scale;
-        Ok(Norm { name, scale: scale.to_device(self.device), bias: bias.to_device(self.device) })
+        Ok(Norm { name, scale, bias })
     }
 
     /// - `shape`: of the weight
@@ -41,7 +45,7 @@ impl Source<'_> {
         (stride, dilation): (i64, i64),
     ) -> anyhow::Result<Conv> {
         let name = format!("{name}.weight");
-        let weight = self.weights.get(&name, &shape)?.to_device(self.device).set_requires_grad(!self.is_frozen);
+        let weight = self.get(&name, &shape)?.set_requires_grad(!self.is_frozen);
         let norm = norm.map(|norm| self.norm(norm, shape[0])).transpose()?;
         let conv = Conv { name, weight, norm, ready: None, stride, dilation };
         Ok(if self.is_frozen { conv.ready(self.compute) } else { conv })

@@ -1,7 +1,7 @@
 //! First values of weights, from streams of ours: libtorch's own depend on its global state.
 
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::weights::Weights;
 use crate::data::rng::unit;
@@ -14,11 +14,11 @@ pub(super) fn layer(
     weights: &Weights,
     name: &str,
     shape: &[i64; 4],
-    device: Device,
+    (device, kind): (Device, Kind),
     new: impl FnOnce(&[i64; 4]) -> Tensor,
 ) -> anyhow::Result<Tensor> {
     let weight = if weights.contains(name) { weights.get(name, shape)? } else { new(shape) };
-    Ok(weight.to_device(device).set_requires_grad(true))
+    Ok(weight.to_device(device).to_kind(kind).set_requires_grad(true))
 }
 
 /// Uniform in `-bound..bound`.

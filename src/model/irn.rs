@@ -14,6 +14,7 @@ use super::init::uniform;
 use super::repeat::resized;
 use super::resnet::Resnet;
 use super::weights::Weights;
+use super::wide;
 
 /// Pixels of the input that a pixel of the maps covers.
 pub const STRIDE: i64 = 4;
@@ -87,7 +88,7 @@ impl Layer {
     fn forward(&self, x: &Tensor) -> Tensor {
         let y = self.conv.forward(x);
         let kind = y.kind();
-        let y = y.to_kind(Kind::Float).group_norm(self.groups, Some(&self.scale), Some(&self.bias), NORM_EPS, false);
+        let y = wide(&y).group_norm(self.groups, Some(&self.scale), Some(&self.bias), NORM_EPS, false);
         let y = match self.up {
             1 => y,
             up => resized(&y, [y.size()[2] * up, y.size()[3] * up], false),
@@ -106,6 +107,7 @@ impl Layer {
 struct Source<'a> {
     weights: &'a Weights,
     device: tch::Device,
+    kind: Kind,
     rng: &'a mut ChaCha8Rng,
 }
 
@@ -120,7 +122,7 @@ impl Source<'_> {
             true => self.weights.get(name, shape)?,
             false => new(self.rng),
         };
-        Ok(value.to_device(self.device).set_requires_grad(true))
+        Ok(value.to_device(self.device).to_kind(self.kind).set_requires_grad(true))
     }
 
     /// First values as PyTorch draws those of its convolutions.
@@ -156,7 +158,7 @@ impl IrnNet {
         };
         let stride = |level: usize| STRIDES[level].min(config.output_stride.max(8));
         let channels = backbone.n_levels();
-        let mut source = Source { weights: layers, device: config.device, rng };
+        let mut source = Source { weights: layers, device: config.device, kind: config.compute.wide_kind(), rng };
         let mut edge = |level: usize| {
             let name = format!("fc_edge{}", level + 1);
             source.layer(&name, (channels[level], EDGE_DIM), EDGE_GROUPS, stride(level) / STRIDE)
@@ -184,7 +186,7 @@ impl IrnNet {
         let deep: Vec<Tensor> = dp[2..].iter().map(|x| cut(x, of_third)).collect();
         let deep = cut(&self.deep.forward(&Tensor::cat(&deep, 1)), of_first);
         let dp = self.last.forward(&Tensor::cat(&[&dp[0], &dp[1], &deep], 1));
-        let displacement = self.displacement.forward(&dp).to_kind(Kind::Float);
+        let displacement = wide(&self.displacement.forward(&dp));
         IrnOutput { edge: self.edge_of(&levels), displacement }
     }
 
@@ -204,7 +206,7 @@ impl IrnNet {
         let of_first = side(&levels[0]);
         let edges: Vec<Tensor> =
             levels.iter().zip(&self.edges).map(|(x, layer)| cut(&layer.forward(x), of_first)).collect();
-        self.edge.forward(&Tensor::cat(&edges, 1)).to_kind(Kind::Float)
+        wide(&self.edge.forward(&Tensor::cat(&edges, 1)))
     }
 
     /// Trained tensors by name; nothing else is in a checkpoint.

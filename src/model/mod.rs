@@ -6,6 +6,9 @@ pub mod affinity;
 pub mod backbone;
 mod bf16;
 pub mod classifier;
+#[cfg(test)]
+#[path = "../../tests/it/close.rs"]
+mod close;
 pub mod conv;
 pub mod cpm;
 pub mod deeplab;
@@ -27,7 +30,7 @@ mod simd;
 pub mod ssc;
 pub mod weights;
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use crate::vision::Rgb;
 
@@ -36,6 +39,9 @@ use crate::vision::Rgb;
 pub enum Compute {
     F32,
     Bf16,
+    /// Of backbones and what stands on them, in tests: a reference in f64 and a model in f64 agree to many more digits than
+    /// rounding takes, where in f32 a unit near 0 may be off on one processor and on on another.
+    F64,
 }
 
 impl Compute {
@@ -43,12 +49,26 @@ impl Compute {
         match self {
             Self::F32 => Kind::Float,
             Self::Bf16 => Kind::BFloat16,
+            Self::F64 => Kind::Double,
+        }
+    }
+
+    /// Of weights as they are trained, and of sums: f32 also around products in bf16.
+    pub fn wide_kind(self) -> Kind {
+        match self {
+            Self::F32 | Self::Bf16 => Kind::Float,
+            Self::F64 => Kind::Double,
         }
     }
 }
 
+/// The result of products, in the number format of sums: see [`Compute::wide_kind`].
+fn wide(x: &Tensor) -> Tensor {
+    if x.kind() == Kind::Double { x.shallow_clone() } else { x.to_kind(Kind::Float) }
+}
+
 /// `(3, H, W)` u8 on the CPU.
-pub fn rgb_tensor(image: &Rgb) -> tch::Tensor {
-    let hwc = tch::Tensor::from_slice(&image.data).view([image.height as i64, image.width as i64, 3]);
+pub fn rgb_tensor(image: &Rgb) -> Tensor {
+    let hwc = Tensor::from_slice(&image.data).view([image.height as i64, image.width as i64, 3]);
     hwc.permute([2, 0, 1]).contiguous()
 }

@@ -1,13 +1,14 @@
 //! AffinityNet (PSA; Ahn and Kwak, CVPR 2018): features whose distance says whether two near pixels are of one thing.
 
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::backbone::{Backbone, BackboneConfig};
 use super::init::{kaiming, layer, xavier};
 use super::repeat::resized;
 use super::resnet38::{DROPOUT, Dropout};
 use super::weights::Weights;
+use super::wide;
 
 /// Pixels of the input a feature covers: of all backbones, since features of higher strides are brought to those of
 /// `layer2`.
@@ -35,12 +36,13 @@ impl PsaNet {
     pub fn load(weights: &Weights, config: &BackboneConfig, rng: &mut ChaCha8Rng) -> anyhow::Result<Self> {
         let backbone = Backbone::load(weights, config)?;
         let n_sides = backbone.n_sides();
+        let place = (config.device, config.compute.wide_kind());
         let mut side = |i: usize| {
             let ((name, to), from) = (SIDES[i], n_sides[i]);
-            layer(weights, name, &[to, from, 1, 1], config.device, |shape| kaiming(rng, shape))
+            layer(weights, name, &[to, from, 1, 1], place, |shape| kaiming(rng, shape))
         };
         let f8 = [side(0)?, side(1)?, side(2)?];
-        let f9 = layer(weights, LAST, &[DIM, DIM, 1, 1], config.device, |shape| xavier(rng, shape, 4.0))?;
+        let f9 = layer(weights, LAST, &[DIM, DIM, 1, 1], place, |shape| xavier(rng, shape, 4.0))?;
         Ok(Self { backbone, f8, f9 })
     }
 
@@ -66,7 +68,7 @@ impl PsaNet {
             false => resized(&x, size, false),
         };
         let sides: Vec<Tensor> = sides.iter().zip(&self.f8).map(|(x, weight)| brought(layer(x, weight))).collect();
-        layer(&Tensor::cat(&sides, 1), &self.f9).to_kind(Kind::Float)
+        wide(&layer(&Tensor::cat(&sides, 1), &self.f9))
     }
 
     /// What a checkpoint needs beside [`Self::trained`].

@@ -4,9 +4,10 @@
 use std::ffi::c_void;
 use std::sync::Once;
 
-use tch::{Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
 
 use super::memory::upload;
+use super::wide;
 use crate::vision::IGNORE;
 
 #[expect(unsafe_code, reason = "tch has no other door")]
@@ -43,9 +44,9 @@ pub(super) fn resized(x: &Tensor, size: [i64; 2], align_corners: bool) -> Tensor
 
 fn by_products(x: &Tensor, [height, width]: [i64; 2], align_corners: bool) -> Tensor {
     let from = x.size();
-    let axis = |from, to| upload(&interpolation(from, to, align_corners).to_kind(Kind::Float), x.device());
+    let axis = |from, to| upload(&interpolation(from, to, align_corners).to_kind(wide(x).kind()), x.device());
     let (ys, xs) = (axis(from[2], height), axis(from[3], width));
-    ys.matmul(&x.to_kind(Kind::Float).matmul(&xs.transpose(0, 1))).to_kind(x.kind())
+    ys.matmul(&wide(x).matmul(&xs.transpose(0, 1))).to_kind(x.kind())
 }
 
 /// Along one axis, what each place takes of those before: `(to, from)` f64.
@@ -87,7 +88,7 @@ pub(super) fn added(sums: &Tensor, places: &Tensor, values: &Tensor) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
 

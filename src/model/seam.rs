@@ -62,11 +62,12 @@ impl Pcm {
     pub fn load(weights: &Weights, n_sides: [i64; 2], device: Device, rng: &mut ChaCha8Rng) -> anyhow::Result<Self> {
         let mut side = |i: usize| {
             let ((name, to), from) = (SIDES[i], n_sides[i]);
-            layer(weights, name, &[to, from, 1, 1], device, |shape| kaiming(rng, shape))
+            layer(weights, name, &[to, from, 1, 1], (device, Kind::Float), |shape| kaiming(rng, shape))
         };
         let f8 = [side(0)?, side(1)?];
         let n_all = 3 + SIDES[0].1 + SIDES[1].1;
-        let f9 = layer(weights, LAST.0, &[LAST.1, n_all, 1, 1], device, |shape| xavier(rng, shape, 4.0))?;
+        let f9 =
+            layer(weights, LAST.0, &[LAST.1, n_all, 1, 1], (device, Kind::Float), |shape| xavier(rng, shape, 4.0))?;
         Ok(Self { f8, f9 })
     }
 

@@ -228,7 +228,8 @@ pub(super) fn each<S: Simd>(values: &mut [f32], f: impl Fn(S::f32s) -> S::f32s) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pulp::{Arch, WithSimd};
+    use crate::vision::arch::arch;
+    use pulp::WithSimd;
 
     struct Multiply<'a>(&'a [f32], &'a [f32], &'a mut [f32], bool, Numbers);
     impl WithSimd for Multiply<'_> {
@@ -264,7 +265,7 @@ mod tests {
         for (numbers, tolerance) in [(Numbers::F32, 1e-5)].into_iter().chain(bf16) {
             for (values, is_columns) in [(&a, false), (&by_columns, true)] {
                 let mut out = vec![1.0; rows * n];
-                Arch::new().dispatch(Multiply(values, &b, &mut out, is_columns, numbers));
+                arch().dispatch(Multiply(values, &b, &mut out, is_columns, numbers));
                 for (i, out) in out.iter().enumerate() {
                     let expected: f32 = 1.0 + (0..inner).map(|k| a[i / n * inner + k] * b[k * n + i % n]).sum::<f32>();
                     assert!((out - expected).abs() < tolerance, "{numbers:?}");
@@ -281,7 +282,7 @@ mod tests {
         let cases = [(0.0, 0.0), (1.0, 0.841_344_746), (-1.0, -0.158_655_254), (3.0, 2.995_950_3), (-6.0, -5.919e-9)];
         cases.iter().zip(&mut gelus).for_each(|((x, _), gelu)| *gelu = *x);
         exps[1] = -1e30;
-        Arch::new().dispatch(Functions(&mut exps, &mut gelus));
+        arch().dispatch(Functions(&mut exps, &mut gelus));
         assert!(exps[1] < 1e-37);
         for (x, exp) in x.iter().zip(&exps).skip(2) {
             assert!((f64::from(*exp) / f64::from(*x).exp() - 1.0).abs() < 2e-7, "{x}");

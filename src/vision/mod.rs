@@ -1,5 +1,6 @@
 //! Pure arrays: no file, no tensor library. Row-major, row first.
 
+pub mod arch;
 pub mod boundary;
 pub mod crf;
 pub mod label;

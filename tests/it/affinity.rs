@@ -31,13 +31,15 @@ use tch::{Kind, Tensor};
 
 use crate::backbone::{checkpoint, weight};
 use crate::cam_epoch::{Store, picture};
+use crate::close::{EXACT, assert_same_slope, slices};
 use crate::device::{device, stage_device, there};
 use crate::program::{call, digests, finished_copy, plan, succeeds, text, to_run, walk};
 use crate::sam_refine::run;
-use crate::train::{assert_close, file, slices};
+use crate::train::{assert_close, file};
 
 fn wave(shape: &[i64], step: f64) -> Tensor {
-    there(&(Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, tch::Device::Cpu)) * step).sin().view(shape))
+    let angles = Tensor::arange(shape.iter().product::<i64>(), (Kind::Double, tch::Device::Cpu)) * step;
+    there(&angles.sin().to_kind(Kind::Float).view(shape))
 }
 
 fn golden() -> Weights {
@@ -86,27 +88,31 @@ fn with_layers(weights: &Weights, layers: &[(String, Vec<i64>)]) -> Weights {
     Weights::parse(to_safetensors(all.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap()).unwrap()
 }
 
-fn config(architecture: Architecture, output_stride: i64) -> BackboneConfig {
-    BackboneConfig { architecture, output_stride, compute: Compute::F32, device: device() }
+fn config(architecture: Architecture, output_stride: i64, compute: Compute) -> BackboneConfig {
+    BackboneConfig { architecture, output_stride, compute, device: device() }
 }
 
-/// Gradients of `outputs`' mean squares, of the tensors the golden file has.
-fn check_net(name: &str, outputs: &[(&str, &Tensor)], trained: Vec<(String, Tensor)>, tolerance: f64) {
-    let golden = golden();
-    for (which, output) in outputs {
-        assert_close(&golden, &format!("{name}.{which}"), &slices(output, 256), tolerance);
-    }
-    let losses: Vec<Tensor> = outputs.iter().map(|(_, output)| output.square().mean(Kind::Float)).collect();
-    Tensor::stack(&losses, 0).sum(Kind::Float).backward();
-    let of = format!("{name}.grad.");
-    let mut expected: Vec<&str> = golden.names().filter_map(|known| known.strip_prefix(&of)).collect();
-    for (part, value) in trained {
-        if let Some(at) = expected.iter().position(|known| *known == part) {
-            expected.remove(at);
-            assert_close(&golden, &format!("{of}{part}"), &slices(&value.grad(), 16), 10.0 * tolerance);
+/// What a network makes of an image, by name, and its trained tensors.
+type Pass = (Vec<(&'static str, Tensor)>, Vec<(String, Tensor)>);
+
+/// Outputs, and gradients of their mean squares, of the tensors the golden file has.
+fn check_net(name: &str, pass: impl Fn(Compute) -> Pass) {
+    let (golden, of) = (golden(), format!("{name}.grad."));
+    let [exact, rounded] = [(Compute::F64, EXACT), (Compute::F32, 1e-3)].map(|(compute, tolerance)| {
+        let (outputs, trained) = pass(compute);
+        for (which, output) in &outputs {
+            assert_close(&golden, &format!("{name}.{which}"), &slices(output, 256), tolerance);
         }
+        let losses: Vec<Tensor> = outputs.iter().map(|(_, output)| output.square().mean(output.kind())).collect();
+        Tensor::stack(&losses, 0).sum(losses[0].kind()).backward();
+        let trained = trained.into_iter().filter(|(part, _)| golden.contains(&format!("{of}{part}")));
+        trained.map(|(part, value)| (part, value.grad())).collect::<Vec<_>>()
+    });
+    assert_eq!(exact.len(), golden.names().filter(|known| known.starts_with(&of)).count(), "not all are trained");
+    for (part, gradient) in &exact {
+        assert_close(&golden, &format!("{of}{part}"), &slices(gradient, 16), EXACT);
     }
-    assert!(expected.is_empty(), "not trained: {expected:?}");
+    assert_same_slope(name, &rounded, &exact);
 }
 
 fn psa_layers(sides: [i64; 3]) -> Vec<(String, Vec<i64>)> {
@@ -123,41 +129,45 @@ fn psa_layers(sides: [i64; 3]) -> Vec<(String, Vec<i64>)> {
 #[test]
 fn networks_on_resnet_50_agree_with_pytorch() {
     let weights = file("pipelines/weights/resnet50_v1.f16.safetensors");
-    let config = config(Architecture::Resnet(Depth::D50, StrideIn::Conv1), 16);
+    let config = |compute| config(Architecture::Resnet(Depth::D50, StrideIn::Conv1), 16, compute);
     let image = wave(&[2, 3, 75, 52], 0.37);
-    let mut rng = stream(0, 0, "", "");
-    let net = PsaNet::load(&with_layers(&weights, &psa_layers([512, 1024, 2048])), &config, &mut rng).unwrap();
-    let feat = net.forward(&image, None);
-    assert_eq!(feat.size(), [2, 448, 10, 7]);
-    check_net("psa.resnet50", &[("feat", &feat)], net.trained(), 1e-3);
+    let rng = || stream(0, 0, "", "");
+    let with_psa = with_layers(&weights, &psa_layers([512, 1024, 2048]));
+    check_net("psa.resnet50", |compute| {
+        let net = PsaNet::load(&with_psa, &config(compute), &mut rng()).unwrap();
+        let feat = net.forward(&image, None);
+        assert_eq!(feat.size(), [2, 448, 10, 7]);
+        (vec![("feat", feat)], net.trained())
+    });
 
     // Shapes are those of a net of random layers.
-    let new = IrnNet::load(&weights, &weights, &config, &mut rng).unwrap();
+    let new = IrnNet::load(&weights, &weights, &config(Compute::F32), &mut rng()).unwrap();
     let shapes: Vec<_> = new.trained().into_iter().map(|(name, value)| (name, value.size())).collect();
-    let net = IrnNet::load(
-        &weights,
-        &with_layers(&Weights::parse(to_safetensors([]).unwrap()).unwrap(), &shapes),
-        &config,
-        &mut rng,
-    );
-    let net = net.unwrap();
-    let output = net.forward(&image);
-    assert_eq!((output.edge.size(), output.displacement.size()), (vec![2, 1, 19, 13], vec![2, 2, 19, 13]));
-    let outputs = [("edge", &output.edge), ("displacement", &output.displacement)];
-    check_net("irn.resnet50", &outputs, net.trained(), 1e-3);
-    let edges = net.edges(&image.narrow(0, 0, 1));
-    assert_close(&golden(), "irn.resnet50.edges", &slices(&edges, 256), 1e-3);
+    let layers = with_layers(&Weights::parse(to_safetensors([]).unwrap()).unwrap(), &shapes);
+    let irn = |compute| IrnNet::load(&weights, &layers, &config(compute), &mut rng()).unwrap();
+    check_net("irn.resnet50", |compute| {
+        let net = irn(compute);
+        let output = net.forward(&image);
+        assert_eq!((output.edge.size(), output.displacement.size()), (vec![2, 1, 19, 13], vec![2, 2, 19, 13]));
+        (vec![("edge", output.edge), ("displacement", output.displacement)], net.trained())
+    });
+    for (compute, tolerance) in [(Compute::F64, EXACT), (Compute::F32, 1e-3)] {
+        let edges = irn(compute).edges(&image.narrow(0, 0, 1));
+        assert_close(&golden(), "irn.resnet50.edges", &slices(&edges, 256), tolerance);
+    }
 }
 
 #[test]
 fn affinity_net_on_resnet38d_agrees_with_pytorch() {
     let shapes = crate::backbone::golden().1;
     let weights = with_layers(&checkpoint(&shapes["resnet38d"]), &psa_layers([512, 1024, 4096]));
+    let config = |compute| config(Architecture::Resnet38d, 8, compute);
     let mut rng = stream(0, 0, "", "");
-    let net = PsaNet::load(&weights, &config(Architecture::Resnet38d, 8), &mut rng).unwrap();
-    let feat = net.forward(&wave(&[1, 3, 36, 28], 0.37), None);
-    check_net("psa.resnet38d", &[("feat", &feat)], net.trained(), 1e-3);
-    let error = IrnNet::load(&weights, &weights, &config(Architecture::Resnet38d, 8), &mut rng).unwrap_err();
+    check_net("psa.resnet38d", |compute| {
+        let net = PsaNet::load(&weights, &config(compute), &mut stream(0, 0, "", "")).unwrap();
+        (vec![("feat", net.forward(&wave(&[1, 3, 36, 28], 0.37), None))], net.trained())
+    });
+    let error = IrnNet::load(&weights, &weights, &config(Compute::F32), &mut rng).unwrap_err();
     assert!(error.to_string().contains("the levels of a ResNet"), "{error}");
 }
 

@@ -11,8 +11,9 @@ use s2c_pipe::model::resnet38::Dropout;
 use s2c_pipe::model::weights::{Format, Weights, to_safetensors};
 use tch::{Kind, Tensor};
 
+use crate::close::{EXACT, assert_same_slope, slices};
 use crate::device::{device, there};
-use crate::train::{assert_close, file, slices};
+use crate::train::{assert_close, file};
 
 /// By name of the network, the shapes of its tensors.
 pub(crate) type Shapes = BTreeMap<String, BTreeMap<String, Vec<i64>>>;
@@ -58,23 +59,37 @@ fn image() -> Tensor {
 }
 
 fn load(weights: &Weights, architecture: Architecture, output_stride: i64) -> Backbone {
-    let config = BackboneConfig { architecture, output_stride, compute: Compute::F32, device: device() };
+    load_as(Compute::F32, weights, (architecture, output_stride))
+}
+
+fn load_as(compute: Compute, weights: &Weights, (architecture, output_stride): (Architecture, i64)) -> Backbone {
+    let config = BackboneConfig { architecture, output_stride, compute, device: device() };
     Backbone::load(weights, &config).unwrap()
 }
 
-/// Features and the gradient of every trained tensor; `net` as it is, and ready for several passes.
-fn check(golden: &Weights, case: &str, net: &Backbone, dropout: Option<&Dropout>) {
-    for net in [net, &net.ready()] {
-        let feat = net.forward(&image(), dropout);
-        assert_eq!(feat.size()[1], net.n_features(), "{case}");
-        assert_close(golden, &format!("{case}.feat"), &slices(&feat, 128), 1e-4);
-        let of_case = format!("{case}.grad.");
-        let gradients = gradients(net, &feat.square().mean(Kind::Float));
-        assert_eq!(gradients.len(), golden.names().filter(|name| name.starts_with(&of_case)).count(), "{case}");
-        for (name, grad) in gradients {
-            // Folding rounds otherwise, and a unit near 0 that it turns on or off changes sums.
-            assert_close(golden, &format!("{of_case}{name}"), &slices(&grad, 8), 5e-3);
+/// Features and the gradient of every trained tensor: of the network as it is, and ready for several passes. Features of
+/// what is folded for inference.
+fn check(golden: &Weights, case: &str, (weights, of): (&Weights, (Architecture, i64)), dropout: Option<&Dropout>) {
+    let [exact, rounded] = [(Compute::F64, EXACT), (Compute::F32, 1e-4)].map(|(compute, tolerance)| {
+        let net = load_as(compute, weights, of);
+        let both = [&net, &net.ready()].map(|net| {
+            let feat = net.forward(&image(), dropout);
+            assert_eq!(feat.size()[1], net.n_features(), "{case}");
+            assert_close(golden, &format!("{case}.feat"), &slices(&feat, 128), tolerance);
+            gradients(net, &feat.square().mean(feat.kind())).into_iter().collect::<Vec<_>>()
+        });
+        if dropout.is_none() {
+            check_folded(golden, case, &net, tolerance);
         }
+        both
+    });
+    let of_case = format!("{case}.grad.");
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        assert_eq!(exact.len(), golden.names().filter(|name| name.starts_with(&of_case)).count(), "{case}");
+        for (name, gradient) in exact {
+            assert_close(golden, &format!("{of_case}{name}"), &slices(gradient, 8), EXACT);
+        }
+        assert_same_slope(case, rounded, exact);
     }
 }
 
@@ -87,23 +102,23 @@ fn gradients(net: &Backbone, loss: &Tensor) -> BTreeMap<String, Tensor> {
 #[test]
 fn gradients_of_several_passes_go_through_weights_folded_once() {
     let (_, shapes) = golden();
-    let net = load(&checkpoint(&shapes["resnet18"]), Architecture::Resnet(Depth::D18, StrideIn::Conv2), 16);
+    let of = (Architecture::Resnet(Depth::D18, StrideIn::Conv2), 16);
+    let net = load_as(Compute::F64, &checkpoint(&shapes["resnet18"]), of);
     let of_two = |net: &Backbone| {
-        let loss = |image: &Tensor| net.forward(image, None).square().mean(Kind::Float);
+        let loss = |image: &Tensor| net.forward(image, None).square().mean(Kind::Double);
         gradients(net, &(loss(&image()) + loss(&image().flip([3])) * 2.0))
     };
     let (apart, once) = (of_two(&net), of_two(&net.ready()));
     assert!(apart.len() > 10 && apart.keys().eq(once.keys()));
     for (name, grad) in &apart {
-        let off = f64::try_from((grad - &once[name]).abs().max()).unwrap();
-        assert!(off <= 1e-5 * f64::try_from(grad.abs().max()).unwrap(), "{name}: {off:.1e}");
+        crate::close::assert_close(grad, name, &once[name], EXACT);
     }
 }
 
 /// Folded for inference it is the same network.
-fn check_folded(golden: &Weights, case: &str, net: Backbone) {
+fn check_folded(golden: &Weights, case: &str, net: &Backbone, tolerance: f64) {
     let feat = tch::no_grad(|| net.folded().forward(&channels_last(&image()), None));
-    assert_close(golden, &format!("{case}.feat"), &slices(&feat.contiguous(), 128), 1e-4);
+    assert_close(golden, &format!("{case}.feat"), &slices(&feat.contiguous(), 128), tolerance);
 }
 
 #[test]
@@ -125,9 +140,7 @@ fn resnets_and_their_gradients_agree_with_torchvision() {
         for (version, stride_in) in versions {
             for output_stride in [8, 16] {
                 let case = format!("{name}.{version}{output_stride}");
-                let net = load(&weights, Architecture::Resnet(depth, *stride_in), output_stride);
-                check(&golden, &case, &net, None);
-                check_folded(&golden, &case, net);
+                check(&golden, &case, (&weights, (Architecture::Resnet(depth, *stride_in), output_stride)), None);
             }
         }
     }
@@ -221,21 +234,21 @@ fn resnet38d_and_its_gradients_agree_with_pytorch() {
     // Without dropout from the file of MXNet, with it from one of PyTorch's names.
     let weights = Weights::parse(mxnet_file(shapes)).unwrap();
     assert_eq!((weights.format(), recognise(&weights).backbones), (Format::Mxnet, &["resnet38d"][..]));
-    let net = load(&weights, Architecture::Resnet38d, 8);
-    check(&golden, "resnet38d", &net, None);
-    check_folded(&golden, "resnet38d", net);
+    let of = (Architecture::Resnet38d, 8);
+    check(&golden, "resnet38d", (&weights, of), None);
 
-    let net = load(&checkpoint(shapes), Architecture::Resnet38d, 8);
+    let weights = checkpoint(shapes);
     let mask = |(name, channels): (&str, i64)| {
         there(&uniform(name, &[2, channels, 1, 1])).ge(-0.6).to_kind(Kind::Float) * 1.25
     };
     let masks = [("b6.0", 512), ("b6.1", 1024), ("b7.0", 1024), ("b7.1", 2048)].map(mask);
-    check(&golden, "resnet38d.dropout", &net, Some(&Dropout { masks }));
+    check(&golden, "resnet38d.dropout", (&weights, of), Some(&Dropout { masks }));
 
     // What is saved is all of it, by the names it came with.
+    let net = load(&weights, Architecture::Resnet38d, 8);
     let saved: Vec<_> = net.trained().into_iter().chain(net.frozen()).collect();
     let again =
         Weights::parse(to_safetensors(saved.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap()).unwrap();
     assert!(again.names().eq(shapes.keys().map(String::as_str)));
-    check_folded(&golden, "resnet38d", load(&again, Architecture::Resnet38d, 8));
+    check_folded(&golden, "resnet38d", &load(&again, Architecture::Resnet38d, 8), 1e-4);
 }

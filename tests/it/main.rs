@@ -12,6 +12,7 @@ mod audit;
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;
+mod close;
 mod coco;
 #[cfg(feature = "torch")]
 mod cpm;

@@ -15,7 +15,8 @@ use s2c_pipe::model::ssc::{SscOptions, ssc};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use tch::{Device, Kind, Tensor};
 
-use crate::device::{back, device, there};
+use crate::close::{EXACT, assert_same_slope, slices};
+use crate::device::{device, there};
 
 pub(crate) fn file(name: &str) -> Weights {
     Weights::parse(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
@@ -30,23 +31,14 @@ pub(crate) fn resnet50() -> Weights {
 }
 
 fn wave(shape: &[i64], step: f64) -> Tensor {
-    there(&(Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape))
+    let angles = Tensor::arange(shape.iter().product::<i64>(), (Kind::Double, Device::Cpu)) * step;
+    there(&angles.sin().to_kind(Kind::Float).view(shape))
 }
 
-pub(crate) fn slices(x: &Tensor, n: i64) -> Tensor {
-    let flat = x.detach().flatten(0, -1);
-    let step = (flat.numel() as i64 / n).max(1);
-    let all = flat.slice(0, None, None, step);
-    all.narrow(0, 0, n.min(all.size()[0]))
-}
-
-/// Within `tolerance` of the largest value there.
+/// What is stored under a name: see [`crate::close::assert_close`].
 #[track_caller]
 pub(crate) fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
-    let expected = golden.raw(name).unwrap();
-    let scale = f64::try_from(expected.abs().max()).unwrap().max(1e-12);
-    let worst = f64::try_from((back(found) - expected.view(&found.size()[..])).abs().max()).unwrap();
-    assert!(worst <= tolerance * scale, "{name}: off by {worst:.2e} of {scale:.2e}");
+    crate::close::assert_close(&golden.raw(name).unwrap(), name, found, tolerance);
 }
 
 #[test]
@@ -56,22 +48,23 @@ fn backbone_and_its_gradients_agree_with_torchvision() {
     for (name, stride_in) in [("v1", StrideIn::Conv1), ("v1.5", StrideIn::Conv2)] {
         for output_stride in [8, 16] {
             let name = format!("resnet.{name}.{output_stride}");
-            let config =
-                ResnetConfig { depth: Depth::D50, stride_in, output_stride, compute: Compute::F32, device: device() };
-            let net = Resnet::load(&weights, &config).unwrap();
-            let feat = net.forward(&image);
-            assert_close(&golden, &format!("{name}.feat"), &slices(&feat, 256), 1e-3);
-            feat.square().mean(Kind::Float).backward();
-            let trained = net.trained();
+            let [exact, rounded] = [(Compute::F64, EXACT), (Compute::F32, 1e-3)].map(|(compute, tolerance)| {
+                let config = ResnetConfig { depth: Depth::D50, stride_in, output_stride, compute, device: device() };
+                let net = Resnet::load(&weights, &config).unwrap();
+                let feat = net.forward(&image);
+                assert_close(&golden, &format!("{name}.feat"), &slices(&feat, 256), tolerance);
+                feat.square().mean(feat.kind()).backward();
+                // Folded for inference it is the same network.
+                let folded = tch::no_grad(|| net.folded().forward(&channels_last(&image)));
+                assert_close(&golden, &format!("{name}.feat"), &slices(&folded.contiguous(), 256), tolerance);
+                net.trained().into_iter().map(|(part, weight)| (part, weight.grad())).collect::<Vec<_>>()
+            });
             let n_golden = golden.names().filter(|known| known.starts_with(&format!("{name}.grad."))).count();
-            assert_eq!(trained.len(), n_golden);
-            for (part, weight) in trained {
-                // Folding rounds otherwise, and a unit near 0 that it turns on or off changes sums.
-                assert_close(&golden, &format!("{name}.grad.{part}"), &slices(&weight.grad(), 8), 1e-2);
+            assert_eq!(exact.len(), n_golden);
+            for (part, gradient) in &exact {
+                assert_close(&golden, &format!("{name}.grad.{part}"), &slices(gradient, 8), EXACT);
             }
-            // Folded for inference it is the same network.
-            let folded = tch::no_grad(|| net.folded().forward(&channels_last(&image)));
-            assert_close(&golden, &format!("{name}.feat"), &slices(&folded.contiguous(), 256), 1e-3);
+            assert_same_slope(&name, &rounded, &exact);
         }
     }
 }
@@ -89,13 +82,16 @@ fn the_head_of_deeplab_is_the_sum_of_its_branches() {
     let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
     let weights = Weights::parse(bytes.as_slice()).unwrap();
     let architecture = Architecture::Resnet(Depth::D50, StrideIn::Conv1);
-    let backbone = BackboneConfig { architecture, output_stride: 16, compute: Compute::F32, device: device() };
-    let config = DeepLabConfig { backbone, head: HeadKind::AsppV2, n_labels: 3 };
-    let model = DeepLab::load(&weights, &config, &mut stream(0, 0, "", "")).unwrap();
     let image = wave(&[2, 3, 96, 64], 0.37);
-    assert_close(&golden(), "deeplab.logits", &slices(&tch::no_grad(|| model.forward(&image, None)), 64), 1e-3);
-    let inferred = model.folded().infer(&image);
-    assert_close(&golden(), "deeplab.logits", &slices(&inferred.contiguous(), 64), 1e-3);
+    for (compute, tolerance) in [(Compute::F64, EXACT), (Compute::F32, 1e-3)] {
+        let backbone = BackboneConfig { architecture, output_stride: 16, compute, device: device() };
+        let config = DeepLabConfig { backbone, head: HeadKind::AsppV2, n_labels: 3 };
+        let model = DeepLab::load(&weights, &config, &mut stream(0, 0, "", "")).unwrap();
+        let logits = tch::no_grad(|| model.forward(&image, None));
+        assert_close(&golden(), "deeplab.logits", &slices(&logits, 64), tolerance);
+        let inferred = model.folded().infer(&image);
+        assert_close(&golden(), "deeplab.logits", &slices(&inferred.contiguous(), 64), tolerance);
+    }
 }
 
 fn value_and_grad(input: &Tensor, loss: impl Fn(&Tensor) -> Tensor) -> (Tensor, Tensor) {

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::data::rng::unit;
 use crate::model::init::normal;
 use crate::model::weights::Weights;
+use crate::model::wide;
 
 const NORM_EPS: f64 = 1e-5;
 /// Standard deviation of the weights that give the logits, where a batch norm comes before them.
@@ -17,6 +18,8 @@ const LAST_STD: f64 = 0.01;
 pub(super) struct Source<'a> {
     pub(super) weights: &'a Weights,
     pub(super) device: Device,
+    /// Of weights.
+    pub(super) kind: Kind,
     pub(super) rng: RefCell<&'a mut ChaCha8Rng>,
 }
 
@@ -31,7 +34,7 @@ impl Source<'_> {
             true => self.weights.get(name, shape)?,
             false => new(&mut self.rng.borrow_mut()),
         };
-        Ok(value.to_device(self.device))
+        Ok(value.to_device(self.device).to_kind(self.kind))
     }
 
     fn filled(&self, name: &str, channels: i64, value: f64) -> anyhow::Result<Tensor> {
@@ -92,7 +95,7 @@ impl NormedConv {
         // One value has no variance.
         let train = train && b * h * w > 1;
         let (scale, bias, mean, var) = (&self.scale, &self.bias, &self.mean, &self.var);
-        y.to_kind(Kind::Float)
+        wide(&y)
             .batch_norm(Some(scale), Some(bias), Some(mean), Some(var), train, self.momentum, NORM_EPS, false)
             .relu()
             .to_kind(x.kind())
@@ -128,7 +131,7 @@ impl LastConv {
     /// Logits in f32.
     pub(super) fn forward(&self, x: &Tensor) -> Tensor {
         let (weight, bias) = (self.weight.to_kind(x.kind()), self.bias.to_kind(x.kind()));
-        x.conv2d(&weight, Some(bias), [1, 1], [0, 0], [1, 1], 1).to_kind(Kind::Float)
+        wide(&x.conv2d(&weight, Some(bias), [1, 1], [0, 0], [1, 1], 1))
     }
 
     pub(super) fn trained(&self) -> [(String, Tensor); 2] {

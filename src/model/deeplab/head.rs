@@ -1,11 +1,12 @@
 //! What makes logits of a backbone's features.
 
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::conv::{LastConv, NormedConv, Source, dropout};
 use crate::model::init::normal;
 use crate::model::repeat::resized;
+use crate::model::wide;
 
 /// Channels inside the heads of DeepLab-v3 and v3+.
 const DIM: i64 = 256;
@@ -137,7 +138,7 @@ impl Head {
             Self::AsppV2(branches) => {
                 let branch = |Branch { weight, bias, dilation, name: _ }: &Branch| {
                     let (weight, bias) = (weight.to_kind(x.kind()), bias.to_kind(x.kind()));
-                    x.conv2d(&weight, Some(bias), [1, 1], [*dilation; 2], [*dilation; 2], 1).to_kind(Kind::Float)
+                    wide(&x.conv2d(&weight, Some(bias), [1, 1], [*dilation; 2], [*dilation; 2], 1))
                 };
                 branches.iter().map(branch).sum()
             }
@@ -226,27 +227,34 @@ mod tests {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
     use crate::data::rng::stream;
+    use crate::model::Compute;
+    use crate::model::close::{EXACT, assert_close, assert_same_slope, slices};
     use crate::model::weights::{Weights, to_safetensors};
 
     const SIZES: Sizes = Sizes { n_labels: 4, n_features: 16, n_low: 12, output_stride: 8 };
 
     fn wave(shape: &[i64], step: f64) -> Tensor {
-        (Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape)
+        let angles = Tensor::arange(shape.iter().product::<i64>(), (Kind::Double, Device::Cpu)) * step;
+        angles.sin().to_kind(Kind::Float).view(shape)
     }
 
     fn load(kind: HeadKind, sizes: Sizes, tensors: &BTreeMap<String, Tensor>) -> Head {
+        load_as(Kind::Float, (kind, sizes), tensors)
+    }
+
+    fn load_as(numbers: Kind, (kind, sizes): (HeadKind, Sizes), tensors: &BTreeMap<String, Tensor>) -> Head {
         let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
         let (weights, device) = (Weights::parse(bytes).unwrap(), Device::Cpu);
         let rng = &mut stream(0, 0, "", "head");
-        Head::load(kind, sizes, &Source { weights: &weights, device, rng: RefCell::new(rng) }).unwrap()
+        Head::load(kind, sizes, &Source { weights: &weights, device, kind: numbers, rng: RefCell::new(rng) }).unwrap()
     }
 
     /// As in tests/golden/deeplab/make.py.
-    fn with_waves(kind: HeadKind, sizes: Sizes) -> Head {
+    fn with_waves(kind: HeadKind, sizes: Sizes, numbers: Kind) -> Head {
         let new = load(kind, sizes, &BTreeMap::new());
         let named: BTreeMap<String, Tensor> = new.trained().into_iter().chain(new.frozen()).collect();
         let made = |(i, (name, tensor)): (usize, (String, Tensor))| {
@@ -258,29 +266,30 @@ mod tests {
             };
             (name, value)
         };
-        load(kind, sizes, &named.into_iter().enumerate().map(made).collect())
+        load_as(numbers, (kind, sizes), &named.into_iter().enumerate().map(made).collect())
     }
 
     fn features() -> (Tensor, Tensor) {
         (wave(&[2, 16, 30, 26], 0.37) + 0.5, wave(&[2, 12, 59, 52], 0.21) + 0.5)
     }
 
-    #[track_caller]
-    fn assert_close(golden: &Weights, name: &str, found: &Tensor, tolerance: f64) {
-        let expected = golden.raw(name).unwrap();
-        let (flat, n) = (found.detach().flatten(0, -1), expected.numel() as i64);
-        let step = (flat.size()[0] / n).max(1);
-        let found = flat.slice(0, None, None, step).narrow(0, 0, n);
-        let scale = f64::try_from(expected.abs().max()).unwrap().max(1e-6);
-        let worst = f64::try_from((found - expected).abs().max()).unwrap();
-        assert!(worst <= tolerance * scale, "{name}: off by {worst:.2e} of {scale:.2e}");
+    /// A head, and the logits of two images in evaluation and in training.
+    fn pass(compute: Compute, (kind, sizes): (HeadKind, Sizes)) -> (Head, [Tensor; 2]) {
+        let head = with_waves(kind, sizes, compute.wide_kind());
+        let (x, low) = features();
+        let (x, low) = (x.to_kind(compute.kind()), low.to_kind(compute.kind()));
+        let inferred = tch::no_grad(|| head.forward(&x, Some(&low), None));
+        let logits = head.pass(&x, Some(&low), true, |x| x);
+        (head, [inferred, logits])
     }
 
     #[test]
     fn heads_agree_with_their_definitions() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/deeplab/golden.safetensors");
         let golden = Weights::parse(std::fs::read(path).unwrap()).unwrap();
-        let (x, low) = features();
+        let check = |name: &str, found: &Tensor, n: i64, tolerance: f64| {
+            assert_close(&golden.raw(name).unwrap(), name, &slices(found, n), tolerance);
+        };
         for (name, kind, output_stride) in [
             ("large_fov.8", HeadKind::LargeFov, 8),
             ("large_fov.16", HeadKind::LargeFov, 16),
@@ -288,18 +297,21 @@ mod tests {
             ("v3.16", HeadKind::V3, 16),
             ("v3plus.8", HeadKind::V3Plus, 8),
         ] {
-            let head = with_waves(kind, Sizes { output_stride, ..SIZES });
-            let inferred = tch::no_grad(|| head.forward(&x, Some(&low), None));
-            assert_close(&golden, &format!("{name}.eval"), &inferred, 1e-4);
-            let logits = head.pass(&x, Some(&low), true, |x| x);
-            assert_close(&golden, &format!("{name}.train"), &logits, 1e-4);
-            logits.square().mean(Kind::Float).backward();
-            for (part, tensor) in head.trained() {
-                assert_close(&golden, &format!("{name}.grad.{part}"), &tensor.grad(), 1e-2);
+            let gradients = [(Compute::F64, EXACT), (Compute::F32, 1e-4)].map(|(compute, tolerance)| {
+                let (head, [inferred, logits]) = pass(compute, (kind, Sizes { output_stride, ..SIZES }));
+                check(&format!("{name}.eval"), &inferred, 256, tolerance);
+                check(&format!("{name}.train"), &logits, 256, tolerance);
+                logits.square().mean(logits.kind()).backward();
+                for (part, tensor) in head.frozen() {
+                    check(&format!("{name}.stat.{part}"), &tensor, 8, tolerance);
+                }
+                head.trained().into_iter().map(|(part, tensor)| (part, tensor.grad())).collect::<Vec<_>>()
+            });
+            let [exact, rounded] = gradients;
+            for (part, gradient) in &exact {
+                check(&format!("{name}.grad.{part}"), gradient, 8, EXACT);
             }
-            for (part, tensor) in head.frozen() {
-                assert_close(&golden, &format!("{name}.stat.{part}"), &tensor, 1e-5);
-            }
+            assert_same_slope(name, &rounded, &exact);
         }
     }
 

@@ -50,7 +50,8 @@ impl DeepLab {
         let backbone = Backbone::load(weights, &config)?;
         let (n_features, n_low) = (backbone.n_features(), backbone.n_low_features());
         let sizes = Sizes { n_labels, n_features, n_low, output_stride: config.output_stride };
-        let source = Source { weights, device: config.device, rng: RefCell::new(rng) };
+        let (device, kind) = (config.device, config.compute.wide_kind());
+        let source = Source { weights, device, kind, rng: RefCell::new(rng) };
         Ok(Self { head: Head::load(head, sizes, &source)?, backbone, device: config.device })
     }
 

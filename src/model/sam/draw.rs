@@ -3,13 +3,14 @@
 //!
 //! Both steps are separable and linear, so each axis is one matrix, and the frame is never drawn.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Device, Kind, Tensor};
 
 use super::{IMAGE_SIZE, resized_size};
 use crate::model::memory::{floats, upload};
 use crate::model::repeat::interpolation;
 use crate::model::simd::{BLOCK, Factor, Right, multiply};
+use crate::vision::arch::arch;
 use crate::vision::mask::BitMask;
 
 /// Side of low-resolution logits.
@@ -103,7 +104,7 @@ impl Taps {
 
     /// One mask from its logits `(R, C)`.
     pub(super) fn draw(&self, low_res: &[f32], offset: f32) -> Drawn {
-        Arch::new().dispatch(Draw { taps: self, low_res, offset })
+        arch().dispatch(Draw { taps: self, low_res, offset })
     }
 }
 

@@ -5,10 +5,11 @@
 //! memory. Here a tile of positions stays in the nearest caches for all of them, and the softmax over positions is
 //! kept up from tile to tile (Milakov & Gimelshein 2018).
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::transformer::{DIM, HEADS};
 use crate::model::simd::{BLOCK, Factor, Norm, Numbers, each, exp, multiply, transposed};
+use crate::vision::arch::arch;
 
 /// Positions of a tile.
 const TILE: usize = 64;
@@ -43,7 +44,7 @@ pub(super) fn exchange(
     tokens: &Columns<'_>,
     (norm, numbers): (&Norm<'_>, Numbers),
 ) -> Vec<f32> {
-    Arch::new().dispatch(Pass { image, queries, encoding, tokens, norm, numbers })
+    arch().dispatch(Pass { image, queries, encoding, tokens, norm, numbers })
 }
 
 struct Pass<'a> {

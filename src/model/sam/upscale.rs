@@ -2,9 +2,10 @@
 //! `segment_anything/modeling/mask_decoder.py`): two transposed 2x2 convolutions at stride 2, and a product with each
 //! mask's weights.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::model::simd::{Factor, Norm, ROWS, Right, each, gelu, multiply, multiply_narrow};
+use crate::vision::arch::arch;
 
 /// Channels of the image, of its first and of its second enlargement.
 const CHANNELS: [usize; 3] = [256, 64, 32];
@@ -31,7 +32,7 @@ pub(super) fn upscale(
     columns: usize,
     hyper: &[f32],
 ) -> Vec<f32> {
-    Arch::new().dispatch(Upscale { upscaling, image, side, columns, hyper })
+    arch().dispatch(Upscale { upscaling, image, side, columns, hyper })
 }
 
 struct Upscale<'a> {

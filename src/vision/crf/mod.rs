@@ -5,11 +5,10 @@
 mod lattice;
 mod unary;
 
-use pulp::Arch;
-
 pub use self::unary::{LEAST, Unary, from_cam, from_labels, from_labels_among, from_scores};
 
 use self::lattice::Lattice;
+use super::arch::arch;
 use super::{Rgb, ScoreMap};
 
 /// The energy and how often the field is updated.
@@ -57,7 +56,7 @@ pub fn mean_field(image: &Rgb, unary: &Unary, options: &CrfOptions) -> ScoreMap 
 /// With so many places a pixel, of which those that are not labels have no probability.
 fn padded<const W: usize>(image: &Rgb, unary: &Unary, options: &CrfOptions) -> Vec<f32> {
     // Compiled once for each kind of processor; nothing is reordered, so all give the same numbers.
-    Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || infer::<W>(image, unary, options),
     )

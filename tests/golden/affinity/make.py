@@ -2,7 +2,7 @@
 
 usage: make.py RESNET50.safetensors OUT.safetensors      needs torch, torchvision, numpy, safetensors
 
-Losses, pair by pair in float64: pairs of pixels nearer than a radius whose first has its whole half-disc in the map.
+All is in f64, of inputs and weights rounded to f32. Losses, pair by pair: pairs of pixels nearer than a radius whose first has its whole half-disc in the map.
     PSA    a_ij = exp(-mean_d |f_i - f_j|);   bg/4 + fg/4 + neg/2
     IRN    a_ij = 1 - max of the edges less than one pixel from the line;   ((bg + fg)/2 + neg)/2 + (dp_fg + dp_bg)/2
     bg, fg: mean of -log(a + 1e-5) over pairs of background, of one class; neg: of -log(1 + 1e-5 - a) over other pairs;
@@ -23,11 +23,12 @@ from torchvision.models import resnet50
 
 weights, out = sys.argv[1:]
 golden = {}
+torch.set_default_dtype(torch.float64)
 
 
 def wave(shape, step):
     n = math.prod(shape)
-    return (torch.arange(n, dtype=torch.float32) * step).sin().view(shape)
+    return (torch.arange(n, dtype=torch.float64) * step).sin().float().double().view(shape)
 
 
 def uniform(name, shape):
@@ -138,7 +139,7 @@ class Layers:
 
     def get(self, name, *shape):
         if name not in self.p:
-            self.p[name] = weight(name, shape).requires_grad_()
+            self.p[name] = weight(name, shape).double().requires_grad_()
         return self.p[name]
 
     def conv(self, name, x, to, bias=False):
@@ -212,13 +213,13 @@ LEVELS = ((2, 128, 128, 3), (3, 256, 256, 3), (4, 512, 512, 6), (5, 512, 1024, 3
 
 
 def conv38(name, x, to, side, stride=1, dilation=1):
-    of = weight(f"{name}.weight", (to, x.shape[1], side, side))
+    of = weight(f"{name}.weight", (to, x.shape[1], side, side)).double()
     return F.conv2d(x, of, stride=stride, padding=side // 2 * dilation, dilation=dilation)
 
 
 def norm38(name, x):
     parts = ("running_mean", "running_var", "weight", "bias")
-    mean, var, gamma, beta = (weight(f"{name}.{part}", (x.shape[1],)) for part in parts)
+    mean, var, gamma, beta = (weight(f"{name}.{part}", (x.shape[1],)).double() for part in parts)
     return F.relu(F.batch_norm(x, mean, var, gamma, beta, training=False, eps=1e-5))
 
 

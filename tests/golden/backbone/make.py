@@ -19,6 +19,7 @@ import torchvision
 from safetensors.torch import save_file
 
 (out,) = sys.argv[1:]
+torch.set_default_dtype(torch.float64)
 golden, shapes = {}, {}
 
 
@@ -53,7 +54,7 @@ def keep(case, feat, trained):
         golden[f"{case}.grad.{name}"] = slices(grad, 8)
 
 
-image = uniform("image", (2, 3, 64, 48)) * 2
+image = (uniform("image", (2, 3, 64, 48)) * 2).double()
 
 
 def set_dilation(conv, dilation):
@@ -112,7 +113,7 @@ class Wide:
     def get(self, name, shape):
         if name not in self.p:
             shapes.setdefault("resnet38d", {})[name] = list(shape)
-            self.p[name] = weight(name, shape).requires_grad_()
+            self.p[name] = weight(name, shape).double().requires_grad_()
         return self.p[name]
 
     def conv(self, name, x, to, side, stride=1, dilation=1):
@@ -154,7 +155,7 @@ def trained(name):
 
 net = Wide()
 channels = {"b6.0": 512, "b6.1": 1024, "b7.0": 1024, "b7.1": 2048}
-dropped = {name: (uniform(name, (2, n, 1, 1)) >= -0.6).float() * 1.25 for name, n in channels.items()}
+dropped = {name: (uniform(name, (2, n, 1, 1)) >= -0.6).double() * 1.25 for name, n in channels.items()}
 for case, masks in (("resnet38d", dict.fromkeys(channels, 1.0)), ("resnet38d.dropout", dropped)):
     feat = net.forward(image, masks)
     keep(case, feat, {name: value for name, value in net.p.items() if trained(name)})

@@ -3,7 +3,7 @@
 usage: make.py RESNET50.safetensors OUT.safetensors
 
 Needs torch, torchvision, safetensors. Inputs are waves both sides can make; what is kept are outputs and gradients,
-sub-sampled. Losses: S2C paper, section 3 (SSC: eq. of section 3.2, CPM: section 3.3); DeepLab-v2: the sum of four
+sub-sampled. All is in f64, of inputs rounded to f32. Losses: S2C paper, section 3 (SSC: eq. of section 3.2, CPM: section 3.3); DeepLab-v2: the sum of four
 dilated convolutions.
 """
 import sys
@@ -16,13 +16,19 @@ from torchvision.models import resnet50
 weights, out = sys.argv[1:]
 state = {name: tensor.float() for name, tensor in load_file(weights).items()}
 golden = {}
+torch.set_default_dtype(torch.float64)
+
+
+def rounded(x):
+    """To f32, which is what the test has."""
+    return x.float().double()
 
 
 def wave(shape, step):
     n = 1
     for side in shape:
         n *= side
-    return (torch.arange(n, dtype=torch.float32) * step).sin().view(shape)
+    return rounded((torch.arange(n, dtype=torch.float64) * step).sin()).view(shape)
 
 
 def slices(x, n=64):
@@ -59,7 +65,7 @@ for stride_in in ("v1", "v1.5"):
             if trained:
                 golden[f"{name}.grad.{part}"] = slices(value.grad, 8)
         if (stride_in, output_stride) == ("v1", 16):
-            head = [(wave((3, 2048, 3, 3), 0.11 + i) * 0.01, wave((3,), 0.5 + i)) for i in range(4)]
+            head = [(rounded(wave((3, 2048, 3, 3), 0.11 + i).float() * 0.01), wave((3,), 0.5 + i)) for i in range(4)]
             rates = [rate * 8 // output_stride for rate in (6, 12, 18, 24)]
             logits = sum(
                 F.conv2d(feat.detach(), weight, bias, padding=rate, dilation=rate)
