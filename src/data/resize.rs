@@ -68,7 +68,9 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
     (0..to).map(of_pixel).collect()
 }
 
-/// Resizes like `PIL.Image.resize((width, height), filter)`, to the same bytes. Panics on a side of 0.
+/// Resizes like `PIL.Image.resize((width, height), filter)` of Pillow up to 12, to the same bytes: columns first. Pillow 13
+/// makes the rows of some images first, which may differ by one level; the field's published numbers are of older ones.
+/// Panics on a side of 0.
 pub fn resize_rgb(image: &Rgb, height: usize, width: usize, filter: Filter) -> Rgb {
     let mut resized = image.clone();
     if width != image.width {

@@ -12,6 +12,7 @@ mod audit;
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;
+#[cfg(feature = "torch")]
 mod close;
 mod coco;
 #[cfg(feature = "torch")]
