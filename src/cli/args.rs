@@ -305,7 +305,7 @@ pub(super) enum Exported {
 /// Parameters as in SamAutomaticMaskGenerator.
 #[derive(Debug, Args)]
 pub(super) struct SegmentArgs {
-    /// JPEG or PNG pictures
+    /// JPEG or PNG pictures, or folders of them
     #[arg(required = true)]
     pub(super) images: Vec<PathBuf>,
     /// A SAM checkpoint: ViT-B, L, H or MobileSAM
@@ -360,7 +360,7 @@ pub(super) enum PrecisionArg {
 pub(super) struct PredictArgs {
     #[command(flatten)]
     pub(super) pipeline: PipelineArgs,
-    /// JPEG or PNG pictures
+    /// JPEG or PNG pictures, or folders of them
     #[arg(required = true)]
     pub(super) images: Vec<PathBuf>,
     /// The trained variant; needed where the file has several

@@ -26,6 +26,8 @@ mod history;
 #[cfg(feature = "torch")]
 mod lineage;
 #[cfg(feature = "torch")]
+mod pictures;
+#[cfg(feature = "torch")]
 mod plan;
 #[cfg(feature = "torch")]
 mod predict;

@@ -2,6 +2,7 @@
 
 pub mod augment;
 pub mod coco;
+pub mod door;
 pub mod emoji;
 pub mod folder;
 pub mod image;

@@ -14,6 +14,7 @@ pub mod executor;
 pub mod file;
 pub mod graph;
 pub mod lineage;
+pub mod names;
 pub mod outcomes;
 pub mod past;
 pub mod plan;
