@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+#[cfg(feature = "torch")]
+use crate::pipeline::names::shell_quoted;
 use crate::vision::se_map::AutomaticOptions;
 
 /// A caching experiment engine for weakly supervised segmentation: S2C, "From SAM to CAMs".
@@ -195,11 +197,8 @@ pub(super) struct PipelineArgs {
 impl PipelineArgs {
     /// As they were written, for a command that somebody may copy.
     pub(super) fn written(&self) -> String {
-        let sets = self.sets.iter().map(|set| match set.contains(|c: char| " '\"[]{}*$&|;<>()".contains(c)) {
-            true => format!(" --set '{}'", set.replace('\'', "'\\''")),
-            false => format!(" --set {set}"),
-        });
-        format!("{}{}", self.file.display(), sets.collect::<String>())
+        let sets = self.sets.iter().map(|set| format!(" --set {}", shell_quoted(set)));
+        format!("{}{}", shell_quoted(&self.file.to_string_lossy()), sets.collect::<String>())
     }
 }
 

@@ -149,12 +149,12 @@ impl Pictures {
             let named = skipped.iter().take(N_NAMED).cloned().collect::<Vec<_>>().join(", ");
             let more = if skipped.len() > N_NAMED { ", .." } else { "" };
             let n_folders = skipped.iter().filter(|name| name.ends_with('/')).count();
-            let folders = if n_folders > 0 { ", folders in it among them" } else { "" };
-            let count = skipped.len();
+            let folders = if n_folders > 0 { ", and folders are not looked into" } else { "" };
             self.notes.push(format!(
-                "`{}`: {} pictures, {count} skipped that are none{folders}: {named}{more}",
+                "`{}`: taken {}, skipped {} that are no picture{folders}: {named}{more}",
                 folder.display(),
-                pictures.len()
+                pictures.len(),
+                skipped.len()
             ));
         }
         Ok(pictures)

@@ -823,7 +823,12 @@ mod tests {
                 "the axes `classifier.cpm.tau` and `cpm.tau` of [sweep] are one field",
                 "",
             ),
-            ("dataset.root='v'\n[sweep]\n'cpm.tau'=[0.1, 0.1]", &[], "the axis `cpm.tau` of [sweep] has 0.1 twice", ""),
+            (
+                "dataset.root='v'\n[sweep]\n'cpm.tau'=[0.1, 0.1]",
+                &[],
+                "the axis `cpm.tau` of [sweep] has 0.1 twice",
+                "take one of the two out",
+            ),
             (
                 "dataset.root='v'\n[[variant]]\nname='a'\ncpm.tau=0.5\n[sweep]\n'classifier.cpm.tau'=[0.1]",
                 &[],
