@@ -36,8 +36,8 @@ use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
 use crate::pipeline::file::{Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
-use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::names::printable;
+use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::plan::{StaleReason, finished, why};
 use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
@@ -357,7 +357,10 @@ fn empty_se_maps(cache: &Cache, experiment: &Experiment) -> Option<String> {
     let more = if empty.len() > N_BLOCKED { ", .." } else { "" };
     let count = (empty.len(), all.len());
     (count.0 > 0).then(|| {
-        format!("the SE maps of {} of {} training images have no segment, so L_SSC learns nothing from them: {named}{more}", count.0, count.1)
+        format!(
+            "the SE maps of {} of {} training images have no segment, so L_SSC learns nothing from them: {named}{more}",
+            count.0, count.1
+        )
     })
 }
 

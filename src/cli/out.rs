@@ -4,12 +4,14 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::Context;
 
 use super::report::put;
 use crate::pipeline::names::{digits_of, shortened};
 
-/// In the folder: the path of the pipeline file that it is of.
+/// In the folder: the path of the pipeline file that it is of, from the folder, so that it holds for a copy of both.
 const OWNER: &str = ".pipeline";
 /// Bytes of the folder's name.
 const MOST_NAME: usize = 200;
@@ -29,7 +31,7 @@ impl OutFolder {
     pub(super) fn of(out: &Path, name: &str, file: &Path) -> Self {
         let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         let path = out.join(shortened(name, MOST_NAME));
-        match owner(&path).filter(|owner| *owner != file && owner.is_file()) {
+        match owner(&path).filter(|owner| *owner != file) {
             None => Self { path, other: None, file },
             Some(other) => {
                 let digits = digits_of(&file.to_string_lossy());
@@ -44,8 +46,9 @@ impl OutFolder {
         if owner(&self.path).as_ref() == Some(&self.file) {
             return Ok(());
         }
-        fs::create_dir_all(&self.path)?;
-        put(&self.path.join(OWNER), self.file.as_os_str().as_bytes())
+        fs::create_dir_all(&self.path).with_context(|| format!("making `{}`", self.path.display()))?;
+        let file = relative(&fs::canonicalize(&self.path)?, &self.file);
+        put(&self.path.join(OWNER), file.as_os_str().as_bytes())
     }
 
     /// A line on what was taken in place of `out/NAME`, where something was.
@@ -56,8 +59,17 @@ impl OutFolder {
     }
 }
 
+/// The file that a folder is of, if it is still there.
 fn owner(folder: &Path) -> Option<PathBuf> {
-    fs::read(folder.join(OWNER)).ok().map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
+    let file = PathBuf::from(OsString::from_vec(fs::read(folder.join(OWNER)).ok()?));
+    fs::canonicalize(fs::canonicalize(folder).ok()?.join(file)).ok().filter(|file| file.is_file())
+}
+
+/// The way from a folder to a file, both without links.
+fn relative(folder: &Path, file: &Path) -> PathBuf {
+    let n_common = folder.components().zip(file.components()).take_while(|(a, b)| a == b).count();
+    let up = folder.components().skip(n_common).map(|_| Component::ParentDir);
+    up.chain(file.components().skip(n_common)).collect()
 }
 
 #[cfg(test)]
@@ -84,5 +96,7 @@ mod tests {
         // A file that moved keeps its folder, and one that is gone leaves it.
         fs::rename(file("a/exp.toml"), file("a/moved.toml")).unwrap();
         assert_eq!(OutFolder::of(&out, "exp", &file("a/moved.toml")).path, first.path);
+        let way = relative(Path::new("/p/out/exp"), Path::new("/p/a/exp.toml"));
+        assert_eq!(way, Path::new("../../a/exp.toml"));
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use super::Hinted;
 use crate::data::Bytes;
 use crate::data::door::{Format, read_regular};
-use crate::data::image::{decode_rgb, encode_rgb};
+use crate::data::image::decode_rgb;
 use crate::pipeline::names::{digits_of, printable, shortened};
 use crate::vision::Rgb;
 

@@ -10,7 +10,7 @@ pub mod rng;
 pub mod scan;
 pub mod voc;
 
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub type Bytes = Arc<[u8]>;
 
 /// The bytes of a file, in memory once: those of a `Vec` would be copied to be shared.
 pub fn read_shared(path: &Path) -> io::Result<Bytes> {
-    let mut file = File::open(path)?;
+    let mut file = door::open_regular(path)?;
     let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     let mut bytes: Bytes = std::iter::repeat_n(0, len).collect();
     Arc::get_mut(&mut bytes).map_or(Ok(()), |bytes| file.read_exact(bytes))?;

@@ -117,10 +117,8 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         let message = format!("`{}`, [sweep]: {}", path.display(), error.message);
         shown(FileError { message, ..error }, "", axis)
     };
-    let fields: Vec<String> = axes
-        .iter()
-        .map(|(axis, _)| full_path(axis).map_err(|error| at_axis(error, axis)))
-        .collect::<Result<_, _>>()?;
+    let fields: Vec<String> =
+        axes.iter().map(|(axis, _)| full_path(axis).map_err(|error| at_axis(error, axis))).collect::<Result<_, _>>()?;
     let axis_of = |field: &str| fields.iter().position(|axis| axis == field);
     for (i, ((axis, values), field)) in axes.iter().zip(&fields).enumerate() {
         if let Some(first) = axis_of(field).filter(|first| *first < i) {
@@ -153,8 +151,9 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         }
     }
     for (field, value) in &sets {
-        as_taken(field, value).map_err(|error| {
-            FileError { message: format!("`--set {field}={}`: {}", plain(value), error.message), ..error }
+        as_taken(field, value).map_err(|error| FileError {
+            message: format!("`--set {field}={}`: {}", plain(value), error.message),
+            ..error
         })?;
     }
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -263,7 +262,9 @@ fn count_cells(path: &Path, n_variants: usize, axes: &[(String, Vec<Value>)]) ->
     );
     let longest = axes.iter().max_by_key(|(_, values)| values.len());
     let hint = match longest {
-        Some((axis, values)) => format!("shorten an axis, as `{axis}` with its {} values, or split the file", values.len()),
+        Some((axis, values)) => {
+            format!("shorten an axis, as `{axis}` with its {} values, or split the file", values.len())
+        }
         None => "split the file".to_owned(),
     };
     Err(FileError::hinted(message, hint))
@@ -575,11 +576,14 @@ fn plain(value: &Value) -> String {
 /// What to do about what serde says.
 fn hint_of(message: &str) -> Option<String> {
     let has = |what: &str| message.contains(what);
-    let is_bare = ["integer", "floating point", "boolean", "map"].iter().any(|kind| has(&format!("invalid type: {kind}")));
+    let is_bare =
+        ["integer", "floating point", "boolean", "map"].iter().any(|kind| has(&format!("invalid type: {kind}")));
     let hint = match () {
         () if has("invalid type: sequence") => "a list of values to compare is an axis: write it in [sweep]",
         () if has("expected a sequence") => "a list stands in brackets: [\"a\", \"b\"]",
-        () if is_bare && (has("expected a string") || has("expected path string")) => "a text stands in quotes: \"2012\"",
+        () if is_bare && (has("expected a string") || has("expected path string")) => {
+            "a text stands in quotes: \"2012\""
+        }
         () if is_number_in_quotes(message) => "a number, `true` or `false` stands without quotes",
         () => return nearest_field(message),
     };
@@ -688,7 +692,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (positive(segmentation.head_lr_mult), "segmentation.head_lr_mult", "is not above 0"),
         ((0.0..1.0).contains(&segmentation.momentum), "segmentation.momentum", "is not in 0..1"),
         ((0.0..1.0).contains(&segmentation.weight_decay), "segmentation.weight_decay", "is not in 0..1"),
-        (scales(&segmentation.test_scales), "segmentation.test_scales", "is empty, has more than 64 scales or one outside 0..=8"),
+        (
+            scales(&segmentation.test_scales),
+            "segmentation.test_scales",
+            "is empty, has more than 64 scales or one outside 0..=8",
+        ),
         ((1..=128).contains(&spec.se_map.points_per_side), "se_map.points_per_side", "is not in 1..=128"),
         (fraction(spec.se_map.stability_score_thresh), "se_map.stability_score_thresh", "is not in 0..=1"),
         (fraction(spec.se_map.box_nms_thresh), "se_map.box_nms_thresh", "is not in 0..=1"),
@@ -729,7 +737,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.equivariance.weight.is_finite(), "classifier.equivariance.weight", "is not finite"),
         (scales(&[classifier.equivariance.scale]), "classifier.equivariance.scale", "is not above 0 and up to 8"),
         (fraction(classifier.cpm.tau), "classifier.cpm.tau", "is not in 0..=1"),
-        (scales(&classifier.cpm.scales), "classifier.cpm.scales", "is empty, has more than 64 scales or one outside 0..=8"),
+        (
+            scales(&classifier.cpm.scales),
+            "classifier.cpm.scales",
+            "is empty, has more than 64 scales or one outside 0..=8",
+        ),
         (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
         (scales(&spec.seed.scales), "seed.scales", "is empty, has more than 64 scales or one outside 0..=8"),

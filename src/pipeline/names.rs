@@ -77,10 +77,7 @@ fn plain(name: &str) -> String {
     let last = name.char_indices().next_back().map_or(0, |(i, _)| i);
     // Some file systems drop a space or a point at the end.
     let is_plain = |i: usize, c: char| {
-        c.is_alphanumeric()
-            || ",=+-_".contains(c)
-            || (c == ' ' && i > 0 && i < last)
-            || (c == '.' && i > 0 && i < last)
+        c.is_alphanumeric() || ",=+-_".contains(c) || (c == ' ' && i > 0 && i < last) || (c == '.' && i > 0 && i < last)
     };
     let encode = |(i, c): (usize, char)| match is_plain(i, c) {
         true => c.to_string(),
@@ -104,7 +101,8 @@ mod tests {
 
     #[test]
     fn a_name_is_one_folder_of_its_own() {
-        let names = ["S2C, cpm.tau=0.3", "..", "a/b", "a%2fb", "a_b", "\u{e9}", "../up", "S2C ", " S2C", "α–变体", ".a."];
+        let names =
+            ["S2C, cpm.tau=0.3", "..", "a/b", "a%2fb", "a_b", "\u{e9}", "../up", "S2C ", " S2C", "α–变体", ".a."];
         #[rustfmt::skip]
         let expected = [
             "S2C, cpm.tau=0.3", "%2e%2e", "a%2fb", "a%252fb", "a_b", "\u{e9}", "%2e.%2fup", "S2C%20", "%20S2C",

@@ -141,9 +141,7 @@ pub(super) fn of_command_line(field: &str, written: &str) -> Result<Value, FileE
             None if is_list => Err(FileError::hinted(said("a list, where one number belongs"), axis)),
             None => Err(not_a_number(said("no number"), typed, &set)),
         },
-        Some(Kind::NumberOrWord) if is_list => {
-            Err(FileError::hinted(said("a list, where one value belongs"), axis))
-        }
+        Some(Kind::NumberOrWord) if is_list => Err(FileError::hinted(said("a list, where one value belongs"), axis)),
         Some(Kind::NumberOrWord) => {
             Ok(number(typed).unwrap_or_else(|| Value::String(quoted.unwrap_or_else(|| typed.to_owned()))))
         }
@@ -162,7 +160,11 @@ pub(super) fn of_command_line(field: &str, written: &str) -> Result<Value, FileE
                 let several = set(&format!("[{several}]"));
                 let hint = match kind {
                     Some(Kind::Numbers) => format!("write {several}, with points in fractions"),
-                    _ => format!("for {} write {several}, for one {}", items.len(), set(&format!("[{}]", in_quotes(typed)))),
+                    _ => format!(
+                        "for {} write {several}, for one {}",
+                        items.len(),
+                        set(&format!("[{}]", in_quotes(typed)))
+                    ),
                 };
                 return Err(FileError::hinted(said("one value with a comma, or several"), hint));
             }
@@ -202,9 +204,10 @@ fn number(text: &str) -> Option<Value> {
         return Some(value);
     }
     let is_plain = text.contains('.') && text.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c));
-    let leading_zeros = text.trim_start_matches(['+', '-']).strip_prefix('0').is_some_and(|rest| {
-        rest.starts_with(|c: char| c.is_ascii_digit())
-    });
+    let leading_zeros = text
+        .trim_start_matches(['+', '-'])
+        .strip_prefix('0')
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     text.parse().ok().filter(|_| is_plain && !leading_zeros && parsed.is_none()).map(Value::Float)
 }
 
@@ -271,7 +274,8 @@ pub(super) fn paths() -> impl Iterator<Item = &'static str> {
 /// A path as it is meant: from the home folder if it begins with `~/`, else from `folder`. That within the data set stays
 /// relative.
 pub(super) fn path_of(field: &str, text: &str, folder: &Path) -> Result<String, FileError> {
-    let path = from_home(text).map_err(|error| FileError { message: format!("`{field}`: {}", error.message), ..error })?;
+    let path =
+        from_home(text).map_err(|error| FileError { message: format!("`{field}`: {}", error.message), ..error })?;
     let path = if field == WITHIN { path } else { folder.join(path) };
     // Without `.` within, so that equal paths are equal texts.
     Ok(path.components().collect::<PathBuf>().to_string_lossy().into_owned())
@@ -285,12 +289,16 @@ pub(super) fn from_home(text: &str) -> Result<PathBuf, FileError> {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {
             let home = std::env::home_dir().filter(|home| home.is_absolute());
             let hint = "write the whole path";
-            let home = home.ok_or_else(|| FileError::hinted(this("begins with `~`, and there is no home folder"), hint))?;
+            let home =
+                home.ok_or_else(|| FileError::hinted(this("begins with `~`, and there is no home folder"), hint))?;
             Ok(home.join(rest.trim_start_matches('/')))
         }
         Some(_) => {
             let hint = format!("write the whole path, {name}");
-            Err(FileError::hinted(this("begins with the home folder of somebody by name, which is not looked up"), hint))
+            Err(FileError::hinted(
+                this("begins with the home folder of somebody by name, which is not looked up"),
+                hint,
+            ))
         }
         None if text.starts_with('$') => {
             let hint = format!("write the whole path, or let the shell put it in (it does not within '..'), {name}");

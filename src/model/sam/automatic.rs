@@ -312,7 +312,9 @@ mod tests {
             let here = masks(&decoder, &source, &prompts, &upsampler, &options).unwrap();
             let there = masks_on_device(&decoder, &source, &prompts, &upsampler, &options).unwrap();
             assert_eq!((here.len(), here.is_empty()), (there.len(), pred_iou_thresh > 1.0));
-            for (Found { prompt, iou, drawn }, Found { prompt: of, iou: other_iou, drawn: other }) in here.iter().zip(&there) {
+            for (Found { prompt, iou, drawn }, Found { prompt: of, iou: other_iou, drawn: other }) in
+                here.iter().zip(&there)
+            {
                 let differ = (0..60 * 90).filter(|p| drawn.mask.at(p / 90, p % 90) != other.mask.at(p / 90, p % 90));
                 assert!(prompt == of && (iou - other_iou).abs() < 1e-4 && differ.count() < 5);
                 assert!((drawn.stability - other.stability).abs() < 0.01 || drawn.stability.is_nan());
