@@ -2,6 +2,7 @@
 
 pub mod augment;
 pub mod coco;
+pub mod door;
 pub mod emoji;
 mod exif;
 pub mod folder;
@@ -12,7 +13,7 @@ pub mod rng;
 pub mod scan;
 pub mod voc;
 
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -27,7 +28,7 @@ pub type Bytes = Arc<[u8]>;
 
 /// The bytes of a file, in memory once: those of a `Vec` would be copied to be shared.
 pub fn read_shared(path: &Path) -> io::Result<Bytes> {
-    let mut file = File::open(path)?;
+    let mut file = door::open_regular(path)?;
     let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     let mut bytes: Bytes = std::iter::repeat_n(0, len).collect();
     Arc::get_mut(&mut bytes).map_or(Ok(()), |bytes| file.read_exact(bytes))?;

@@ -24,6 +24,7 @@ mod datasets;
 mod device;
 mod engine;
 mod faults;
+mod faults_corpus;
 mod gc;
 mod history;
 mod layers;
