@@ -22,6 +22,8 @@ mod datasets;
 mod device;
 mod engine;
 mod faults;
+mod faults_corpus;
+mod fuzz;
 mod gc;
 mod history;
 mod layers;
