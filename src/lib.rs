@@ -7,6 +7,7 @@
 //!
 //! - [`digest`]: names of bytes and of inputs, and the encoding that leads to them.
 //! - [`artifact`]: the record of a finished unit; the only user of bincode.
+//! - `regular`: opens the user's files, and nothing that is no file.
 //! - [`cache`]: the store on disk: blobs, manifests, the sled index, the lock.
 //! - [`vision`]: pure arrays: CAMs, peaks, SE maps, label maps, metrics, pictures.
 //! - [`data`]: data sets: VOC trees, MS COCO, plain folders, the emoji scenes; decoding, augmentation.
@@ -40,5 +41,6 @@ pub mod digest;
 #[cfg(feature = "torch")]
 pub mod model;
 pub mod pipeline;
+mod regular;
 pub mod stage;
 pub mod vision;

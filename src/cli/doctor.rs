@@ -105,7 +105,7 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     }
     let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
-    weights::check(&cache, &experiment)?;
+    weights::check(cli, &cache, &experiment)?;
     let mut named: Vec<String> = Vec::new();
     for data in experiment.cells.iter().map(|cell| &cell.dataset) {
         let text = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());

@@ -218,7 +218,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
     experiment.print_notes(cli);
-    weights::check(&cache, &experiment)?;
+    weights::check(cli, &cache, &experiment)?;
     let place = OutFolder::of(out, &experiment.pipeline.name, &pipeline.file);
     place.note().into_iter().for_each(|note| eprintln!("note: {note}"));
     let claimed = place.claim();

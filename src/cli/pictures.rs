@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use super::Hinted;
 use crate::data::Bytes;
 use crate::data::door::{Format, read_regular};
-use crate::data::image::decode_rgb;
+use crate::data::image::{Orientation, TURNED, decode_rgb};
 use crate::pipeline::names::{digits_of, printable, shortened};
 use crate::vision::Rgb;
 
@@ -66,8 +66,9 @@ pub(super) fn read_picture(path: &Path) -> anyhow::Result<Upright> {
         Format::OtherPicture(what) => bail!("is {what}; JPEG and PNG are read"),
         Format::NoPicture(what) => bail!("is {what}, no picture"),
     }
-    let image = decode_rgb(&bytes)?;
-    Ok(Upright { image, bytes: bytes.into(), was_turned: false })
+    let was_turned = !Orientation::of(&bytes).is_upright();
+    let bytes = if was_turned { [TURNED, &bytes].concat() } else { bytes };
+    Ok(Upright { image: decode_rgb(&bytes)?, bytes: bytes.into(), was_turned })
 }
 
 impl Pictures {

@@ -16,6 +16,7 @@ use crate::data::image::{encode_rgb, encode_se_map};
 use crate::data::read_shared;
 use crate::model::sam::automatic::{AutomaticOptions, Crop, segment_everything};
 use crate::model::sam::{SamDecoder, SamEncoder};
+use crate::model::sound::{Network, Soundness, sound, stranger};
 use crate::model::weights::Weights;
 use crate::pipeline::build::resolve;
 use crate::pipeline::spec::Precision;
@@ -65,8 +66,19 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         Hinted::error(format!("`{}`: {error:#}", args.weights.display()), hint)
     };
     let weights = read_shared(&args.weights).map_err(anyhow::Error::from).and_then(Weights::parse).map_err(unfit)?;
-    let encoder = SamEncoder::load(&weights, device, compute).map_err(unfit)?;
-    let decoder = SamDecoder::load(&weights, device, compute).map_err(unfit)?;
+    let unfit = |error: anyhow::Error| match stranger(&weights, Some(Network::Sam)) {
+        Some(problem) => Hinted::error(format!("`{}`: {}", args.weights.display(), problem.what), problem.hint),
+        None => unfit(error),
+    };
+    let encoder = SamEncoder::load(&weights, device, compute).map_err(&unfit)?;
+    let decoder = SamDecoder::load(&weights, device, compute).map_err(&unfit)?;
+    let Soundness { problem, notes, ignored: _ } = sound(&weights, Network::Sam).map_err(&unfit)?;
+    if let Some(problem) = problem {
+        return Err(Hinted::error(format!("`{}`: {}", args.weights.display(), problem.what), problem.hint));
+    }
+    if !cli.quiet {
+        notes.iter().for_each(|note| eprintln!("note: `{}`: {note}", args.weights.display()));
+    }
     drop(weights);
     make_folder(&args.to)?;
     let list = pictures.list.clone();

@@ -1,33 +1,18 @@
 //! The door for files of the user's: only what is a file is read, and it is known by its content, whatever its name.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+
+use crate::regular;
 
 /// Bytes that tell what a file is.
 const HEAD: u64 = 512;
-
-/// Opens a regular file; a folder, a device or a pipe is an error, and none is waited for. Links are followed.
-pub fn open_regular(path: &Path) -> io::Result<File> {
-    // Without this flag the opening of a pipe waits for somebody who writes in it.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let kind = file.metadata()?.file_type();
-    let is = match () {
-        () if kind.is_file() => return Ok(file),
-        () if kind.is_dir() => "a folder",
-        () if kind.is_fifo() => "a pipe",
-        () if kind.is_socket() => "a socket",
-        () => "a device",
-    };
-    Err(io::Error::other(format!("it is {is}, no file")))
-}
 
 /// The bytes of a regular file that has no more than `most` of them.
 pub fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // Of some files, as those of /proc, the size is not known before the end.
-    open_regular(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    regular::open(path)?.0.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
         true => Err(io::Error::other(format!("it has more than {} MB", most.div_ceil(1_000_000)))),
         false => Ok(bytes),
@@ -49,7 +34,7 @@ impl Format {
     /// Of a regular file.
     pub fn of_file(path: &Path) -> io::Result<Self> {
         let mut head = Vec::new();
-        open_regular(path)?.take(HEAD).read_to_end(&mut head)?;
+        regular::open(path)?.0.take(HEAD).read_to_end(&mut head)?;
         Ok(Self::of(&head))
     }
 
@@ -183,9 +168,9 @@ mod tests {
         let started = Instant::now();
         for (file, said) in [
             (path("file"), "it has more than 1 MB"),
-            (path("pipe"), "it is a pipe, no file"),
-            (path(""), "it is a folder, no file"),
-            ("/dev/zero".into(), "it is a device, no file"),
+            (path("pipe"), "it is a named pipe, not a file"),
+            (path(""), "it is a folder, not a file"),
+            ("/dev/zero".into(), "it is a device, not a file"),
             (path("none"), "No such file"),
         ] {
             let error = read_regular(&file, 3).unwrap_err().to_string();

@@ -22,14 +22,15 @@ use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 use crate::digest::BlobDigest;
+use crate::regular;
 
 /// Bytes that several readers may share.
 pub type Bytes = Arc<[u8]>;
 
 /// The bytes of a file, in memory once: those of a `Vec` would be copied to be shared.
 pub fn read_shared(path: &Path) -> io::Result<Bytes> {
-    let mut file = door::open_regular(path)?;
-    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let (mut file, len) = regular::open(path)?;
+    let len = regular::ensure_readable(len)?;
     let mut bytes: Bytes = std::iter::repeat_n(0, len).collect();
     Arc::get_mut(&mut bytes).map_or(Ok(()), |bytes| file.read_exact(bytes))?;
     Ok(bytes)

@@ -25,6 +25,7 @@ mod device;
 mod engine;
 mod faults;
 mod faults_corpus;
+mod fuzz;
 mod gc;
 mod history;
 mod layers;

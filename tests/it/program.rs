@@ -15,7 +15,7 @@ use s2c_pipe::vision::{LabelMap, Rgb};
 use tempfile::TempDir;
 
 /// Two variants, six scenes, every stage.
-const TINY: &str = r#"
+pub(crate) const TINY: &str = r#"
 precision = "f32"
 
 [dataset]

@@ -94,7 +94,7 @@ fn what_would_write_over_pictures_is_refused_before_any_work() {
         (&["b.jpg", "--to", "."], "`./b.png` is there already, beside a picture", "give another folder: --to DIR"),
         (&["c.webp"], "`c.webp` is a WebP picture; JPEG and PNG are read", "save such a picture as JPEG or PNG"),
         (&["none"], "`none` could not be read: No such file", "give JPEG or PNG pictures, or folders of them"),
-        (&["/dev/zero"], "`/dev/zero` could not be read: it is a device, no file", "give JPEG or PNG"),
+        (&["/dev/zero"], "`/dev/zero` could not be read: it is a device, not a file", "give JPEG or PNG"),
     ] {
         let (code, said) = segment(dir.path(), args);
         assert_eq!(code, Some(1), "{args:?}: {said}");

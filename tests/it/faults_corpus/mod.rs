@@ -6,3 +6,5 @@ mod batches;
 #[cfg(feature = "torch")]
 mod outputs;
 mod settings;
+#[cfg(feature = "torch")]
+mod weights;
