@@ -205,7 +205,8 @@ fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     let saturation = f32::from(saturation) / 255.0;
     let fraction = sixths - sixths.floor();
     let darker = |by: f32| (f32::from(value) * (1.0 - by)).round() as u8;
-    let (low, falling, rising) = (darker(saturation), darker(saturation * fraction), darker(saturation * (1.0 - fraction)));
+    let (low, falling, rising) =
+        (darker(saturation), darker(saturation * fraction), darker(saturation * (1.0 - fraction)));
     match sixths as u8 % 6 {
         0 => [value, rising, low],
         1 => [falling, value, low],

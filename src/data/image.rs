@@ -31,7 +31,9 @@ pub fn decode_rgb(bytes: &[u8]) -> anyhow::Result<Rgb> {
     match Format::of(bytes) {
         Format::Jpeg => jpeg::decode(bytes, check),
         Format::Png => decode_png(bytes, check),
-        Format::OtherPicture(what) => bail!("it is {what}; images are read as JPEG or PNG, so convert it to one of them"),
+        Format::OtherPicture(what) => {
+            bail!("it is {what}; images are read as JPEG or PNG, so convert it to one of them")
+        }
         Format::NoPicture(what) => bail!("it is {what}, not a JPEG or PNG image"),
     }
 }

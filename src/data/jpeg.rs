@@ -111,7 +111,8 @@ impl Decoder {
         ensure!(width > 0 && height > 0, "not a JPEG that can be read: its header is cut off");
         let bits = self.get(raw::TJPARAM_TJPARAM_PRECISION);
         ensure!(bits == 8, "the JPEG has {bits} bits a channel; those of 8 are read");
-        let is_cmyk = [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].contains(&(self.get(raw::TJPARAM_TJPARAM_COLORSPACE) as _));
+        let is_cmyk =
+            [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].contains(&(self.get(raw::TJPARAM_TJPARAM_COLORSPACE) as _));
         Ok(Header { width, height, is_cmyk })
     }
 

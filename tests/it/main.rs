@@ -31,11 +31,11 @@ mod history;
 mod layers;
 #[cfg(feature = "torch")]
 mod pins;
+mod pixels;
 #[cfg(feature = "torch")]
 mod presets;
 #[cfg(feature = "torch")]
 mod program;
-mod pixels;
 mod propagate;
 #[cfg(feature = "torch")]
 mod refine;
