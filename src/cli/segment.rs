@@ -213,7 +213,7 @@ mod tests {
         let record = Record::of(&Segment::new(mask, 0.9, 0.95, asked));
         assert_eq!(
             serde_json::to_string(&record).unwrap(),
-            r#"{"segmentation":{"size":[2,3],"counts":"221"},"area":3,"bbox":[1,0,1,1],"predicted_iou":0.8999999761581421,"point_coords":[[7.8125,5.859375]],"stability_score":0.949999988079071,"crop_box":[0,0,3,2]}"#
+            r#"{"segmentation":{"size":[2,3],"counts":"231"},"area":3,"bbox":[1,0,1,1],"predicted_iou":0.8999999761581421,"point_coords":[[7.8125,5.859375]],"stability_score":0.949999988079071,"crop_box":[0,0,3,2]}"#
         );
     }
 }
