@@ -185,13 +185,14 @@ fn hsv(pixel: &[u8]) -> [u8; 3] {
         return [0, 0, high];
     }
     let range = f32::from(high - low);
-    let from_high = |channel: u8| f32::from(high - channel) / range;
+    let from_high = |channel: u8| f64::from(f32::from(high - channel) / range);
     let sixths = match high {
         _ if high == r => from_high(b) - from_high(g),
         _ if high == g => 2.0 + from_high(r) - from_high(b),
         _ => 4.0 + from_high(g) - from_high(r),
     };
-    let hue = (f64::from(sixths) / 6.0 + 1.0) % 1.0;
+    // Pillow keeps the sixths and the hue in single precision and computes in double between.
+    let hue = (f64::from(sixths as f32) / 6.0 + 1.0) % 1.0;
     let saturation = range / f32::from(high);
     [(f64::from(hue as f32) * 255.0) as u8, (f64::from(saturation) * 255.0) as u8, high]
 }

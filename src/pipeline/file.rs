@@ -494,7 +494,7 @@ fn read_set(set: &str) -> Result<Override, FileError> {
     let path = full_path(name.trim())?;
     let value = value::of_command_line(&path, value)?;
     // On the command line a path is relative to where one stands.
-    let here = std::path::absolute("").unwrap_or_default();
+    let here = std::path::absolute(".").unwrap_or_default();
     let value = if value::is_path(&path) { resolve_override(&path, value, &here)? } else { value };
     Ok((path, value))
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use s2c_pipe::data::image::encode_rgb;
 use s2c_pipe::model::weights::{Weights, to_safetensors};
+use s2c_pipe::vision::Rgb;
 use tch::{Kind, Tensor};
 
 use crate::program::{call, text, write_pipeline};
@@ -17,6 +19,12 @@ fn state(file: &str) -> State {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights").join(file);
     let weights = Weights::parse(fs::read(path).unwrap()).unwrap();
     weights.names().map(|name| (name.to_owned(), weights.raw(name).unwrap())).collect()
+}
+
+/// `a.png`, which `segment` looks at before it looks at weights.
+fn write_picture(folder: &Path) {
+    let picture = Rgb { height: 4, width: 4, data: vec![9; 48] };
+    fs::write(folder.join("a.png"), encode_rgb(&picture)).unwrap();
 }
 
 fn save(folder: &Path, name: &str, tensors: &State) -> PathBuf {
@@ -143,6 +151,7 @@ fn a_checkpoint_under_other_names_is_the_same_checkpoint() {
 #[test]
 fn what_makes_a_checkpoint_another_network_is_named_before_work_starts() {
     let dir = tempfile::tempdir().unwrap();
+    write_picture(dir.path());
     write_pipeline(dir.path(), crate::program::TINY);
     let (sam, resnet) = (state("mobile_sam.f16.safetensors"), state("resnet50_v1.f16.safetensors"));
     let one = |value: f64| Tensor::full([2, 2], value, (Kind::Half, tch::Device::Cpu));
@@ -191,7 +200,7 @@ fn what_makes_a_checkpoint_another_network_is_named_before_work_starts() {
         let line = |start: &str| said.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
         assert!(line("error: ").contains(error) && line("hint: ").contains(hint), "plan {name}: {said}");
         if of == "sam" {
-            let output = call(dir.path(), &["segment", "none.png", "--weights", &path]);
+            let output = call(dir.path(), &["segment", "a.png", "--weights", &path]);
             let said = text(&output);
             assert!(!output.status.success() && said.contains(error) && said.contains(hint), "segment {name}: {said}");
         }
@@ -225,6 +234,7 @@ fn what_published_files_have_beside_the_network_is_no_fault() {
 fn what_is_no_file_is_one_line_and_no_hang() {
     let dir = tempfile::tempdir().unwrap();
     write_pipeline(dir.path(), crate::program::TINY);
+    write_picture(dir.path());
     assert!(std::process::Command::new("mkfifo").arg(dir.path().join("pipe")).status().unwrap().success());
     fs::File::create(dir.path().join("hole")).unwrap().set_len(1 << 40).unwrap();
     for (path, error) in [
@@ -234,7 +244,7 @@ fn what_is_no_file_is_one_line_and_no_hang() {
     ] {
         for args in [
             &["weights", "inspect", path][..],
-            &["segment", "none.png", "--weights", path],
+            &["segment", "a.png", "--weights", path],
             &["plan", "tiny.toml", "--set", &format!("sam.weights={path}")],
         ] {
             let output = call(dir.path(), args);
