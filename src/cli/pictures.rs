@@ -172,7 +172,7 @@ impl Pictures {
         let of = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         let read = self.list.iter().map(|picture| &picture.path).chain(given);
         let inputs: HashSet<(u64, u64)> = read.clone().filter_map(|path| of(path)).collect();
-        let folder_of = |path: &Path| of(&std::path::absolute(path).ok()?.parent()?.to_owned());
+        let folder_of = |path: &Path| of(std::path::absolute(path).ok()?.parent()?);
         let folders: HashSet<(u64, u64)> = read.filter_map(|path| folder_of(path)).collect();
         let hint = "give another folder: --to DIR";
         for result in self.list.iter().flat_map(|picture| endings.iter().map(|ending| picture.result(ending))) {

@@ -231,7 +231,7 @@ fn transformers_resnet(name: &str) -> Option<String> {
         ["embedder", "embedder", "normalization", of] => Some(format!("bn1.{of}")),
         ["encoder", "stages", stage, "layers", block, ref of @ ..] => {
             let stage = stage.parse::<u8>().ok()?.checked_add(1)?;
-            let layer = |layer: &str| Some(layer.parse::<u8>().ok()?.checked_add(1)?);
+            let layer = |layer: &str| layer.parse::<u8>().ok()?.checked_add(1);
             let of = match *of {
                 ["shortcut", "convolution", of] => format!("downsample.0.{of}"),
                 ["shortcut", "normalization", of] => format!("downsample.1.{of}"),
