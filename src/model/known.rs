@@ -8,7 +8,7 @@ use super::Compute;
 use super::backbone::{Architecture, Backbone, BackboneConfig};
 use super::resnet::{Depth, StrideIn};
 use super::sam::image_encoder::VitShape;
-use super::sam::{SamDecoder, SamEncoder};
+use super::sam::{GRID, SamDecoder, SamEncoder};
 use super::sound::{Network, Problem, Soundness, sound, stranger};
 use super::weights::Weights;
 
@@ -136,10 +136,34 @@ fn fitting(
             Known { what, fits, backbones: &[], problem: None, hint: None, notes, ignored }
         }
         Ok(Soundness { problem: Some(problem), notes, .. }) => Known { notes, ..refused(what, problem) },
-        Err(error) => match stranger(weights, Some(network)) {
+        Err(error) => match stranger(weights, Some(network)).or_else(|| other_sam(weights, network)) {
             Some(problem) => refused(what, problem),
             None => unusable(what, &format!("{error:#}")),
         },
+    }
+}
+
+/// A part of SAM, or SAM for pictures of another size.
+fn other_sam(weights: &Weights, network: Network) -> Option<Problem> {
+    let problem = |what: String, hint: &str| Some(Problem { what, hint: hint.to_owned() });
+    if network != Network::Sam {
+        return None;
+    }
+    if !weights.names().any(|name| name.starts_with("mask_decoder.")) {
+        let hint = "take the whole checkpoint of SAM, which has the prompt encoder and the mask decoder as well";
+        return problem("it is the image encoder alone".to_owned(), hint);
+    }
+    match weights.shape("image_encoder.pos_embed") {
+        Some(&[1, height, width, _]) if (height, width) != (GRID, GRID) => {
+            let what = format!(
+                "it is for pictures of {0}x{1} pixels, and SAM sees {2}x{2} here",
+                16 * width,
+                16 * height,
+                16 * GRID
+            );
+            problem(what, "take a checkpoint that was trained at that size")
+        }
+        _ => None,
     }
 }
 

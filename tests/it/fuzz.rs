@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
+use s2c_pipe::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb};
+use s2c_pipe::data::scan::{LabelSource, ScanOptions};
+use s2c_pipe::data::{FileMemo, Mask, coco, folder, voc};
+use s2c_pipe::digest::BlobDigest;
+use s2c_pipe::vision::Rgb;
 
 /// Cases of a reader where no time is asked for.
 const N_CASES: usize = 2000;
@@ -181,11 +186,107 @@ mod weights {
 
 #[test]
 fn pictures() {
-    use s2c_pipe::data::image::{decode_label_map, decode_rgb, encode_rgb};
-    use s2c_pipe::vision::Rgb;
-
     let png = encode_rgb(&Rgb { height: 3, width: 5, data: vec![7; 45] });
-    // A picture may take more than its file, and is bounded by what it declares; only panics and hangs are looked for.
     mutations("label_map", std::slice::from_ref(&png), |bytes| drop(decode_label_map(bytes)));
+    mutations("se_map", std::slice::from_ref(&png), |bytes| drop(decode_se_map(bytes)));
     mutations("rgb", &[png], |bytes| drop(decode_rgb(bytes)));
+}
+
+/// Remembers nothing, so that every case is read.
+struct NoMemo;
+
+impl FileMemo for NoMemo {
+    fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {
+        Ok(BlobDigest::of(&std::fs::read(path)?))
+    }
+    fn fact(&self, _: &str, _: &BlobDigest) -> Option<Vec<u8>> {
+        None
+    }
+    fn remember(&self, _: &str, _: &BlobDigest, _: &[u8]) {}
+}
+
+/// A folder with a picture `a` at each of these places.
+fn with_pictures(places: &[&str]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for place in places {
+        let path = root.path().join(place);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, encode_rgb(&Rgb { height: 3, width: 5, data: vec![7; 45] })).unwrap();
+    }
+    root
+}
+
+/// Mutations of a text in the place of a file of a data set, which is then scanned.
+fn scanned(reader: &str, root: &Path, file: &str, text: &str, scan: impl Fn(&ScanOptions<'_>)) {
+    let path = root.join(file);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let options = ScanOptions {
+        name: "t",
+        root,
+        masks: None,
+        labels: LabelSource::Annotations,
+        train: "train",
+        val: "train",
+        max_train: 0,
+        max_val: 0,
+        exclude: &[],
+    };
+    mutations(reader, &[text.as_bytes().to_vec()], |bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        scan(&options);
+    });
+}
+
+const XML: &str = "<annotation><size><width>5</width><height>3</height></size><object><name>cat</name><difficult>0\
+                   </difficult></object></annotation>";
+
+#[test]
+fn lists_and_xml_of_voc() {
+    let root = with_pictures(&["JPEGImages/a.jpg", "JPEGImages/b.jpg"]);
+    let root = root.path();
+    std::fs::create_dir_all(root.join("Annotations")).unwrap();
+    for id in ["a", "b"] {
+        std::fs::write(root.join(format!("Annotations/{id}.xml")), XML).unwrap();
+    }
+    let scan = |options: &ScanOptions<'_>| drop(voc::scan(options, &NoMemo));
+    scanned("list", root, "ImageSets/Segmentation/train.txt", "a\nb\n", scan);
+    std::fs::write(root.join("ImageSets/Segmentation/train.txt"), "a\nb\n").unwrap();
+    scanned("xml", root, "Annotations/a.xml", XML, scan);
+}
+
+#[test]
+fn tables_of_folders() {
+    let root = with_pictures(&["images/a.png", "images/b.png"]);
+    let text = "image,split,cat,dog\na.png,train,1,0\nb,train,0,1\n";
+    scanned("csv", root.path(), "labels.csv", text, |options| drop(folder::scan(options, &NoMemo)));
+}
+
+#[test]
+fn json_of_coco() {
+    let root = with_pictures(&["train/a.png"]);
+    let parsed = tempfile::tempdir().unwrap();
+    let text = r#"{"images":[{"id":1,"file_name":"a.png","height":3,"width":5}],"categories":[{"id":1,"name":"cat"}],
+        "annotations":[{"id":1,"image_id":1,"category_id":1,"iscrowd":0,"area":4,"bbox":[0,0,2,2],
+        "segmentation":[[0,0,2,0,2,2]]},{"id":2,"image_id":1,"category_id":1,"iscrowd":1,"area":4,"bbox":[0,0,2,2],
+        "segmentation":{"size":[3,5],"counts":[2,3,10]}}]}"#;
+    scanned("coco", root.path(), "annotations/instances_train.json", text, |options| {
+        let Ok(data) = coco::scan(options, &NoMemo, parsed.path()) else { return };
+        for item in data.train {
+            if let Some(Mask::Outlines { bytes, .. }) = item.mask {
+                drop(coco::paint_mask(&bytes));
+            }
+        }
+    });
+}
+
+#[test]
+fn pipeline_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.toml");
+    let text = "rng_seed = 1\nclassifier.lr = 0.5\n[dataset]\nkind = \"emoji\"\n[[variant]]\nname = \"a\"\nssc.enabled = true\n\
+                [sweep]\n\"cpm.tau\" = [0.3, 0.5]\n";
+    mutations("toml", &[text.as_bytes().to_vec()], |bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        drop(s2c_pipe::pipeline::file::load(&path, &[]));
+    });
 }

@@ -30,7 +30,7 @@ use crate::vision::Rgb;
 /// Side of the square the encoder sees, pixels.
 pub const IMAGE_SIZE: usize = 1024;
 /// Positions a side of an embedding.
-const GRID: i64 = 64;
+pub(in crate::model) const GRID: i64 = 64;
 const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
 const PIXEL_STD: [f32; 3] = [58.395, 57.12, 57.375];
 
