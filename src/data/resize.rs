@@ -1,5 +1,5 @@
 //! Pillow's `Image.resize` of 8-bit images, bit for bit (`src/libImaging/Resample.c`, "precompute_coeffs" and the two
-//! passes): weights in fixed point, columns first, rounded to 8 bits between the passes.
+//! passes): weights in fixed point, one side after the other, rounded to 8 bits between the passes.
 
 use pulp::Arch;
 
@@ -67,20 +67,28 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
     (0..to).map(of_pixel).collect()
 }
 
-/// Resizes like `PIL.Image.resize((width, height), filter)` of Pillow up to 12, to the same bytes: columns first. Pillow 13
-/// makes the rows of some images first, which may differ by one level; the field's published numbers are of older ones.
-/// Panics on a side of 0.
+/// Resizes like `PIL.Image.resize((width, height), filter)` of Pillow 13, to the same bytes. Pillow up to 12 resizes
+/// the width first in every image, so it differs where the height goes first here; an image that keeps its proportions and
+/// is at most twice as high as wide is the same in both. Panics on a side of 0.
 pub fn resize_rgb(image: &Rgb, height: usize, width: usize, filter: Filter) -> Rgb {
-    let mut resized = image.clone();
-    if width != image.width {
-        // The columns of an image are the rows of its transpose.
-        let transposed = transpose(&resized);
-        resized = transpose(&along_rows(&transposed, &taps(image.width, width, filter)));
+    let vertically = |image: &Rgb| along_rows(image, &taps(image.height, height, filter));
+    // The columns of an image are the rows of its transpose.
+    let horizontally = |image: &Rgb| transpose(&along_rows(&transpose(image), &taps(image.width, width, filter)));
+    match (height != image.height, width != image.width) {
+        (false, false) => image.clone(),
+        (true, false) => vertically(image),
+        (false, true) => horizontally(image),
+        (true, true) if rows_go_first(image, height, width) => horizontally(&vertically(image)),
+        (true, true) => vertically(&horizontally(image)),
     }
-    if height != image.height {
-        resized = along_rows(&resized, &taps(image.height, height, filter));
-    }
-    resized
+}
+
+/// Whether the height is resized before the width: where it shrinks, and by more than twice the pixels that the width
+/// shrinks by. A width that grows shrinks by a negative number.
+fn rows_go_first(image: &Rgb, height: usize, width: usize) -> bool {
+    let lost = |from: usize, to: usize| from as i64 - to as i64;
+    let (of_height, of_width) = (lost(image.height, height), lost(image.width, width));
+    of_height > 0 && of_height > 2 * of_width
 }
 
 /// Each row of the result is a weighted sum of rows.

@@ -90,7 +90,7 @@ impl Instances {
     /// The file is no JSON of that kind (with line and column), or contradicts itself.
     pub(super) fn read(file: impl Read) -> Result<Self, String> {
         let File { images, annotations, categories } =
-            serde_json::from_reader(std::io::BufReader::with_capacity(1 << 20, file))
+            serde_json::from_reader(std::io::BufReader::with_capacity(1 << 16, file))
                 .map_err(|error| error.to_string())?;
         let (classes, label_of) = classes(categories)?;
         let (n_pictures, n_annotations) = (images.len(), annotations.len());
