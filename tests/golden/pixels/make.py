@@ -1,6 +1,6 @@
 """Makes what tests/it/pixels.rs compares with: `python3 tests/golden/pixels/make.py` in a venv with Pillow 13, numpy,
-torch, torchvision and safetensors. Files are small; what Pillow makes of them is kept as digests (FNV-1a of 64 bits)."""
-import io, json, pathlib, random
+torch and torchvision, with `cjpeg` (of libjpeg-turbo-progs) for what Pillow does not write. Files are small; what Pillow makes of them is kept as digests (FNV-1a of 64 bits)."""
+import io, json, pathlib, random, struct, subprocess, zlib
 import numpy as np
 from PIL import Image, ImageFilter
 
@@ -40,19 +40,35 @@ def save(name, image, **options):
 decoded = []
 Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5).save(here / "4x4.jpg")
 for i, (name, options) in enumerate({
-    "444": {"subsampling": 0}, "422": {"subsampling": 1}, "420": {"subsampling": 2}, "440": {"subsampling": "4:4:0"},
-    "411": {"subsampling": "4:1:1"}, "420_progressive": {"subsampling": 2, "progressive": True},
+    "444": {"subsampling": 0}, "422": {"subsampling": 1}, "420": {"subsampling": 2},
+    "420_progressive": {"subsampling": 2, "progressive": True},
     "444_progressive": {"subsampling": 0, "progressive": True}, "restart": {"subsampling": 2, "restart_marker_blocks": 3},
     "optimised": {"subsampling": 2, "optimize": True}, "worst": {"subsampling": 2, "quality": 5},
     "best": {"subsampling": 0, "quality": 100}, "rgb": {"keep_rgb": True},
 }.items()):
-    try:
-        decoded.append(save(f"{name}.jpg", picture(41 + i, 53 + 2 * i, i), **{"quality": 85, **options}))
-    except (TypeError, ValueError, OSError) as error:
-        print(f"{name}: left out, {error}")
+    decoded.append(save(f"{name}.jpg", picture(41 + i, 53 + 2 * i, i), **{"quality": 85, **options}))
 decoded.append(save("grey.jpg", picture(33, 47, 20).convert("L"), quality=80))
 decoded.append(save("grey_progressive.jpg", picture(33, 47, 21).convert("L"), quality=80, progressive=True))
 decoded.append(save("cmyk.jpg", picture(40, 50, 22).convert("CMYK"), quality=85))
+# The same file with the Adobe segment's byte that says that its colours are YCCK.
+cmyk = bytearray((files / "cmyk.jpg").read_bytes())
+cmyk[cmyk.index(b"Adobe") + 11] = 2
+(files / "ycck.jpg").write_bytes(cmyk)
+decoded.append(described(files / "ycck.jpg"))
+for name, options in {
+    "411": ["-sample", "4x1"], "440": ["-sample", "1x2"], "410": ["-sample", "4x2"], "441": ["-sample", "1x4"], "mixed": ["-sample", "2x2,2x1,1x2"],
+    "luma_below_chroma": ["-sample", "1x1,2x2,2x2"], "arithmetic": ["-arithmetic"],
+    "progressive_restart": ["-progressive", "-restart", "1"],
+}.items():
+    ppm = io.BytesIO()
+    picture(43, 59, 24).save(ppm, "PPM")
+    run = subprocess.run(["cjpeg", "-quality", "80", *options], input=ppm.getvalue(), capture_output=True, check=True)
+    (files / f"{name}.jpg").write_bytes(run.stdout)
+    try:
+        decoded.append(described(files / f"{name}.jpg"))
+    except OSError as error:
+        print(f"{name}: left out, {error}")
+        (files / f"{name}.jpg").unlink()
 for side in [(1, 1), (1, 17), (16, 1), (7, 8)]:
     decoded.append(save(f"{side[0]}x{side[1]}.jpg", picture(*side, 23), subsampling=2))
 # Bytes behind the end, with a start of scan among them, belong to no image.
@@ -65,9 +81,29 @@ rgba.putalpha(half)
 for name, image, options in [
     ("rgb", base, {}), ("rgba", rgba, {}), ("grey", base.convert("L"), {}), ("grey_alpha", rgba.convert("LA"), {}),
     ("one_bit", base.convert("1"), {}), ("palette", base.quantize(64), {}), ("palette_2_bits", base.quantize(4), {}),
-    ("palette_transparent", base.quantize(16), {"transparency": 0}), ("interlaced", base, {}),
+    ("palette_transparent", base.quantize(16), {"transparency": 0}),
 ]:
     decoded.append(save(f"{name}.png", image, **options))
+
+
+def interlaced(values):
+    """A PNG in seven passes (Adam7), which Pillow reads and does not write."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = values.shape
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = [b"\0" + row.tobytes() for y, x, dy, dx in passes for row in values[y::dy, x::dx] if row.size]
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+
+
+(files / "interlaced.png").write_bytes(interlaced(np.asarray(base)))
+decoded.append(described(files / "interlaced.png"))
+# Pillow clips 16-bit grey at 255, so that nearly all of it is white; the upper byte of each value is what is meant.
+deep = np.asarray(base.convert("L")).astype(np.uint16) * 257
+Image.fromarray(deep).save(files / "grey_16.png")
+decoded.append({**described(files / "grey_16.png"), "rgb": digest(np.repeat((deep >> 8)[..., None], 3, 2))})
 turned = []
 for number in range(1, 9):
     exif = Image.Exif()
