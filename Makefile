@@ -1,5 +1,5 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test test-processors test-faults test-gpu test-s3 setup build lint bench-sam bench-train bench-engine bench-refine
+.PHONY: quickstart test test-processors test-faults test-gpu test-s3 setup build lint bench-sam bench-train bench-engine bench-refine bench-pixels
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
@@ -38,6 +38,10 @@ bench-train: setup ## a training step of S2C against the same in PyTorch f32, wh
 bench-refine: setup ## the dense CRF against pydensecrf, which it installs and compiles, and the threshold sweep
 	cargo bench --no-run --bench refine
 	python3 benches/refine/bench.py "cargo bench -q --bench refine --"
+
+bench-pixels: ## decoding and resizing against Pillow, which it installs; IMAGES is a folder of JPEGs; needs no libtorch
+	cargo bench --no-default-features --no-run --bench pixels
+	python3 benches/pixels/bench.py "$$(ls -t target/release/deps/pixels-* | grep -v '\.d$$' | head -1)" $(if $(IMAGES),--images $(IMAGES))
 
 setup: ## libtorch, once; see .ci/setup
 	@.ci/setup

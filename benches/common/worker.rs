@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 /// Answers what is asked on stdin; `answer` is given what to do, and with what.
 pub(crate) fn serve(mut answer: impl FnMut(&str, &Value) -> anyhow::Result<Value>) -> anyhow::Result<()> {
+    #[cfg(feature = "torch")]
     s2c_pipe::model::memory::keep_freed();
     for line in stdin().lock().lines() {
         let asked: Value = serde_json::from_str(&line?)?;

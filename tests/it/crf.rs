@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use s2c_pipe::data::image::{decode_label_map, decode_rgb, encode_rgb};
+use s2c_pipe::data::image::{decode_label_map, decode_rgb};
 use s2c_pipe::vision::crf::{Bilateral, CrfOptions, Gaussian, Unary, from_cam, from_labels, from_scores, mean_field};
 use s2c_pipe::vision::{Cam, LabelMap, Rgb, ScoreMap, label};
 use safetensors::SafeTensors;
@@ -26,17 +26,6 @@ fn data() -> Option<PathBuf> {
 
 fn photograph(data: &Path, name: &str) -> Rgb {
     decode_rgb(&std::fs::read(data.join(format!("JPEGImages/{name}.jpg"))).unwrap()).unwrap()
-}
-
-/// Writes the photographs for `make.py`: the same pixels as Pillow's `open` gives.
-#[test]
-#[ignore = "makes the input of the golden script"]
-fn write_frames() {
-    let (Some(data), Some(out)) = (data(), std::env::var_os("S2C_FRAMES").map(PathBuf::from)) else { return };
-    std::fs::create_dir_all(&out).unwrap();
-    for name in IMAGES {
-        std::fs::write(out.join(format!("{name}.png")), encode_rgb(&photograph(&data, name))).unwrap();
-    }
 }
 
 /// The parameters as they stand in make.py.

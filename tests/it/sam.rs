@@ -4,9 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use s2c_pipe::data::image::{Filter, decode_rgb, encode_rgb, resize_rgb};
+use s2c_pipe::data::image::decode_rgb;
 use s2c_pipe::model::Compute;
-use s2c_pipe::model::sam::{SamDecoder, SamEncoder, resized_size};
+use s2c_pipe::model::sam::{SamDecoder, SamEncoder};
 use s2c_pipe::model::weights::Weights;
 use tch::{Device, Kind, Tensor};
 
@@ -43,25 +43,6 @@ pub(crate) fn has_bf16() -> bool {
 
 pub(crate) fn worst(a: &Tensor, b: &Tensor) -> f64 {
     f64::try_from((back(a) - back(b)).abs().max()).unwrap()
-}
-
-/// Writes what the encoder sees, for `make.py`: the same pixels as Pillow's `open` and `resize` give. The first image of
-/// `sam_everything` is written at its own size as well. Usage: S2C_FRAMES=DIR cargo test --release --test it write_frames
-/// -- --ignored
-#[test]
-#[ignore = "makes the input of the golden script"]
-fn write_frames() {
-    let (Some(folder), Some(out)) = (photographs(), std::env::var_os("S2C_FRAMES").map(PathBuf::from)) else { return };
-    std::fs::create_dir_all(&out).unwrap();
-    for name in IMAGES {
-        let image = decode_rgb(&std::fs::read(folder.join(format!("{name}.jpg"))).unwrap()).unwrap();
-        let (height, width) = resized_size(image.height, image.width);
-        let frame = encode_rgb(&resize_rgb(&image, height, width, Filter::Bilinear));
-        std::fs::write(out.join(format!("{name}-{}x{}.png", image.height, image.width)), frame).unwrap();
-        if name == IMAGES[0] {
-            std::fs::write(out.join(format!("{name}.png")), encode_rgb(&image)).unwrap();
-        }
-    }
 }
 
 #[test]

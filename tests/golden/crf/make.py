@@ -1,11 +1,11 @@
 """Golden numbers of the dense CRF: marginals of the public package pydensecrf (here its fork pydensecrf2 1.1), on three
 photographs and on a small picture by formula.
 
-The photographs are those of `tests/it/crf.rs`, as the crate decodes them (S2C_FRAMES=DIR cargo test --release --test it
-crf::write_frames -- --ignored), with their masks from DATA, a tree in VOC layout. Scores: the part of a block of 24 x 24
-pixels that is in some mask, times 0.9; and those of a second class, 40 columns to the right, times 0.35.
+The photographs are those of `tests/it/crf.rs`, JPEGs as Pillow decodes them, with their masks, from DATA, a tree in VOC
+layout. Scores: the part of a block of 24 x 24 pixels that is in some mask, times 0.9; and those of a second class, 40
+columns to the right, times 0.35.
 
-usage: make.py FRAMES DATA OUT.safetensors      (needs numpy, pillow, safetensors, pydensecrf2)
+usage: make.py DATA OUT.safetensors      (needs numpy, pillow, safetensors, pydensecrf2)
 """
 import pathlib
 import sys
@@ -53,10 +53,10 @@ def unaries(cam):
             "irn": unary_from_labels(sharp.reshape(-1), len(keys), gt_prob=0.7, zero_unsure=False)}
 
 
-def main(frames, data, out):
+def main(data, out):
     golden = {}
     for name in IMAGES:
-        image = np.array(Image.open(pathlib.Path(frames) / f"{name}.png").convert("RGB"))
+        image = np.array(Image.open(pathlib.Path(data) / f"JPEGImages/{name}.jpg").convert("RGB"))
         mask = np.array(Image.open(pathlib.Path(data) / f"SegmentationClassAug/{name}.png"))
         for of, unary in unaries(cam(mask)).items():
             golden[f"{name}.{of}"] = marginals(image, unary, SETS[of])[:, ::499]

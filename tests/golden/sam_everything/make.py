@@ -1,16 +1,15 @@
 """Masks of the public segment-everything with MobileSAM, over real photographs.
 
-usage: make.py MOBILE_SAM_CHECKOUT WEIGHTS.safetensors OUT.safetensors IMAGE FRAME...
+usage: make.py MOBILE_SAM_CHECKOUT WEIGHTS.safetensors OUT.safetensors IMAGE...
 
 MOBILE_SAM_CHECKOUT is a checkout of the public MobileSAM repository (PyPI's mobilesam-mirror has the same files); needs
-torch, torchvision, timm, numpy, pillow, safetensors, opencv-python-headless. A FRAME is a picture of 1024 pixels' longer
-side, named NAME-HEIGHTxWIDTH.png after its image's size: what the encoder sees, so both sides see the same pixels.
-IMAGE is the first frame's picture at its own size (JPEG or PNG): crops are cut from it and resized by PIL.
+torch, torchvision, timm, numpy, pillow, safetensors, opencv-python-headless. An IMAGE is a JPEG, those of
+tests/it/sam_everything.rs in that order: decoding and resizing are the public code's as well.
 
-Kept for frame i, 16 points a side, in the order of `generate`: `i.iou` and `i.stability` (M), `i.box` (M, 4) xywh, and
+Kept for image i, 32 points a side, in the order of `generate`: `i.iou` and `i.stability` (M), `i.box` (M, 4) xywh, and
 the masks: `i.counts`, the uncompressed COCO run lengths (column-major, zeros first) of all masks in a row, `i.lengths`
-(M) of them each. `area.*` is frame 0 with min_mask_region_area=100; `crop.*` is IMAGE with crop_n_layers=1 and
-crop_n_points_downscale_factor=2, with `crop.crop_box` (M, 4) xywh.\n\nFrames and IMAGE are what the ignored test `write_frames` (tests/it/sam.rs) writes.
+(M) of them each. `area.*` is image 0 with 16 points a side and min_mask_region_area=100; `crop.*` is image 0 with 16
+points a side, crop_n_layers=1 and crop_n_points_downscale_factor=2, with `crop.crop_box` (M, 4) xywh.
 """
 import sys
 
@@ -19,19 +18,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-checkout, weights, out, image, *frames = sys.argv[1:]
+checkout, weights, out, *images = sys.argv[1:]
 sys.path.insert(0, checkout)
-from mobile_sam import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry  # noqa: E402
+from mobile_sam import SamAutomaticMaskGenerator, sam_model_registry  # noqa: E402
 
 sam = sam_model_registry["vit_t"]()
 state = {k: v.float() for k, v in load_file(weights).items()}
 print(sam.load_state_dict(state, strict=False))
 sam.eval()
-set_image, golden = SamPredictor.set_image, {}
+golden = {}
 
 
-def generate(prefix, rgb, **options):
-    found = SamAutomaticMaskGenerator(sam, points_per_side=16, output_mode="uncompressed_rle", **options).generate(rgb)
+def generate(prefix, path, points_per_side=16, **options):
+    rgb = np.array(Image.open(path).convert("RGB"))
+    found = SamAutomaticMaskGenerator(sam, points_per_side=points_per_side, output_mode="uncompressed_rle", **options).generate(rgb)
     counts = [mask["segmentation"]["counts"] for mask in found]
     table = lambda key, dtype: torch.tensor([mask[key] for mask in found], dtype=dtype)  # noqa: E731
     golden.update({
@@ -45,18 +45,8 @@ def generate(prefix, rgb, **options):
     print(prefix, *rgb.shape[:2], len(found), "masks", flush=True)
 
 
-def see(path):
-    """Makes every predictor see this frame, whatever it is given; an empty image of the frame's original size."""
-    h, w = map(int, path.rsplit("-", 1)[1].removesuffix(".png").split("x"))
-    frame = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None]
-    SamPredictor.set_image = lambda self, _, image_format="RGB": self.set_torch_image(frame, (h, w))
-    return np.zeros((h, w, 3), np.uint8)
-
-
-for i, path in enumerate(frames):
-    generate(i, see(path))
-generate("area", see(frames[0]), min_mask_region_area=100)
-SamPredictor.set_image = set_image
-rgb = np.array(Image.open(image).convert("RGB"))
-generate("crop", rgb, crop_n_layers=1, crop_n_points_downscale_factor=2)
+for i, path in enumerate(images):
+    generate(i, path, points_per_side=32)
+generate("area", images[0], min_mask_region_area=100)
+generate("crop", images[0], crop_n_layers=1, crop_n_points_downscale_factor=2)
 save_file(golden, out)
