@@ -90,12 +90,29 @@ impl Experiment {
         finished(&self.graph, cache, &self.targets())
     }
 
-    /// Prints what a user should know of the data, each once.
+    /// What a user should know of the data, each once.
+    pub(super) fn notes(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let notes = self.cells.iter().flat_map(|cell| &cell.dataset.notes).map(String::as_str);
+        notes.filter(|note| seen.insert(*note)).collect()
+    }
+
     pub(super) fn print_notes(&self, cli: &Cli) {
-        let notes: BTreeSet<&String> = self.cells.iter().flat_map(|cell| &cell.dataset.notes).collect();
         if !cli.quiet {
-            notes.into_iter().for_each(|note| eprintln!("note: {note}"));
+            self.notes().iter().for_each(|note| eprintln!("note: {note}"));
         }
+    }
+
+    /// What was decided of the data, a data set after the other: its name with the numbers of its images, and lines.
+    pub(super) fn decided(&self) -> Vec<(String, &[(&'static str, String)])> {
+        let mut decided: Vec<(String, &[(&'static str, String)])> = Vec::new();
+        for data in self.cells.iter().map(|cell| &cell.dataset) {
+            let name = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());
+            if !decided.iter().any(|(known, lines)| *known == name && *lines == data.decided) {
+                decided.push((name, &data.decided));
+            }
+        }
+        decided
     }
 
     pub(super) fn targets(&self) -> Vec<UnitIdx> {
@@ -131,6 +148,8 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
         root,
         masks: spec.masks.as_deref(),
         labels: spec.labels,
+        orientation: spec.orientation,
+        mask_values: &spec.mask_values,
         train: &spec.train,
         val: &spec.val,
         max_train: spec.max_train,

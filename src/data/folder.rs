@@ -6,26 +6,62 @@
 //! rex,val,0,1                with or without the ending of images/rex.jpg
 //! ```
 //!
-//! A mask is `masks/tom.png`, a palette or grey PNG: 0 background, the labels, 255 ignored.
+//! A mask is `masks/tom.png`, a palette or grey PNG: 0 background, the labels, 255 ignored. The table is read as
+//! spreadsheets and pandas write it, where what they wrote has one reading: see [`read`].
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 
-use super::scan::{DataError, ScanOptions, all_or_no_masks, check_folders, image, items, mask, note_unscored};
-use super::{Dataset, FileMemo, Item};
+use super::find::{Folder, file_name, is_picture, stem};
+use super::scan::{
+    DataError, Draft, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each, read_text, some_of,
+};
+use super::text::{check_name, clean, lines, shown_of};
+use super::{Dataset, FileMemo};
 use crate::vision::IGNORE;
 
-/// How the names of pictures end.
-const ENDINGS: [&str; 6] = [".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG"];
-
 const TABLE_HINT: &str = "labels.csv has the columns `image`, `split` and one a class, which holds 1 or 0";
+/// What may stand between columns, with its name.
+const SEPARATORS: [(u8, &str); 4] = [(b',', ","), (b';', ";"), (b'\t', "tab"), (b'|', "|")];
+/// Other names of the column `image`.
+const IMAGE_NAMES: [&str; 8] =
+    ["filename", "file_name", "file", "image_name", "image_path", "image_file", "image_id", "img"];
 
 /// An image as its line says.
 struct Line {
     split: String,
-    /// The image's file name or its stem.
+    /// Its file's name, with or without the ending.
     image: String,
     labels: Vec<u8>,
+}
+
+impl Line {
+    fn id(&self) -> &str {
+        stem(&self.image)
+    }
+}
+
+/// labels.csv as it was read.
+struct Table {
+    /// Background first.
+    classes: Vec<String>,
+    lines: Vec<Line>,
+    /// What was decided: separator, encoding, columns left out.
+    read_as: Vec<String>,
+    /// Some of it is no plain table of this kind.
+    is_odd: bool,
+}
+
+/// What is wrong with the table, and what to do about it.
+struct TableFault {
+    problem: String,
+    hint: String,
+}
+
+impl From<String> for TableFault {
+    fn from(problem: String) -> Self {
+        Self { problem, hint: TABLE_HINT.to_owned() }
+    }
 }
 
 /// Reads and checks a data set; `options.train` and `options.val` are values of the column `split`.
@@ -35,98 +71,381 @@ struct Line {
 pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, DataError> {
     check_folders(options)?;
     let path = options.root.join("labels.csv");
-    let fault = |problem: String| DataError::File { path: path.clone(), problem, hint: TABLE_HINT };
-    let (classes, lines) = read(&path).map_err(fault)?;
-    let of = |split: &str, max: usize, is_train: bool| {
-        let is_chosen = |line: &&Line| line.split == split && !options.exclude.iter().any(|id| id == stem(&line.image));
+    let text = read_text(&path)?;
+    let fault = |TableFault { problem, hint }| DataError::file(&path, problem, hint);
+    let Table { classes, lines, mut read_as, is_odd } = read(&text.text).map_err(fault)?;
+    read_as.extend(text.encoding.clone());
+    let images = Folder::list(&options.root.join("images"));
+    let masks = Folder::list(&options.root.join(options.masks.unwrap_or(Path::new("masks"))));
+
+    let splits = Splits::of(&lines, [options.train, options.val]);
+    let of = |k: usize, max: usize| {
+        let Some(name) = splits.named[k] else {
+            let problem = format!("no image of the split `{}`", shown_of([options.train, options.val][k]));
+            let hint = format!("the column `split` has: {}; {TABLE_HINT}", splits.all());
+            return Err(DataError::file(&path, problem, hint));
+        };
+        let is_chosen = |line: &&Line| line.split == name && !options.exclude.iter().any(|id| id == line.id());
         let chosen = lines.iter().filter(is_chosen).take(if max > 0 { max } else { usize::MAX });
         let chosen: Vec<&Line> = chosen.collect();
         if chosen.is_empty() {
-            return Err(fault(format!("no image of the split `{split}`")));
+            let problem = format!("no image of the split `{}` is left", shown_of(name));
+            return Err(DataError::file(&path, problem, "`dataset.exclude` names all of them"));
         }
-        items(split, &chosen, |line| item(options, line, &classes, is_train, memo))
+        Ok(chosen)
     };
-    let (train, val) = (of(options.train, options.max_train, true)?, of(options.val, options.max_val, false)?);
-    let mut notes = Vec::new();
-    note_unscored(options.train, &train, &mut notes);
-    all_or_no_masks(options.val, &val, &mut notes)?;
-    Ok(Dataset { name: options.name.to_owned(), classes, train, val, notes })
+    let (train, val) = (of(0, options.max_train)?, of(1, options.max_val)?);
+    let ids: HashSet<&str> = lines.iter().map(Line::id).collect();
+    let is_id = |id: &str| ids.contains(id);
+    let draft = |line: &&Line| draft(line, [&images, &masks], &is_id, memo);
+    let drafts = (each(options.train, &train, draft)?, each(options.val, &val, draft)?);
+
+    let mut notes: Vec<String> = Vec::new();
+    if is_odd || text.encoding.is_some() {
+        notes.push(format!("labels.csv: {}", read_as.join("; ")));
+    }
+    notes.extend(splits.notes([options.train, options.val]));
+    notes.extend(unnamed(&images, &ids, "images"));
+    let used: HashSet<String> = drafts.0.iter().chain(&drafts.1).filter_map(used_mask).collect();
+    notes.extend(unused_masks(&masks, &ids, &used));
+    let finish = Finish {
+        options,
+        classes: &classes,
+        is_voc: false,
+        // What people draw masks with shows images as they are seen.
+        turned_by_default: true,
+        label_file: "labels.csv",
+    };
+    let Finished { train, val, notes: of_items, mut decided } = finish.finish(drafts.0, drafts.1)?;
+    let list = format!("labels.csv has {} images: {}; {}", lines.len(), splits.all(), read_as.join("; "));
+    decided.insert(0, ("lists", list));
+    notes.extend(of_items);
+    Ok(Dataset { name: options.name.to_owned(), classes, train, val, notes, decided })
 }
 
-/// Class names, background first, and the lines.
-fn read(path: &Path) -> Result<(Vec<String>, Vec<Line>), String> {
-    let options = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path);
-    let mut table = options.map_err(|error| error.to_string())?;
-    let header = table.headers().map_err(|error| error.to_string())?.clone();
-    let column = |name: &str| header.iter().position(|head| head == name);
-    let find = |name: &str| column(name).ok_or_else(|| format!("no column `{name}`"));
-    let (image_at, split_at) = (find("image")?, find("split")?);
-    let class_at: Vec<usize> = (0..header.len()).filter(|&at| at != image_at && at != split_at).collect();
-    if class_at.is_empty() || class_at.len() >= usize::from(IGNORE) {
-        return Err(format!("{} columns of classes; there can be 1 to 254", class_at.len()));
+/// The values of the column `split` and which of them are the lists that are asked for.
+struct Splits<'a> {
+    counts: BTreeMap<&'a str, usize>,
+    /// Of training and validation images.
+    named: [Option<&'a str>; 2],
+}
+
+impl<'a> Splits<'a> {
+    fn of(lines: &'a [Line], asked: [&str; 2]) -> Self {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        lines.iter().for_each(|line| *counts.entry(&line.split).or_default() += 1);
+        let named = asked.map(|asked| {
+            let exact = counts.keys().find(|split| **split == asked);
+            let mut folded = counts.keys().filter(|split| split.to_lowercase() == asked.to_lowercase());
+            exact.or_else(|| folded.next().filter(|_| folded.next().is_none())).copied()
+        });
+        Self { counts, named }
     }
-    let mut classes = vec!["background".to_owned()];
-    for &at in &class_at {
-        let name = header[at].to_owned();
-        if name.is_empty() || classes.contains(&name) {
-            return Err(format!("column {} is named `{name}`; a class needs a name of its own", at + 1));
-        }
-        classes.push(name);
+
+    fn all(&self) -> String {
+        let shown = self.counts.iter().map(|(split, n)| match split.is_empty() {
+            true => format!("{n} with no split"),
+            false => format!("{} {n}", shown_of(split)),
+        });
+        shown.collect::<Vec<_>>().join(", ")
     }
-    let (mut seen, mut lines) = (HashSet::new(), Vec::new());
-    for record in table.records() {
-        let record = record.map_err(|error| error.to_string())?;
-        let place = record.position().map_or(0, csv::Position::line);
-        let mut labels = Vec::new();
-        for (label, &at) in (1..).zip(&class_at) {
-            match &record[at] {
-                "1" => labels.push(label),
-                "0" | "" => {}
-                other => {
-                    return Err(format!(
-                        "line {place}: `{other}` in the column `{}`, which is no column of a class or a typing error",
-                        &header[at]
-                    ));
-                }
+
+    fn notes(&self, asked: [&str; 2]) -> Vec<String> {
+        let mut notes = Vec::new();
+        for (asked, named) in asked.iter().zip(self.named) {
+            if let Some(named) = named.filter(|named| named != asked) {
+                notes.push(format!("labels.csv: the split `{}` is read as `{asked}`", shown_of(named)));
             }
         }
-        let (image, split) = (record[image_at].to_owned(), record[split_at].to_owned());
-        if !seen.insert(stem(&image).to_owned()) {
-            return Err(format!("line {place}: `{}` stands twice", stem(&image)));
+        for (split, n) in self.counts.iter().filter(|(split, _)| !self.named.contains(&Some(**split))) {
+            let like = |name: &&str| strsim::normalized_damerau_levenshtein(name, &split.to_lowercase());
+            let near = asked.iter().filter(|name| like(name) >= 0.7).max_by(|a, b| like(a).total_cmp(&like(b)));
+            let typing = near.map_or(String::new(), |near| format!(" (a typing error of `{near}`?)"));
+            let of = match split.is_empty() {
+                true => "no split".to_owned(),
+                false => format!("the split `{}`", shown_of(split)),
+            };
+            notes.push(format!("labels.csv: {n} images have {of}{typing} and are not used"));
         }
-        lines.push(Line { split, image, labels });
+        notes
     }
-    Ok((classes, lines))
 }
 
-/// Without the ending of a picture.
-fn stem(image: &str) -> &str {
-    ENDINGS.iter().find_map(|ending| image.strip_suffix(ending)).unwrap_or(image)
+/// A note of files that no line names.
+fn unnamed(folder: &Folder, ids: &HashSet<&str>, what: &str) -> Option<String> {
+    let rest: Vec<&str> = folder.pictures().into_iter().filter(|name| !ids.contains(stem(name))).collect();
+    let rest: Vec<&str> =
+        rest.into_iter().filter(|name| !ids.iter().any(|id| id.eq_ignore_ascii_case(stem(name)))).collect();
+    (!rest.is_empty()).then(|| format!("{} files in {what}/ are named by no line of labels.csv: {}", rest.len(), some_of(&rest)))
 }
 
-fn item(
-    options: &ScanOptions<'_>,
+fn used_mask(draft: &Draft) -> Option<String> {
+    Some(draft.mask.as_ref()?.path().file_name()?.to_string_lossy().into_owned())
+}
+
+/// A note of files in the folder of masks that are the mask of no image.
+fn unused_masks(folder: &Folder, ids: &HashSet<&str>, used: &HashSet<String>) -> Option<String> {
+    let is_of_none = |name: &&str| !used.contains(*name) && !ids.contains(stem(name));
+    let rest: Vec<&str> = folder.pictures().into_iter().filter(is_of_none).collect();
+    (!rest.is_empty()).then(|| {
+        format!(
+            "{} files in {} are the mask of no image that is used: {}; a mask has the name of its image",
+            rest.len(),
+            folder.path.file_name().map_or_else(|| "masks".into(), |name| name.to_string_lossy()),
+            some_of(&rest)
+        )
+    })
+}
+
+/// The table.
+///
+/// Columns are separated by what makes columns `image` and `split` of the header; spreadsheets write `;` and `sep=;`
+/// before it. Names of these two may be in capitals, and `image` may be called `filename`. A first column of numbers
+/// without a name is pandas' index. Cells are 1 and 0, also as `1.0`, `True`, `yes`, or `x` and nothing.
+fn read(text: &str) -> Result<Table, TableFault> {
+    let mut rows = lines(text).filter(|(_, line)| !line.is_empty());
+    let (mut n_comments, mut declared) = (0, None);
+    let (head_at, head) = loop {
+        let Some((number, line)) = rows.next() else { return Err("it has no line".to_owned().into()) };
+        if line.starts_with('#') {
+            n_comments += 1;
+        } else if let Some(separator) = line.to_lowercase().strip_prefix("sep=") {
+            declared = separator.bytes().next();
+        } else {
+            break (number, line);
+        }
+    };
+    let columns = |separator: u8| -> Vec<String> {
+        let mut reader = csv::ReaderBuilder::new().delimiter(separator).has_headers(false).from_reader(head.as_bytes());
+        let first = reader.records().next().and_then(Result::ok).unwrap_or_default();
+        first.iter().map(|cell| clean(cell).to_owned()).collect()
+    };
+    let fits = |separator: &(u8, &str)| {
+        let columns = columns(separator.0);
+        columns.iter().any(|name| name.eq_ignore_ascii_case("split")) && columns.len() > 1
+    };
+    let separator = SEPARATORS.iter().filter(|of| declared.is_none_or(|declared| declared == of.0)).find(|of| fits(of));
+    // Where no separator makes a column `split`, that of the most columns shows what there is.
+    let separator = separator.or_else(|| SEPARATORS.iter().max_by_key(|of| columns(of.0).len())).unwrap_or(&SEPARATORS[0]);
+    let header = columns(separator.0);
+    let head = Header::of(&header)?;
+
+    let mut read_as = vec![format!("columns are separated by `{}`", separator.1)];
+    read_as.extend((n_comments > 0).then(|| format!("{n_comments} lines of comment before the header")));
+    read_as.extend(head.read_as.clone());
+    let mut is_odd = separator.0 != b',' || n_comments > 0 || !head.read_as.is_empty();
+
+    let body: String = text.split_inclusive(['\n', '\r']).collect();
+    let start = lines_start(&body, head_at + 1);
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(separator.0)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(body[start..].as_bytes());
+    let (mut seen, mut found, mut cells) = (HashMap::new(), Vec::new(), Vec::new());
+    let (mut n_empty, mut indices) = (0, Vec::new());
+    for record in reader.records() {
+        let record = record.map_err(|error| error.to_string())?;
+        let place = head_at as u64 + record.position().map_or(0, csv::Position::line);
+        let record: Vec<&str> = record.iter().map(clean).collect();
+        if record.iter().all(|cell| cell.is_empty()) {
+            n_empty += usize::from(record.len() > 1);
+            continue;
+        }
+        if record[0].starts_with('#') && record.len() != header.len() {
+            n_empty += 1;
+            continue;
+        }
+        let extra = record.get(header.len()..).unwrap_or_default().iter().any(|cell| !cell.is_empty());
+        if record.len() < header.len() || extra {
+            return Err(format!("line {place} has {} columns, the header {}", record.len(), header.len()).into());
+        }
+        if let Some(&at) = head.unnamed.iter().find(|&&at| Some(at) != head.index && !record[at].is_empty()) {
+            return Err(format!("column {} has no name, and line {place} has `{}` in it", at + 1, shown_of(record[at])).into());
+        }
+        indices.extend(head.index.map(|at| record[at].to_owned()));
+        let image = image_name(record[head.image]).map_err(|problem| format!("line {place}: {problem}"))?;
+        let line = Line { split: record[head.split].to_owned(), image, labels: Vec::new() };
+        if let Some(first) = seen.insert(line.id().to_owned(), place) {
+            return Err(format!("line {place}: `{}` stands twice, first in line {first}", shown_of(line.id())).into());
+        }
+        cells.push((place, head.classes.iter().map(|&at| record[at].to_owned()).collect::<Vec<_>>()));
+        found.push(line);
+    }
+    let counts_up = |from: usize| indices.iter().enumerate().all(|(i, index)| *index == (from + i).to_string());
+    if let Some(at) = head.index.filter(|_| !counts_up(0) && !counts_up(1)) {
+        return Err(format!("column {} has no name and is no index that counts the lines", at + 1).into());
+    }
+    if head.index.is_some() {
+        read_as.push("the first column counts the lines and is left out".to_owned());
+        is_odd = true;
+    }
+    if n_empty > 0 {
+        read_as.push(format!("{n_empty} lines are empty or comments"));
+        is_odd = true;
+    }
+    let marks = Marks::of(&cells);
+    for (line, (place, cells)) in found.iter_mut().zip(&cells) {
+        for (label, cell) in (1..).zip(cells) {
+            if marks.is_set(cell).map_err(|problem| {
+                let name = shown_of(&head.names[usize::from(label) - 1]);
+                format!("line {place}: `{}` in the column `{name}`, {problem}", shown_of(cell))
+            })? {
+                line.labels.push(label);
+            }
+        }
+    }
+    read_as.push(format!("marks are {}", marks.shown()));
+    is_odd |= !marks.is_plain();
+    let classes = std::iter::once("background".to_owned()).chain(head.names).collect();
+    Ok(Table { classes, lines: found, read_as, is_odd })
+}
+
+/// Where the `n`-th line begins, from 1.
+fn lines_start(text: &str, n: usize) -> usize {
+    let mut at = 0;
+    for _ in 1..n {
+        let Some(end) = text[at..].find(['\n', '\r']) else { return text.len() };
+        at += end + if text[at + end..].starts_with("\r\n") { 2 } else { 1 };
+    }
+    at
+}
+
+/// The columns of the table.
+struct Header {
+    image: usize,
+    split: usize,
+    classes: Vec<usize>,
+    names: Vec<String>,
+    /// Columns without a name, and which of them may be pandas' index.
+    unnamed: Vec<usize>,
+    index: Option<usize>,
+    read_as: Vec<String>,
+}
+
+impl Header {
+    fn of(header: &[String]) -> Result<Self, TableFault> {
+        let mut read_as = Vec::new();
+        let mut find = |name: &str, others: &[&str]| {
+            let of = |name: &str| -> Vec<usize> {
+                (0..header.len()).filter(|&at| header[at].eq_ignore_ascii_case(name)).collect()
+            };
+            let found = match of(name) {
+                found if found.is_empty() => others.iter().flat_map(|other| of(other)).collect(),
+                found => found,
+            };
+            match found[..] {
+                [at] => {
+                    if header[at] != name {
+                        read_as.push(format!("the column `{}` is `{name}`", shown_of(&header[at])));
+                    }
+                    Ok(at)
+                }
+                [] => Err(TableFault {
+                    problem: format!("no column `{name}`"),
+                    hint: format!("{TABLE_HINT}; it has: {}", some_of(header)),
+                }),
+                _ => Err(format!("{} columns could be `{name}`", found.len()).into()),
+            }
+        };
+        let (image, split) = (find("image", &IMAGE_NAMES)?, find("split", &[])?);
+        let is_index = |name: &str| name.is_empty() || name == "Unnamed: 0";
+        let unnamed: Vec<usize> =
+            (0..header.len()).filter(|&at| header[at].is_empty() || at == 0 && is_index(&header[at])).collect();
+        let index = unnamed.first().copied().filter(|&at| at == 0);
+        let classes: Vec<usize> =
+            (0..header.len()).filter(|&at| at != image && at != split && !unnamed.contains(&at)).collect();
+        if classes.is_empty() || classes.len() >= usize::from(IGNORE) {
+            return Err(format!("{} columns of classes; there can be 1 to 254", classes.len()).into());
+        }
+        let mut names: Vec<String> = Vec::new();
+        for &at in &classes {
+            let name = header[at].clone();
+            let bare = name.trim_matches('_').to_lowercase();
+            if bare == "background" || bare == "bg" {
+                return Err(TableFault {
+                    problem: format!("column {} is named `{}`", at + 1, shown_of(&name)),
+                    hint: "remove this column: background is 0 in every mask and no label, and the columns of classes are \
+                           numbered from 1 on without it"
+                        .to_owned(),
+                });
+            }
+            check_name("the name of a class", &name)?;
+            if names.contains(&name) {
+                return Err(format!("column {} is named `{}`; a class needs a name of its own", at + 1, shown_of(&name)).into());
+            }
+            names.push(name);
+        }
+        Ok(Self { image, split, classes, names, unnamed, index, read_as })
+    }
+}
+
+/// What the cells of classes hold.
+struct Marks {
+    seen: Vec<String>,
+    /// `x` marks a class, and nothing else does.
+    by_x: bool,
+}
+
+impl Marks {
+    fn of(cells: &[(u64, Vec<String>)]) -> Self {
+        let mut seen: Vec<String> = cells.iter().flat_map(|(_, cells)| cells.iter().cloned()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        let by_x = seen.iter().all(|cell| cell.is_empty() || cell.eq_ignore_ascii_case("x"));
+        Self { seen, by_x }
+    }
+
+    fn is_set(&self, cell: &str) -> Result<bool, &'static str> {
+        match cell.to_lowercase().as_str() {
+            "1" | "1.0" | "1,0" | "true" | "yes" => Ok(true),
+            "0" | "0.0" | "0,0" | "false" | "no" | "" => Ok(false),
+            "x" if self.by_x => Ok(true),
+            _ => Err("which is neither 1 nor 0: no column of a class, or a typing error"),
+        }
+    }
+
+    fn shown(&self) -> String {
+        let shown: Vec<String> = self.seen.iter().take(6).map(|cell| format!("`{}`", shown_of(cell))).collect();
+        shown.join(", ")
+    }
+
+    fn is_plain(&self) -> bool {
+        self.seen.iter().all(|cell| ["", "0", "1"].contains(&cell.as_str()))
+    }
+}
+
+/// The name of a file in images/, which may be written with this folder.
+fn image_name(cell: &str) -> Result<String, String> {
+    let cell = cell.replace('\\', "/");
+    let inside = cell.strip_prefix("./").unwrap_or(&cell);
+    let inside = inside.strip_prefix("images/").unwrap_or(inside);
+    if inside.is_empty() || inside.contains('/') {
+        // A path of another machine leads to a file that is here under its name.
+        let is_whole_path = cell.starts_with('/') || cell.as_bytes().get(1) == Some(&b':');
+        return match file_name(&cell) {
+            name if is_whole_path && is_picture(name) => Ok(name.to_owned()),
+            _ => Err(format!("`{}`: `image` is the name of a file in images/, without `/`", shown_of(&cell))),
+        };
+    }
+    check_name("an image's name", inside)?;
+    Ok(inside.to_owned())
+}
+
+fn draft(
     line: &Line,
-    classes: &[String],
-    is_train: bool,
+    [images, masks]: [&Folder; 2],
+    is_id: &impl Fn(&str) -> bool,
     memo: &dyn FileMemo,
-) -> Result<Item, String> {
-    let id = stem(&line.image);
-    if id.is_empty() || id.contains('/') {
-        return Err(format!("`{}`: `image` is the name of a file in images/, without `/`", line.image));
-    }
-    let images = options.root.join("images");
-    let names = std::iter::once(line.image.clone()).chain(ENDINGS.iter().map(|ending| format!("{id}{ending}")));
-    let found: Option<PathBuf> = names.map(|name| images.join(name)).find(|path| path.is_file());
-    let Some(found) = found else { return Err(format!("{id}: no image `{}`", images.join(&line.image).display())) };
-    let (image, size) = image(&found, memo)?;
-    if is_train && line.labels.is_empty() {
-        return Err(format!("{id}: a training image without a label: its line in labels.csv has no 1"));
-    }
-    let png = options.root.join(options.masks.unwrap_or(Path::new("masks"))).join(format!("{id}.png"));
-    let mask = if png.exists() { Some(mask((id, &png), &size, classes.len(), memo)?.0) } else { None };
-    let (height, width) = (size.height, size.width);
-    Ok(Item { id: id.to_owned(), image, mask, labels: line.labels.clone(), height, width })
+) -> Result<Draft, Fault> {
+    let id = line.id();
+    let path = images.image(id, Some(&line.image))?;
+    let picture = Picture::open(&path, memo)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mask = masks.mask(id, &name, is_id)?.map(|path| MaskDraft::open(&path, memo)).transpose()?;
+    let labels = line.labels.clone();
+    let unlabelled = "line in labels.csv has no 1";
+    Ok(Draft { id: id.to_owned(), picture, mask, labels: Some(labels.clone()), told: Some(labels), unlabelled })
 }
 
 #[cfg(test)]
