@@ -7,6 +7,7 @@
 //!
 //! - [`digest`]: names of bytes and of inputs, and the encoding that leads to them.
 //! - [`artifact`]: the record of a finished unit; the only user of bincode.
+//! - `regular`: opens the user's files, and nothing that is no file.
 //! - [`cache`]: the store on disk: blobs, manifests, the sled index, the lock.
 //! - [`vision`]: pure arrays: CAMs, peaks, SE maps, label maps, metrics, pictures.
 //! - [`data`]: data sets: VOC trees, MS COCO, plain folders, the emoji scenes; decoding, augmentation.
@@ -23,13 +24,14 @@
 //! ```
 //!
 //! A module imports only from below itself. `model` knows no cache and `cache` knows no model. Library code does
-//! not print, read the environment or look at the clock except where [`cli`] hands these in;
-//! [`vision::arch`] alone reads a variable of the tests.
+//! not print, read the environment or look at the clock except where [`cli`] hands these in; the paths of a pipeline file
+//! are made whole with the working and the home folder, and [`vision::arch`] reads a variable of the tests.
 //!
 //! # Files on disk
 //!
 //! See [`cache`] for the store. `run` also writes `out/<pipeline>/`: results and overlay pictures, for people; of these
-//! only `overlays/.parts` is read back, so that pictures of the same parts are not drawn again.
+//! only `overlays/.parts` is read back, so that pictures of the same parts are not drawn again, and `.pipeline`, which says
+//! whose folder it is.
 
 pub mod artifact;
 pub mod cache;
@@ -39,5 +41,6 @@ pub mod digest;
 #[cfg(feature = "torch")]
 pub mod model;
 pub mod pipeline;
+mod regular;
 pub mod stage;
 pub mod vision;

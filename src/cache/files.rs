@@ -5,7 +5,9 @@
 //! remembered: it could change again within one tick of its clock.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+#[cfg(test)]
+use std::fs::File;
+use std::fs::{self, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::store::StoreError;
 use super::table::{KEY, Table, key_at};
 use crate::digest::BlobDigest;
+use crate::regular;
 
 const MAGIC: &[u8; 8] = b"s2cfile1";
 /// A record: BLAKE3 of the path, the stamp, digest.
@@ -112,7 +115,7 @@ fn stamp(meta: &Metadata) -> Stamp {
 }
 
 fn hash(path: &Path, size: u64) -> io::Result<BlobDigest> {
-    let mut file = File::open(path)?;
+    let (mut file, _) = regular::open(path)?;
     let is_big = size >= BIG;
     let mut piece = vec![0; if is_big { BIG as usize } else { PIECE.min(size as usize + 1) }];
     let mut hasher = blake3::Hasher::new();

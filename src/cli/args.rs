@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+#[cfg(feature = "torch")]
+use crate::pipeline::names::shell_quoted;
 use crate::vision::se_map::AutomaticOptions;
 
 /// A caching experiment engine for weakly supervised segmentation: S2C, "From SAM to CAMs".
@@ -195,11 +197,8 @@ pub(super) struct PipelineArgs {
 impl PipelineArgs {
     /// As they were written, for a command that somebody may copy.
     pub(super) fn written(&self) -> String {
-        let sets = self.sets.iter().map(|set| match set.contains(|c: char| " '\"[]{}*$&|;<>()".contains(c)) {
-            true => format!(" --set '{}'", set.replace('\'', "'\\''")),
-            false => format!(" --set {set}"),
-        });
-        format!("{}{}", self.file.display(), sets.collect::<String>())
+        let sets = self.sets.iter().map(|set| format!(" --set {}", shell_quoted(set)));
+        format!("{}{}", shell_quoted(&self.file.to_string_lossy()), sets.collect::<String>())
     }
 }
 
@@ -305,7 +304,7 @@ pub(super) enum Exported {
 /// Parameters as in SamAutomaticMaskGenerator.
 #[derive(Debug, Args)]
 pub(super) struct SegmentArgs {
-    /// JPEG or PNG pictures
+    /// JPEG or PNG pictures, or folders of them
     #[arg(required = true)]
     pub(super) images: Vec<PathBuf>,
     /// A SAM checkpoint: ViT-B, L, H or MobileSAM
@@ -360,7 +359,7 @@ pub(super) enum PrecisionArg {
 pub(super) struct PredictArgs {
     #[command(flatten)]
     pub(super) pipeline: PipelineArgs,
-    /// JPEG or PNG pictures
+    /// JPEG or PNG pictures, or folders of them
     #[arg(required = true)]
     pub(super) images: Vec<PathBuf>,
     /// The trained variant; needed where the file has several

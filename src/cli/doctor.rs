@@ -105,7 +105,7 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     }
     let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
-    weights::check(&cache, &experiment)?;
+    weights::check(cli, &cache, &experiment)?;
     for (name, lines) in experiment.decided() {
         println!("data        {name}, every file whole");
         lines.iter().for_each(|(what, decided)| println!("  {what:<12}{decided}"));

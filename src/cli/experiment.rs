@@ -15,6 +15,7 @@ use super::compare::compare_two;
 use super::doctor::{doctor, has_bf16, parse_devices};
 use super::export::export;
 use super::lineage::show_lineage;
+use super::out::OutFolder;
 use super::plan::show_plan;
 use super::predict::predict;
 use super::progress::Progress;
@@ -25,14 +26,17 @@ use super::{Hinted, INTERRUPTED, LOGS, hint_of, leave_at_once, open_cache, read_
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
+use crate::data::image::encode_se_map;
 use crate::data::scan::ScanOptions;
 use crate::data::{coco, folder, voc};
+use crate::digest::BlobDigest;
 use crate::pipeline::audit::built_on_drift;
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
 use crate::pipeline::file::{Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
+use crate::pipeline::names::printable;
 use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::plan::{StaleReason, finished, why};
 use crate::pipeline::repeats::{self, Repeats};
@@ -41,7 +45,7 @@ use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
 use crate::pipeline::verified::{TableSource, Tabular};
 use crate::stage::StageContext;
-use crate::vision::{VOC_CLASSES, labels_of};
+use crate::vision::{SeMap, VOC_CLASSES, labels_of};
 
 /// Units named in a line.
 const N_BLOCKED: usize = 5;
@@ -233,7 +237,10 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
     experiment.print_notes(cli);
-    weights::check(&cache, &experiment)?;
+    weights::check(cli, &cache, &experiment)?;
+    let place = OutFolder::of(out, &experiment.pipeline.name, &pipeline.file);
+    place.note().into_iter().for_each(|note| eprintln!("note: {note}"));
+    let claimed = place.claim();
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || {
@@ -254,7 +261,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}");
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let events = tensorboard::folder(out, &experiment);
+    let events = place.path.join(tensorboard::FOLDER);
     let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
     let options = RunOptions {
         targets: &experiment.targets(),
@@ -298,17 +305,27 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         table = self::table(&cache, &experiment)?; // marks what is built on what drifted
     }
     let repeats = repeats_of(&experiment, &table, None)?;
-    let folder = out.join(&experiment.pipeline.name);
+    let folder = &place.path;
     let mut n_pictures = 0;
+    // What cannot be written does not keep the table from being shown.
+    let (mut lost, mut lost_beside) = (Vec::new(), Vec::new());
     if report.failed.is_empty() {
-        tensorboard::write(&cache, &experiment, &events)?;
-        n_pictures = report::write(&cache, &experiment, &table, &folder)?;
-        if !repeats.is_empty() {
-            report::put(&folder.join("repeats.csv"), repeats::csv(&repeats).as_bytes())?;
+        lost = report::write_tables(&table, &repeats, folder);
+        lost_beside.extend(claimed.err());
+        lost_beside.extend(tensorboard::write(&cache, &experiment, &events).err());
+        match report::write_overlays(&cache, &experiment, folder) {
+            Ok(n) => n_pictures = n,
+            Err(error) => lost_beside.push(error),
+        }
+        if !cli.quiet {
+            empty_se_maps(&cache, &experiment).into_iter().for_each(|note| eprintln!("note: {note}"));
         }
     }
     super::end_with_the_reader(); // all is written
     print!("{}", shown(cli, &table, &repeats)?);
+    for error in lost.iter().chain(&lost_beside) {
+        eprintln!("warning: {}", printable(&format!("{error:#}"), true));
+    }
     if !report.blocked.is_empty() {
         let named = report.blocked.iter().take(N_BLOCKED).cloned().collect::<Vec<_>>().join(", ");
         let more = report.blocked.len().saturating_sub(N_BLOCKED);
@@ -319,10 +336,51 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         let message = format!("{} units failed, the first: {label}", report.failed.len());
         return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
     }
-    if !cli.quiet {
+    if !lost.is_empty() {
+        let message = format!("result files could not be written to `{}`", folder.display());
+        let hint = format!("nothing is lost: s2c-pipe results {} --csv, or --json", pipeline.written());
+        return Err(Hinted::error(message, hint));
+    }
+    if !cli.quiet && lost_beside.is_empty() {
         eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());
     }
     Ok(code)
+}
+
+/// A line on the training images whose SE map has no segment, where there are some. None of them is read: the map of no
+/// segment in an image of some size is always the same file.
+fn empty_se_maps(cache: &Cache, experiment: &Experiment) -> Option<String> {
+    let finished = experiment.finished(cache);
+    let mut no_segment: HashMap<(usize, usize), BlobDigest> = HashMap::new();
+    let (mut empty, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for cell in &experiment.cells {
+        for (unit, item) in cell.se_maps.iter().zip(&cell.dataset.train) {
+            if !all.insert(*unit) {
+                continue;
+            }
+            let Some(output) = finished.output(*unit, "se_map") else { continue };
+            let (height, width) = (item.height, item.width);
+            // Zeros are packed a thousandfold; most maps need no closer look.
+            if output.size > 1000 + (height * width / 100) as u64 {
+                continue;
+            }
+            let none = no_segment
+                .entry((height, width))
+                .or_insert_with(|| BlobDigest::of(&encode_se_map(&SeMap::filled(height, width, 0))));
+            if output.digest == *none {
+                empty.insert(item.id.as_str());
+            }
+        }
+    }
+    let named = empty.iter().take(N_BLOCKED).copied().collect::<Vec<_>>().join(", ");
+    let more = if empty.len() > N_BLOCKED { ", .." } else { "" };
+    let count = (empty.len(), all.len());
+    (count.0 > 0).then(|| {
+        format!(
+            "the SE maps of {} of {} training images have no segment, so L_SSC learns nothing from them: {named}{more}",
+            count.0, count.1
+        )
+    })
 }
 
 /// The table of a source, as `results --latex` writes it.

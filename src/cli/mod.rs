@@ -26,6 +26,10 @@ mod history;
 #[cfg(feature = "torch")]
 mod lineage;
 #[cfg(feature = "torch")]
+mod out;
+#[cfg(feature = "torch")]
+mod pictures;
+#[cfg(feature = "torch")]
 mod plan;
 #[cfg(feature = "torch")]
 mod predict;
@@ -45,6 +49,7 @@ mod verify;
 #[cfg(feature = "torch")]
 mod weights;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -54,6 +59,7 @@ use self::args::WeightsAction;
 use self::args::{CacheAction, Cli, Command, Shell};
 use crate::cache::Cache;
 use crate::pipeline::file::FileError;
+use crate::pipeline::names::printable;
 use crate::pipeline::words::{size, span};
 
 /// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
@@ -67,7 +73,7 @@ const INTERRUPTED: u8 = 130;
 pub fn main() -> ExitCode {
     #[cfg(feature = "torch")]
     crate::model::memory::keep_freed();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(std::env::args_os().map(from_home));
     if !outlives_its_reader(&cli.command) {
         end_with_the_reader();
     }
@@ -75,9 +81,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", chain.join(": "));
+            eprintln!("error: {}", printable(&chain.join(": "), true));
             if let Some(hint) = hint_of(&error) {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", printable(&hint, true));
             }
             ExitCode::FAILURE
         }
@@ -88,6 +94,22 @@ pub fn main() -> ExitCode {
         leave_at_once([0, INTERRUPTED].into_iter().find(|known| code == ExitCode::from(*known)).unwrap_or(1));
     }
     code
+}
+
+/// `--to=~/x`, in which a shell leaves the `~` as it is, with the home folder in its place. What stands alone has been
+/// looked at by the shell.
+fn from_home(arg: OsString) -> OsString {
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let parts = arg.to_str().filter(|arg| arg.starts_with("--")).and_then(|arg| arg.split_once("=~"));
+    match (parts, home) {
+        (Some((option, rest)), Some(home)) if !option.contains('=') && (rest.is_empty() || rest.starts_with('/')) => {
+            let mut arg = OsString::from(format!("{option}="));
+            arg.push(home);
+            arg.push(rest);
+            arg
+        }
+        _ => arg,
+    }
 }
 
 /// What works, and what has sockets, which fail alike when the far side closes them.

@@ -15,7 +15,7 @@ pub(super) fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
     let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
     experiment.print_notes(cli);
-    weights::check(&cache, &experiment)?;
+    weights::check(cli, &cache, &experiment)?;
     let mut plan = plan(&experiment.graph, &cache, &experiment.targets())?;
     // As `run` does it without --jobs.
     let registry = registry();

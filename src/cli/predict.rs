@@ -1,9 +1,6 @@
 //! Pictures of the user's own through a trained variant.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
-use std::collections::HashSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -13,16 +10,21 @@ use super::args::{Cli, PredictArgs};
 use super::doctor::parse_device;
 use super::experiment::Experiment;
 use super::export::one_cell;
+use super::pictures::{Picture, Pictures, make_folder, read_picture};
 use super::report::put;
 use super::{Hinted, read_cache};
 use crate::artifact::{Fingerprint, FingerprintInput};
 use crate::cache::Cache;
-use crate::data::image::{decode_label_map, decode_rgb, encode_rgb, voc_palette};
+use crate::data::image::{decode_label_map, encode_rgb, voc_palette};
 use crate::digest::BlobDigest;
 use crate::stage::seg_crf::SegCrf;
 use crate::stage::seg_infer::SegInfer;
 use crate::stage::{BlobReader, Bytes, Output, Stage, StageContext, UnitInput};
 use crate::vision::overlay::labels_over;
+use crate::vision::{LabelMap, Rgb};
+
+/// How the names of results end: label map, overlay.
+const ENDINGS: [&str; 2] = [".png", "_overlay.png"];
 
 pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     let device = parse_device(&args.device)?;
@@ -58,65 +60,63 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     let mut network = SegInfer::load(serde_json::from_str(params)?, &context)?;
     let crf = crf_params.map(|params| SegCrf::load(serde_json::from_str(params)?, &context));
     let mut crf = crf.transpose()?;
-    fs::create_dir_all(&args.to).with_context(|| format!("making `{}`", args.to.display()))?;
-    let targets = targets(&args.images, &args.to, &["_overlay.png"])?;
-    for (path, png) in args.images.iter().zip(&targets) {
-        let bytes: Bytes = fs::read(path).with_context(|| format!("reading `{}`", path.display()))?.into();
-        let image = decode_rgb(&bytes).with_context(|| format!("`{}`", path.display()))?;
-        let label = png.to_string_lossy();
-        let given = Given { cache: &cache, blobs: vec![(BlobDigest::of(&bytes), bytes)] };
+    let mut pictures = Pictures::find(&args.images, &args.to, &ENDINGS)?;
+    if !cli.quiet {
+        pictures.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    if !pictures.list.is_empty() {
+        make_folder(&args.to)?;
+    }
+    // The prediction of a picture as a PNG.
+    let mut segment = |label: &str, bytes: &Bytes| -> anyhow::Result<Vec<u8>> {
+        let given = Given { cache: &cache, blobs: vec![(BlobDigest::of(bytes), bytes.clone())] };
         let of_image = ("image", given.blobs[0].0);
-        let mut outputs = given.run(&mut network, params, &label, &[("checkpoint", checkpoint), of_image])?;
+        let mut outputs = given.run(&mut network, params, label, &[("checkpoint", checkpoint), of_image])?;
         if let (Some(crf), Some(params)) = (&mut crf, crf_params) {
             let scores: Bytes = outputs.pop().context("no scores")?.bytes.into();
             let of_scores = ("scores", BlobDigest::of(&scores));
             let blobs = given.blobs.into_iter().chain([(of_scores.1, scores)]).collect();
-            outputs = Given { cache: &cache, blobs }.run(crf, params, &label, &[of_image, of_scores])?;
+            outputs = Given { cache: &cache, blobs }.run(crf, params, label, &[of_image, of_scores])?;
         }
-        let prediction = &outputs.first().context("no prediction")?.bytes;
-        let labels = decode_label_map(prediction)?;
-        put(png, prediction)?;
-        let overlay = labels_over(&image, &labels, &voc_palette());
-        let stem = png.file_stem().unwrap_or_default().to_string_lossy();
-        put(&png.with_file_name(format!("{stem}_overlay.png")), &encode_rgb(&overlay))?;
-
-        let mut pixels = [0usize; 256];
-        labels.data.iter().for_each(|&label| pixels[usize::from(label)] += 1);
-        let share = |label: usize| 100.0 * pixels[label] as f64 / labels.data.len() as f64;
-        let classes = cell.dataset.classes.iter().enumerate().skip(1).filter(|(label, _)| pixels[*label] > 0);
-        let found: Vec<String> = classes.map(|(label, class)| format!("{class} {:.1} %", share(label))).collect();
-        println!("{}: {}", png.display(), if found.is_empty() { "background".into() } else { found.join(", ") });
+        Ok(outputs.swap_remove(0).bytes)
+    };
+    let classes = &cell.dataset.classes;
+    let mut n_turned = 0;
+    for picture in pictures.list.clone() {
+        let label = picture.path.to_string_lossy();
+        let found = read_picture(&picture.path).and_then(|upright| {
+            let prediction = segment(&label, &upright.bytes)?;
+            Ok((decode_label_map(&prediction)?, prediction, upright))
+        });
+        match found {
+            Ok((labels, prediction, upright)) => {
+                n_turned += usize::from(upright.was_turned);
+                write(&picture, &prediction, &upright.image, &labels)?;
+                println!("{}: {}", picture.result(ENDINGS[0]).display(), shares(&labels, classes));
+            }
+            Err(error) => pictures.fail(&picture.path, format!("{error:#}")),
+        }
     }
-    Ok(())
+    if !cli.quiet && n_turned > 0 {
+        eprintln!("note: {n_turned} pictures were turned upright, as their EXIF orientation says");
+    }
+    pictures.end()
 }
 
-/// The PNG file that each picture's label map or SE map goes to; `more`: how the names of what else it gets end.
-///
-/// # Errors
-/// Two results would go to one file, or a picture would be overwritten.
-pub(super) fn targets(images: &[PathBuf], to: &Path, more: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
-    let inputs: HashSet<PathBuf> = images.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
-    let mut taken: HashSet<PathBuf> = HashSet::new();
-    let mut targets = Vec::new();
-    for path in images {
-        let stem = path.file_stem().with_context(|| format!("`{}` is no file", path.display()))?.to_string_lossy();
-        let result = |end: &str| to.join(format!("{stem}{end}"));
-        for end in [".png"].iter().chain(more) {
-            let result = result(end);
-            if fs::canonicalize(&result).is_ok_and(|there| inputs.contains(&there)) {
-                let message = format!("`{}` would be overwritten by a result", result.display());
-                return Err(Hinted::error(message, "give another folder: --to DIR"));
-            }
-            if let Some(result) = taken.replace(result) {
-                return Err(Hinted::error(
-                    format!("two results would be written to `{}`", result.display()),
-                    "call it for each with a folder of its own: --to DIR",
-                ));
-            }
-        }
-        targets.push(result(".png"));
-    }
-    Ok(targets)
+fn write(picture: &Picture, prediction: &[u8], image: &Rgb, labels: &LabelMap) -> anyhow::Result<()> {
+    let [png, overlay] = ENDINGS.map(|ending| picture.result(ending));
+    put(&png, prediction)?;
+    put(&overlay, &encode_rgb(&labels_over(image, labels, &voc_palette())))
+}
+
+/// `cat 12.5 %, dog 3.0 %`
+fn shares(labels: &LabelMap, classes: &[String]) -> String {
+    let mut pixels = [0usize; 256];
+    labels.data.iter().for_each(|&label| pixels[usize::from(label)] += 1);
+    let share = |label: usize| 100.0 * pixels[label] as f64 / labels.data.len() as f64;
+    let found = classes.iter().enumerate().skip(1).filter(|(label, _)| pixels[*label] > 0);
+    let found: Vec<String> = found.map(|(label, class)| format!("{class} {:.1} %", share(label))).collect();
+    if found.is_empty() { "background".into() } else { found.join(", ") }
 }
 
 /// The cache, and what is not in it.

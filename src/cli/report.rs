@@ -15,28 +15,38 @@ use crate::data::{FileRef, Item, Mask, read_as, temporary};
 use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;
+use crate::pipeline::names::shortened;
 use crate::pipeline::outcomes::Outcomes;
+use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::ResultsTable;
 use crate::stage::cam_file::read_cam;
 use crate::vision::Rgb;
 use crate::vision::overlay::{cam_over, column, labels_over, row, se_map_over};
 
-/// Writes `results.json`, `results.csv`, `confusion.csv` and `overlays/ITEM.png`; the number of pictures.
+/// Writes `results.json`, `results.csv`, of repeats `repeats.csv`, and `confusion.csv`; what could not be written.
+pub(super) fn write_tables(table: &ResultsTable, repeats: &[Repeats], folder: &Path) -> Vec<anyhow::Error> {
+    let made = fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()));
+    if let Err(error) = made {
+        return vec![error];
+    }
+    let json = table.json().and_then(|json| put(&folder.join("results.json"), json.as_bytes()));
+    let csv = put(&folder.join("results.csv"), table.csv().as_bytes());
+    let confusion = put(&folder.join("confusion.csv"), table.confusion_csv().as_bytes());
+    let repeats = match repeats.is_empty() {
+        true => Ok(()),
+        false => put(&folder.join("repeats.csv"), repeats::csv(repeats).as_bytes()),
+    };
+    [json, csv, confusion, repeats].into_iter().filter_map(Result::err).collect()
+}
+
+/// Writes `overlays/ITEM.png`; the number of pictures. Where one cannot be made, the others are, and the error is of the
+/// first.
 ///
 /// A picture has a row for each variant that shows its image, in the order of the table: image, CAM, SE map,
 /// pseudo-label, prediction, truth, as far as any row has them. Different images of one id have a number in their names.
-pub(super) fn write(
-    cache: &Cache,
-    experiment: &Experiment,
-    table: &ResultsTable,
-    folder: &Path,
-) -> anyhow::Result<usize> {
+pub(super) fn write_overlays(cache: &Cache, experiment: &Experiment, folder: &Path) -> anyhow::Result<usize> {
     let pictures = folder.join("overlays");
     fs::create_dir_all(&pictures).with_context(|| format!("making `{}`", pictures.display()))?;
-    put(&folder.join("results.json"), table.json()?.as_bytes())?;
-    put(&folder.join("results.csv"), table.csv().as_bytes())?;
-    put(&folder.join("confusion.csv"), table.confusion_csv().as_bytes())?;
-
     let finished = experiment.finished(cache);
     let rows: Vec<Row<'_>> = experiment
         .cells
@@ -55,18 +65,27 @@ pub(super) fn write(
     }
     let panels = std::array::from_fn(|i| rows.iter().any(|row| row.panels()[i].is_some()));
     let mut by_image: BTreeMap<(&str, BlobDigest), Vec<Rgb>> = BTreeMap::new();
+    let mut failed = None;
     for shown in &rows {
         let Item { id, image, .. } = shown.item;
-        let picture = shown.draw(cache.store(), &panels).with_context(|| format!("the overlay of `{id}`"))?;
-        by_image.entry((id, image.digest)).or_default().push(picture);
+        match shown.draw(cache.store(), &panels).with_context(|| format!("the overlay of `{id}`")) {
+            Ok(picture) => by_image.entry((id, image.digest)).or_default().push(picture),
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
     let mut last = ("", 0);
     let mut names = Vec::new();
     for ((item, _), rows) in &by_image {
         last = if last.0 == *item { (*item, last.1 + 1) } else { (*item, 1) };
+        let item = shortened(item, MOST_NAME);
         let name = if last.1 == 1 { format!("{item}.png") } else { format!("{item}-{}.png", last.1) };
-        put(&pictures.join(&name), &encode_rgb(&column(rows)))?;
-        names.push(name);
+        match put(&pictures.join(&name), &encode_rgb(&column(rows))) {
+            Ok(()) => names.push(name),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     put(&drawn, format!("{stamp}\n{}", names.join("\n")).as_bytes())?;
     Ok(names.len())
@@ -80,6 +99,8 @@ fn drawn_before(file: &Path) -> (String, Vec<String>) {
 }
 
 const N_PANELS: usize = 6;
+/// Bytes of the part of a picture's name that is the image's id.
+const MOST_NAME: usize = 200;
 
 /// One row of a picture: an image and the blobs of what a variant made of it.
 struct Row<'a> {

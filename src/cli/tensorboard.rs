@@ -9,19 +9,32 @@ use anyhow::Context;
 use super::LOGS;
 use super::args::Cli;
 use super::experiment::Experiment;
+use super::out::OutFolder;
 use super::read_cache;
 use super::report::put;
 use crate::cache::Cache;
 use crate::digest::UnitKey;
+use crate::pipeline::names;
 use crate::pipeline::tensorboard::{StepTime, event_file, scalars};
 
 /// Always the same, so that a file grows in place while a run goes on.
 const FILE: &str = "events.out.tfevents.0000000000.s2c-pipe";
 
+/// In the folder of a pipeline's results.
+pub(super) const FOLDER: &str = "tensorboard";
+
 pub(super) fn tensorboard(cli: &Cli, args: &super::args::PipelineArgs, to: Option<&Path>) -> anyhow::Result<()> {
     let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, args)?;
-    let to = to.map_or_else(|| folder(Path::new("out"), &experiment), Path::to_owned);
+    let to = match to {
+        Some(to) => to.to_owned(),
+        None => {
+            let folder = OutFolder::of(Path::new("out"), &experiment.pipeline.name, &args.file);
+            folder.note().into_iter().for_each(|note| eprintln!("note: {note}"));
+            folder.claim()?;
+            folder.path.join(FOLDER)
+        }
+    };
     let n_scalars = write(&cache, &experiment, &to)?;
     if n_scalars == 0 {
         let hint = format!("s2c-pipe run {} trains", args.written());
@@ -33,12 +46,8 @@ pub(super) fn tensorboard(cli: &Cli, args: &super::args::PipelineArgs, to: Optio
     Ok(())
 }
 
-/// Where a run with `--out` puts them.
-pub(super) fn folder(out: &Path, experiment: &Experiment) -> std::path::PathBuf {
-    out.join(&experiment.pipeline.name).join("tensorboard")
-}
-
-/// Writes what has finished of each variant; gives the number of numbers.
+/// Writes what has finished of each variant; gives the number of numbers. Where a variant's cannot be written, those of the
+/// others are.
 pub(super) fn write(cache: &Cache, experiment: &Experiment, to: &Path) -> anyhow::Result<usize> {
     let finished = experiment.finished(cache);
     let logs = cache.folder().join(LOGS);
@@ -46,15 +55,16 @@ pub(super) fn write(cache: &Cache, experiment: &Experiment, to: &Path) -> anyhow
         let text = fs::read_to_string(logs.join(format!("{key}.jsonl"))).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     };
-    let mut n_scalars = 0;
-    for cell in &experiment.cells {
+    let (mut n_scalars, mut failed) = (0, None);
+    let folders = names::folders(experiment.cells.iter().map(|cell| cell.name.as_str()));
+    for (cell, folder) in experiment.cells.iter().zip(folders) {
         let scalars = scalars(cell, &finished, cache, &times)?;
         if !scalars.is_empty() {
             n_scalars += scalars.len();
-            grow(&to.join(plain(&cell.name)).join(FILE), &event_file(&scalars))?;
+            failed = failed.or(grow(&to.join(folder).join(FILE), &event_file(&scalars)).err());
         }
     }
-    Ok(n_scalars)
+    failed.map_or(Ok(n_scalars), Err)
 }
 
 /// Appends what is new, since TensorBoard reads on in a file it has open; another beginning replaces the file.
@@ -71,26 +81,9 @@ fn grow(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// A variant's name as that of one folder; different names stay different.
-fn plain(name: &str) -> String {
-    let is_plain = |i: usize, c: char| c.is_alphanumeric() || " ,=+-_".contains(c) || (c == '.' && i > 0);
-    let encode = |(i, c): (usize, char)| match is_plain(i, c) {
-        true => c.to_string(),
-        false => c.to_string().bytes().map(|byte| format!("%{byte:02x}")).collect(),
-    };
-    name.char_indices().map(encode).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_is_one_folder_of_its_own() {
-        let names = ["S2C, cpm.tau=0.3", "..", "a/b", "a%2fb", "a_b", "\u{e9}\n"];
-        let folders = names.map(plain);
-        assert_eq!(folders, ["S2C, cpm.tau=0.3", "%2e.", "a%2fb", "a%252fb", "a_b", "\u{e9}%0a"]);
-    }
 
     #[test]
     fn a_file_grows_in_place_or_is_replaced() {

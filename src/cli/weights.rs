@@ -18,7 +18,7 @@ use crate::data::{FileMemo, FileRef, read_shared};
 use crate::digest::BlobDigest;
 use crate::model::backbone::UnfitWeights;
 use crate::model::known::{Known, recognise};
-use crate::model::weights::{self, Weights};
+use crate::model::weights::{self, Naming, Weights, shown};
 use crate::pipeline::spec::{Backbone, Refinement, Spec};
 
 pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Result<()> {
@@ -47,6 +47,12 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
             "fits": known.fits,
             "backbones": known.backbones,
             "problem": known.problem,
+            "hint": known.hint,
+            "notes": known.notes,
+            "ignored": known.ignored,
+            "prefix": weights.naming().prefix,
+            "translated": weights.naming().translated,
+            "outside": weights.naming().outside.len(),
         });
         if lists_tensors {
             let row = |(name, entry): (&str, &weights::Entry)| json!({ "name": name, "dtype": dtype(entry), "shape": entry.shape() });
@@ -64,6 +70,25 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
     if !known.backbones.is_empty() {
         line("backbone", &known.backbones.join(" or "));
     }
+    if let Some(hint) = &known.hint {
+        line("hint", hint);
+    }
+    known.notes.iter().for_each(|note| line("note", note));
+    let Naming { prefix, translated, copies: _, outside } = weights.naming();
+    let names: Vec<String> = [
+        (!prefix.is_empty()).then(|| format!("`{}` was taken away before each", shown(prefix))),
+        translated.map(|whose| format!("translated from those of {whose}")),
+        (!outside.is_empty()).then(|| format!("{} tensors without it are left out: {}", outside.len(), few(outside))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !names.is_empty() {
+        line("names", &names.join("; "));
+    }
+    if !known.ignored.is_empty() {
+        line("ignored", &format!("{} tensors that change nothing: {}", known.ignored.len(), few(&known.ignored)));
+    }
     line("format", &weights.format().to_string());
     line("tensors", &format!("{n_tensors}, {n_parameters} parameters"));
     let dtypes: Vec<String> = dtypes.iter().map(|(dtype, n)| format!("{dtype} ({n})")).collect();
@@ -71,13 +96,19 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
     line("size", &size(n_bytes));
     line("BLAKE3", &digest.to_string());
     if lists_tensors {
-        let width = weights.names().map(str::len).max().unwrap_or(0);
+        let width = weights.names().map(|name| shown(name).len()).max().unwrap_or(0);
         println!();
         weights
             .entries()
-            .for_each(|(name, entry)| println!("{name:<width$}  {:<4}  {:?}", dtype(entry), entry.shape()));
+            .for_each(|(name, entry)| println!("{:<width$}  {:<4}  {:?}", shown(name), dtype(entry), entry.shape()));
     }
     Ok(())
+}
+
+/// The first of some names.
+fn few(names: &[String]) -> String {
+    let named: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", shown(name))).collect();
+    format!("{}{}", named.join(", "), if names.len() > 3 { ", .." } else { "" })
 }
 
 /// What is known of a checkpoint, as it is remembered by the file's content.
@@ -87,18 +118,21 @@ struct Fit {
     fits: Vec<String>,
     backbones: Vec<String>,
     problem: Option<String>,
+    hint: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Fit {
     /// Under this name; another where checkpoints are told otherwise.
-    const FACT: &str = "weights 1";
+    const FACT: &str = "weights 2";
 
     fn of(cache: &Cache, path: &Path) -> anyhow::Result<Self> {
         let file = FileRef { path: path.into(), digest: cache.digest(path)? };
         fact(Self::FACT, &file, cache, |bytes| {
-            let Known { what, fits, backbones, problem } = recognise(&Weights::parse(bytes.clone())?);
+            let Known { what, fits, backbones, problem, hint, notes, ignored: _ } =
+                recognise(&Weights::parse(bytes.clone())?);
             let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            Ok(Self { what, fits: owned(fits), backbones: owned(backbones), problem })
+            Ok(Self { what, fits: owned(fits), backbones: owned(backbones), problem, hint, notes })
         })
     }
 }
@@ -131,13 +165,19 @@ pub(super) fn fields(spec: &Spec) -> Vec<Field<'_>> {
 }
 
 /// Every file of weights is one that its field can use, before any work starts.
-pub(super) fn check(cache: &Cache, experiment: &Experiment) -> anyhow::Result<()> {
+pub(super) fn check(cli: &Cli, cache: &Cache, experiment: &Experiment) -> anyhow::Result<()> {
     let mut known: HashMap<&Path, Fit> = HashMap::new();
     let fields = experiment.pipeline.cells.iter().flat_map(|cell| fields(&cell.spec));
     for Field { name, path, backbone, .. } in fields.filter(|field| field.is_read) {
-        let Fit { what, fits, backbones, problem } = match known.entry(path) {
+        let Fit { what, fits, backbones, problem, hint, notes: _ } = match known.entry(path) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Fit::of(cache, path).with_context(|| format!("`{name}`"))?),
+            Entry::Vacant(new) => {
+                let fit = new.insert(Fit::of(cache, path).with_context(|| format!("`{name}`"))?);
+                if !cli.quiet {
+                    fit.notes.iter().for_each(|note| eprintln!("note: `{name}`: `{}`: {note}", path.display()));
+                }
+                fit
+            }
         };
         let wanted = if name == "sam.weights" { "sam.weights" } else { "classifier.weights" };
         let backbone = backbone.map(serde_json::to_value).transpose()?;
@@ -150,7 +190,8 @@ pub(super) fn check(cache: &Cache, experiment: &Experiment) -> anyhow::Result<()
             }
             _ => continue,
         };
-        return Err(Hinted::error(format!("`{name}`: `{}` {wrong}", path.display()), UnfitWeights::HINT));
+        let hint = hint.as_deref().unwrap_or(UnfitWeights::HINT);
+        return Err(Hinted::error(format!("`{name}`: `{}` {wrong}", path.display()), hint));
     }
     Ok(())
 }

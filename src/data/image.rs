@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use anyhow::{Context, bail, ensure};
 
+use super::door::Format;
 pub use super::exif::Orientation;
 use super::jpeg;
 pub use super::resize::{Filter, resize_rgb};
@@ -30,50 +31,10 @@ pub fn decode_rgb(bytes: &[u8]) -> anyhow::Result<Rgb> {
     match Format::of(bytes) {
         Format::Jpeg => jpeg::decode(bytes, check),
         Format::Png => decode_png(bytes, check),
-        Format::Empty => bail!("the file is empty"),
-        Format::Other(name) => bail!("it is {name}; images are read as JPEG or PNG, so convert it to one of them"),
-        Format::Unknown => bail!("it is not a JPEG or PNG image"),
-    }
-}
-
-/// What a file is by its first bytes, whatever its name says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Jpeg,
-    Png,
-    Empty,
-    /// Known and not read, with its article: `a BMP image`.
-    Other(&'static str),
-    Unknown,
-}
-
-impl Format {
-    pub fn of(bytes: &[u8]) -> Self {
-        let starts = |magic: &[u8]| bytes.starts_with(magic);
-        let brand = bytes.get(4..12).filter(|brand| brand.starts_with(b"ftyp")).map(|brand| &brand[4..]);
-        match () {
-            () if bytes.is_empty() => Self::Empty,
-            () if starts(&[0xff, 0xd8, 0xff]) => Self::Jpeg,
-            () if starts(b"\x89PNG\r\n\x1a\n") => Self::Png,
-            () if starts(b"BM") => Self::Other("a BMP image"),
-            () if starts(b"GIF8") => Self::Other("a GIF image"),
-            () if starts(b"II*\0") || starts(b"MM\0*") || starts(b"II+\0") => Self::Other("a TIFF image"),
-            () if starts(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") => Self::Other("a WebP image"),
-            () if matches!(brand, Some(b"avif" | b"avis")) => Self::Other("an AVIF image"),
-            () if matches!(brand, Some(b"heic" | b"heix" | b"hevc" | b"mif1" | b"msf1")) => {
-                Self::Other("a HEIC image")
-            }
-            () if starts(b"\0\0\0\x0cjP  ") || starts(&[0xff, 0x4f, 0xff, 0x51]) => Self::Other("a JPEG 2000 image"),
-            () if starts(&[0xff, 0x0a]) || starts(b"\0\0\0\x0cJXL ") => Self::Other("a JPEG XL image"),
-            () if starts(b"8BPS") => Self::Other("a Photoshop file"),
-            () if starts(b"%PDF") => Self::Other("a PDF document"),
-            () if starts(b"PK\x03\x04") => Self::Other("a zip archive"),
-            () if starts(b"version https://git-lfs") => Self::Other("a pointer of Git LFS, not the file itself"),
-            () if starts(b"<?xml") || starts(b"<svg") || starts(b"<!DOCTYPE") || starts(b"<html") => {
-                Self::Other("a text of markup")
-            }
-            () => Self::Unknown,
+        Format::OtherPicture(what) => {
+            bail!("it is {what}; images are read as JPEG or PNG, so convert it to one of them")
         }
+        Format::NoPicture(what) => bail!("it is {what}, not a JPEG or PNG image"),
     }
 }
 

@@ -104,13 +104,15 @@ impl Decoder {
         #[expect(unsafe_code, reason = "a C library")]
         // SAFETY: the pointer and the length are those of one slice, which the library only reads.
         let status = unsafe { raw::tj3DecompressHeader(self.0, bytes.as_ptr(), bytes.len() as raw::size_t) };
+        // Pixels are asked for below, and warn again.
         self.warning(status)?;
         let side = |parameter| usize::try_from(self.get(parameter)).unwrap_or(0);
         let (width, height) = (side(raw::TJPARAM_TJPARAM_JPEGWIDTH), side(raw::TJPARAM_TJPARAM_JPEGHEIGHT));
-        ensure!(width > 0 && height > 0, "the JPEG has no pixels");
+        ensure!(width > 0 && height > 0, "not a JPEG that can be read: its header is cut off");
         let bits = self.get(raw::TJPARAM_TJPARAM_PRECISION);
         ensure!(bits == 8, "the JPEG has {bits} bits a channel; those of 8 are read");
-        let is_cmyk = [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].contains(&(self.get(raw::TJPARAM_TJPARAM_COLORSPACE) as _));
+        let is_cmyk =
+            [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].contains(&(self.get(raw::TJPARAM_TJPARAM_COLORSPACE) as _));
         Ok(Header { width, height, is_cmyk })
     }
 

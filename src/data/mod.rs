@@ -2,6 +2,7 @@
 
 pub mod augment;
 pub mod coco;
+pub mod door;
 pub mod emoji;
 mod exif;
 mod find;
@@ -16,7 +17,7 @@ pub mod scan;
 pub(crate) mod text;
 pub mod voc;
 
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -26,14 +27,15 @@ use tempfile::NamedTempFile;
 
 use self::mask_file::Reading;
 use crate::digest::BlobDigest;
+use crate::regular;
 
 /// Bytes that several readers may share.
 pub type Bytes = Arc<[u8]>;
 
 /// The bytes of a file, in memory once: those of a `Vec` would be copied to be shared.
 pub fn read_shared(path: &Path) -> io::Result<Bytes> {
-    let mut file = File::open(path)?;
-    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let (mut file, len) = regular::open(path)?;
+    let len = regular::ensure_readable(len)?;
     let mut bytes: Bytes = std::iter::repeat_n(0, len).collect();
     Arc::get_mut(&mut bytes).map_or(Ok(()), |bytes| file.read_exact(bytes))?;
     Ok(bytes)

@@ -54,8 +54,7 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
         let first = (centre - support + 0.5).max(0.0) as usize;
         let end = ((centre + support + 0.5) as usize).min(from);
         let inverse = 1.0 / widening;
-        let weights: Vec<f64> =
-            (first..end).map(|at| filter.weight((at as f64 - centre + 0.5) * inverse)).collect();
+        let weights: Vec<f64> = (first..end).map(|at| filter.weight((at as f64 - centre + 0.5) * inverse)).collect();
         // In Pillow's order, from left to right.
         let sum: f64 = weights.iter().fold(0.0, |sum, weight| sum + weight);
         let fixed = |weight: &f64| {
@@ -68,7 +67,9 @@ fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
     (0..to).map(of_pixel).collect()
 }
 
-/// Resizes like `PIL.Image.resize((width, height), filter)`, to the same bytes. Panics on a side of 0.
+/// Resizes like `PIL.Image.resize((width, height), filter)` of Pillow up to 12, to the same bytes: columns first. Pillow 13
+/// makes the rows of some images first, which may differ by one level; the field's published numbers are of older ones.
+/// Panics on a side of 0.
 pub fn resize_rgb(image: &Rgb, height: usize, width: usize, filter: Filter) -> Rgb {
     let mut resized = image.clone();
     if width != image.width {
@@ -112,7 +113,8 @@ fn weighted_sum(rows: &[u8], weights: &[i32], out: &mut [u8]) {
         start += BLOCK;
     }
     for i in start..length {
-        let sum = rows.chunks_exact(length).zip(weights).fold(HALF, |sum, (row, &weight)| sum + weight * i32::from(row[i]));
+        let sum =
+            rows.chunks_exact(length).zip(weights).fold(HALF, |sum, (row, &weight)| sum + weight * i32::from(row[i]));
         out[i] = narrow(sum);
     }
 }

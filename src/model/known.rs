@@ -9,6 +9,7 @@ use super::backbone::{Architecture, Backbone, BackboneConfig};
 use super::resnet::{Depth, StrideIn};
 use super::sam::image_encoder::VitShape;
 use super::sam::{SamDecoder, SamEncoder};
+use super::sound::{Network, Problem, Soundness, sound, stranger};
 use super::weights::Weights;
 
 /// A checkpoint recognised.
@@ -22,6 +23,12 @@ pub struct Known {
     pub backbones: &'static [&'static str],
     /// Why it fits none.
     pub problem: Option<String>,
+    /// What to do about that, where it is known.
+    pub hint: Option<String>,
+    /// What a user should know.
+    pub notes: Vec<String>,
+    /// Tensors that are not read and change nothing.
+    pub ignored: Vec<String>,
 }
 
 const SAM: &[&str] = &["sam.weights"];
@@ -46,16 +53,14 @@ pub fn recognise(weights: &Weights) -> Known {
         return unusable("layers of IRN".to_owned(), "they stand on a backbone that is not in the file");
     }
     if weights.contains("image_encoder.patch_embed.seq.0.c.weight") {
-        return fitting("MobileSAM (SAM with TinyViT)".to_owned(), SAM, load_sam(weights));
+        return fitting("MobileSAM (SAM with TinyViT)".to_owned(), SAM, (weights, Network::Sam), load_sam(weights));
     }
     if let Some(shape) = VitShape::of(weights) {
-        return fitting(format!("SAM {}", shape.name), SAM, load_sam(weights));
+        return fitting(format!("SAM {}", shape.name), SAM, (weights, Network::Sam), load_sam(weights));
     }
     if let Some(width) = side("image_encoder.patch_embed.proj.weight") {
-        return unusable(format!("SAM of width {width}"), "this build has ViT-B, L, H and MobileSAM");
-    }
-    if weights.contains("sam_mask_decoder.iou_token.weight") {
-        return unusable("SAM 2".to_owned(), "this build has SAM 1 and MobileSAM");
+        return strange(weights)
+            .unwrap_or_else(|| unusable(format!("SAM of width {width}"), "this build has ViT-B, L, H and MobileSAM"));
     }
     backbone(weights)
 }
@@ -68,13 +73,14 @@ fn trained_here(what: String, weights: &Weights) -> Known {
 }
 
 fn backbone(weights: &Weights) -> Known {
-    if weights.contains("conv1a.weight") || weights.contains("conv1a_weight") {
+    if weights.contains("conv1a.weight") {
         return loaded(Architecture::Resnet38d, &["resnet38d"], weights);
     }
     if weights.contains("conv1.weight") && weights.contains("layer1.0.conv1.weight") {
         return resnet(weights);
     }
-    unusable("unknown".to_owned(), "its tensors have the names of no model that this build knows")
+    let unknown = "its tensors have the names of no model that this build knows";
+    strange(weights).unwrap_or_else(|| unusable("unknown".to_owned(), unknown))
 }
 
 fn resnet(weights: &Weights) -> Known {
@@ -105,7 +111,12 @@ fn resnet(weights: &Weights) -> Known {
 
 fn loaded(architecture: Architecture, backbones: &'static [&'static str], weights: &Weights) -> Known {
     let config = BackboneConfig { architecture, output_stride: 8, compute: Compute::F32, device: Device::Cpu };
-    let known = fitting(architecture.to_string(), BACKBONE, Backbone::load(weights, &config).map(drop));
+    let network = match architecture {
+        Architecture::Resnet(..) => Network::Resnet,
+        Architecture::Resnet38d => Network::Resnet38d,
+    };
+    let loaded = Backbone::load(weights, &config).map(drop);
+    let known = fitting(architecture.to_string(), BACKBONE, (weights, network), loaded);
     if known.problem.is_none() { Known { backbones, ..known } } else { known }
 }
 
@@ -114,15 +125,36 @@ fn load_sam(weights: &Weights) -> anyhow::Result<()> {
     SamDecoder::load(weights, Device::Cpu, Compute::F32).map(drop)
 }
 
-fn fitting(what: String, fits: &'static [&'static str], loaded: anyhow::Result<()>) -> Known {
-    match loaded {
-        Ok(()) => Known { what, fits, backbones: &[], problem: None },
-        Err(error) => unusable(what, &format!("{error:#}")),
+fn fitting(
+    what: String,
+    fits: &'static [&'static str],
+    (weights, network): (&Weights, Network),
+    loaded: anyhow::Result<()>,
+) -> Known {
+    match loaded.and_then(|()| sound(weights, network)) {
+        Ok(Soundness { problem: None, notes, ignored }) => {
+            Known { what, fits, backbones: &[], problem: None, hint: None, notes, ignored }
+        }
+        Ok(Soundness { problem: Some(problem), notes, .. }) => Known { notes, ..refused(what, problem) },
+        Err(error) => match stranger(weights, Some(network)) {
+            Some(problem) => refused(what, problem),
+            None => unusable(what, &format!("{error:#}")),
+        },
     }
 }
 
+/// A checkpoint of a family that is none of ours.
+fn strange(weights: &Weights) -> Option<Known> {
+    stranger(weights, None).map(|problem| refused("unknown".to_owned(), problem))
+}
+
+fn refused(what: String, Problem { what: problem, hint }: Problem) -> Known {
+    Known { hint: Some(hint), ..unusable(what, &problem) }
+}
+
 fn unusable(what: String, problem: &str) -> Known {
-    Known { what, fits: &[], backbones: &[], problem: Some(problem.to_owned()) }
+    let problem = Some(problem.to_owned());
+    Known { what, fits: &[], backbones: &[], problem, hint: None, notes: Vec::new(), ignored: Vec::new() }
 }
 
 #[cfg(test)]
@@ -148,7 +180,7 @@ mod tests {
             ("SAM ViT-L",         &[(patch, &[1024, 1])]),
             ("SAM ViT-H",         &[(patch, &[1280, 1])]),
             ("SAM of width 64",   &[(patch, &[64, 1])]),
-            ("SAM 2",             &[("sam_mask_decoder.iou_token.weight", &[1, 256])]),
+            ("unknown",           &[("sam_mask_decoder.iou_token.weight", &[1, 256])]),
             ("MobileSAM (SAM with TinyViT)", &[("image_encoder.patch_embed.seq.0.c.weight", &[32, 3, 3, 3])]),
             ("CAM classifier of s2c-pipe, 20 classes", &[("conv1.weight", &[1]), ("head.cam.weight", &[20, 1, 1, 1])]),
             ("DeepLab of s2c-pipe, 21 labels with background", &[("head.aspp.0.weight", &[21, 1, 3, 3])]),
@@ -203,7 +235,9 @@ mod tests {
         for (file, what, fits, backbones) in cases {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights").join(file);
             let known = recognise(&Weights::parse(crate::data::read_shared(&path).unwrap()).unwrap());
-            assert_eq!(known, Known { what: what.to_owned(), fits, backbones, problem: None });
+            let (what, notes, ignored) = (what.to_owned(), known.notes.clone(), known.ignored.clone());
+            let expected = Known { what, fits, backbones, problem: None, hint: None, notes, ignored };
+            assert_eq!(known, expected);
         }
     }
 }

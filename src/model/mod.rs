@@ -27,6 +27,7 @@ pub mod s2c;
 pub mod sam;
 pub mod seam;
 mod simd;
+pub mod sound;
 pub mod ssc;
 pub mod weights;
 

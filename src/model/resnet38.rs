@@ -130,8 +130,6 @@ impl Resnet38d {
     /// # Errors
     /// A tensor is missing from the checkpoint or has another shape.
     pub fn load(weights: &Weights, compute: Compute, device: Device) -> anyhow::Result<Self> {
-        let renamed = weights.contains("conv1a_weight").then(|| weights.renamed(pytorch_name));
-        let weights = renamed.as_ref().unwrap_or(weights);
         let stem = Source { weights, device, compute, is_frozen: true };
         let conv1a = stem.conv("conv1a".into(), None, [64, 3, 3, 3], (1, 1))?;
         let bn7 = stem.norm("bn7".into(), N_FEATURES)?;
@@ -230,57 +228,10 @@ impl Resnet38d {
     }
 }
 
-/// The name in PyTorch of a tensor of the MXNet file: `bn4b5_branch2b1_gamma` is `b4_5.bn_branch2b1.weight`.
-fn pytorch_name(name: &str) -> Option<String> {
-    let (layer, part) = name.rsplit_once('_')?;
-    let layer = layer.strip_suffix("_moving").unwrap_or(layer);
-    let part = match part {
-        "weight" | "gamma" => "weight",
-        "beta" => "bias",
-        "mean" => "running_mean",
-        "var" => "running_var",
-        _ => return None,
-    };
-    if matches!(layer, "conv1a" | "bn7") {
-        return Some(format!("{layer}.{part}"));
-    }
-    let (block, branch) = layer.split_once('_')?;
-    let (kind, block) = match block.strip_prefix("res") {
-        Some(block) => ("conv", block),
-        None => ("bn", block.strip_prefix("bn")?),
-    };
-    let block = match block.split_once('b') {
-        Some((level, i)) => format!("b{level}_{i}"),
-        None => format!("b{}", block.strip_suffix('a')?),
-    };
-    Some(format!("{block}.{kind}_{branch}.{part}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::rng::stream;
-
-    #[test]
-    fn names_of_mxnet() {
-        #[rustfmt::skip]
-        let cases = [
-            ("conv1a_weight",              Some("conv1a.weight")),
-            ("res2a_branch1_weight",       Some("b2.conv_branch1.weight")),
-            ("res2a_branch2a_weight",      Some("b2.conv_branch2a.weight")),
-            ("res4b5_branch2b1_weight",    Some("b4_5.conv_branch2b1.weight")),
-            ("bn4b5_branch2b1_gamma",      Some("b4_5.bn_branch2b1.weight")),
-            ("bn6a_branch2b2_beta",        Some("b6.bn_branch2b2.bias")),
-            ("bn6a_branch2a_moving_mean",  Some("b6.bn_branch2a.running_mean")),
-            ("bn7_moving_var",             Some("bn7.running_var")),
-            ("linear1000_weight",          None),
-            ("linear1000_bias",            None),
-            ("softmax_label",              None),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(pytorch_name(name).as_deref(), expected, "{name}");
-        }
-    }
 
     #[test]
     fn dropout_is_of_whole_channels_and_of_each_image() {

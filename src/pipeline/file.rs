@@ -3,6 +3,7 @@
 //! A file may extend another, give `[[variant]]`s that override fields by dotted path, and `[sweep]` axes; a cell is
 //! one variant at one point of the axes. What is wrong is said with the file, the line and the nearest name.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,22 +11,24 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::affinity;
 use super::spec::{
     Backbone, ClassifierSpec, DatasetKind, DatasetSpec, EvaluateSpec, Head, Precision, Preset, PseudoLabelSpec, Recipe,
     ReportSpec, S2cSpec, SamSpec, SeMapSpec, SeedSpec, SegmentationSpec, Spec, Threshold,
 };
+use super::{affinity, names, value};
+use crate::data::door::read_regular;
 use crate::vision::{VOC_CLASSES, labels_of};
 
-/// Fields that are paths, relative to the file that writes them.
-const PATHS: [&str; 6] = [
-    "dataset.root",
-    "sam.weights",
-    "classifier.weights",
-    "pseudo_label.psa.weights",
-    "pseudo_label.irn.weights",
-    "segmentation.weights",
-];
+/// Bytes of a pipeline file.
+const MOST_BYTES: u64 = 16_000_000;
+/// Files that extend one another in a row.
+const MOST_FILES: usize = 32;
+/// Cells of an experiment: variants times points of the axes.
+const MOST_CELLS: usize = 10_000;
+/// Epochs of one training.
+const MOST_EPOCHS: u32 = 10_000;
+/// Epochs of all cells of an experiment.
+const MOST_EPOCHS_IN_ALL: u64 = 1_000_000;
 
 /// An experiment as written.
 #[derive(Clone, Debug)]
@@ -54,11 +57,11 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn new(message: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
 
-    fn hinted(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn hinted(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: Some(hint.into()) }
     }
 }
@@ -91,6 +94,7 @@ struct Shape {
 pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
     // Absolute from here on, so that joining a folder to a path again leaves it as it is.
     let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let name = name_of(path)?;
     let mut files = Vec::new();
     let mut base = read(path, &mut files)?;
     let take = |table: &mut Table, name: &str| table.remove(name);
@@ -102,69 +106,108 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         Some(Value::Table(axes)) => read_axes(path, axes)?,
         _ => Vec::new(),
     };
+    count_cells(path, variants.len(), &axes)?;
     let sets = sets.iter().map(|set| read_set(set)).collect::<Result<Vec<_>, _>>()?;
-    let fields: Vec<Option<String>> = axes.iter().map(|(axis, _)| full_path(axis).ok()).collect();
-    let axis_of = |field: &Option<String>| fields.iter().position(|axis| axis.is_some() && axis == field);
+    // The line that gives an override, under what is said of it.
+    let shown = |error: FileError, variant: &str, name: &str| {
+        let line = files.iter().find_map(|file| line_of(file, variant, name));
+        FileError { message: format!("{}{}", error.message, line.unwrap_or_default()), ..error }
+    };
+    let at_axis = |error: FileError, axis: &str| {
+        let message = format!("`{}`, [sweep]: {}", path.display(), error.message);
+        shown(FileError { message, ..error }, "", axis)
+    };
+    let fields: Vec<String> =
+        axes.iter().map(|(axis, _)| full_path(axis).map_err(|error| at_axis(error, axis))).collect::<Result<_, _>>()?;
+    let axis_of = |field: &str| fields.iter().position(|axis| axis == field);
     for (i, ((axis, values), field)) in axes.iter().zip(&fields).enumerate() {
         if let Some(first) = axis_of(field).filter(|first| *first < i) {
             let other = &axes[first].0;
             return Err(FileError::new(format!("the axes `{other}` and `{axis}` of [sweep] are one field")));
         }
-        if let Some(twice) = values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
-            return Err(FileError::new(format!("the axis `{axis}` of [sweep] has {} twice", plain(twice.1))));
-        }
-        if sets.iter().any(|(set, _)| field.as_ref() == Some(set)) {
+        if sets.iter().any(|(set, _)| field == set) {
             return Err(FileError::hinted(
                 format!("`--set {axis}=..` would make all points of the axis `{axis}` equal"),
                 "change [sweep] in the file, or set another field",
             ));
         }
+        // Compared as the field takes them: 1 and 1.0 are one number.
+        let mut seen: HashMap<String, &Value> = HashMap::new();
+        for value in values {
+            let taken = as_taken(field, value).map_err(|error| {
+                let message = format!("`{axis}`: {}", error.message);
+                at_axis(FileError { message, ..error }, axis)
+            })?;
+            if let Some(first) = seen.insert(taken, value) {
+                let twice = match (plain(first), plain(value)) {
+                    (first, second) if first == second => format!("{first} twice"),
+                    (first, second) => format!("one value twice, as {first} and as {second}"),
+                };
+                return Err(FileError::hinted(
+                    format!("the axis `{axis}` of [sweep] has {twice}"),
+                    "take one of the two out",
+                ));
+            }
+        }
+    }
+    for (field, value) in &sets {
+        as_taken(field, value).map_err(|error| FileError {
+            message: format!("`--set {field}={}`: {}", plain(value), error.message),
+            ..error
+        })?;
     }
     let folder = path.parent().unwrap_or(Path::new(""));
+    let points = points(&axes);
     let mut cells: Vec<Cell> = Vec::new();
+    let (mut taken, mut n_epochs) = (HashSet::new(), 0);
     for mut variant in variants {
-        let Some(Value::String(variant_name)) = take(&mut variant, "name").filter(|name| *name != Value::from(""))
-        else {
-            return Err(FileError::new(format!("`{}`: a [[variant]] has no name", path.display())));
+        let variant_name = match take(&mut variant, "name") {
+            Some(Value::String(name)) if !name.is_empty() => name,
+            None | Some(Value::String(_)) => {
+                return Err(FileError::new(format!("`{}`: a [[variant]] has no name", path.display())));
+            }
+            Some(other) => {
+                return Err(FileError::hinted(
+                    format!("`{}`: the name {other} of a [[variant]] is no text", path.display()),
+                    format!("write it in quotes: name = \"{}\"", plain(&other)),
+                ));
+            }
         };
+        if let Some(problem) = names::problem(&variant_name) {
+            let name = names::printable(&variant_name, false);
+            let message = format!("`{}`: the name `{name}` of a [[variant]] {problem}", path.display());
+            return Err(FileError::hinted(message, "a name stands in tables, files and folders: write it in one line"));
+        }
         let at = |error: FileError| FileError {
             message: format!("`{}`, variant `{variant_name}`: {}", path.display(), error.message),
             ..error
         };
-        // The line that gives an override, under what is said of it.
-        let shown = |error: FileError, name: &str| {
-            let line = files.iter().find_map(|file| line_of(file, &variant_name, name));
-            FileError { message: format!("{}{}", error.message, line.unwrap_or_default()), ..error }
-        };
+        let shown = |error: FileError, name: &str| shown(error, &variant_name, name);
         let mut overrides = Vec::new();
         flatten("", &Value::Table(variant), &mut overrides);
-        for (name, _) in &overrides {
-            if let Some(place) = axis_of(&full_path(name).ok()) {
+        let mut table = base.clone();
+        for (name, value) in overrides {
+            let field = full_path(&name).map_err(|error| shown(at(error), &name))?;
+            if let Some(place) = axis_of(&field) {
                 let axis = &axes[place].0;
                 let error = FileError::hinted(
                     format!("`{name}` is set here, and `{axis}` is an axis of [sweep], whose values win"),
                     "take it from the variant, or from [sweep]",
                 );
-                return Err(shown(at(error), name));
+                return Err(shown(at(error), &name));
             }
+            as_taken(&field, &value).map_err(|error| {
+                shown(at(FileError { message: format!("`{name}`: {}", error.message), ..error }), &name)
+            })?;
+            assign(&mut table, &field, value);
         }
-        for point in points(&axes) {
-            let mut table = base.clone();
-            let written = overrides.iter().chain(&point).map(|written| (written, true));
-            for ((name, value), in_file) in written.chain(sets.iter().map(|set| (set, false))) {
-                let shown = |error| if in_file { shown(error, name) } else { error };
-                let field = full_path(name).map_err(|error| shown(at(error)))?;
-                // Alone first, so that what has the wrong type is known by its name.
-                let mut alone = Table::new();
-                assign(&mut alone, &field, value.clone());
-                if let Err(error) = alone.try_into::<Spec>() {
-                    let said = if in_file { name.clone() } else { format!("--set {name}={}", plain(value)) };
-                    let hint = hint_of(error.message());
-                    return Err(shown(at(FileError { message: format!("`{said}`: {}", error.message()), hint })));
-                }
-                assign(&mut table, &field, value.clone());
+        for point in &points {
+            let mut table = table.clone();
+            let of_point = fields.iter().zip(point).map(|(field, (_, value))| (field, value));
+            for (field, value) in of_point.chain(sets.iter().map(|(field, value)| (field, value))) {
+                assign(&mut table, field, value.clone());
             }
-            resolve_paths(&mut table, folder);
+            resolve_paths(&mut table, folder).map_err(at)?;
             let mut spec: Spec =
                 with_presets(table).try_into().map_err(|error: toml::de::Error| at(FileError::new(error.message())))?;
             for weights in [&mut spec.sam.weights, &mut spec.classifier.weights, &mut spec.segmentation.weights] {
@@ -173,17 +216,85 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
                 }
             }
             check(&spec).map_err(at)?;
+            n_epochs += epochs(&spec);
             let axes: Vec<(String, String)> = point.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
             let place: String = axes.iter().map(|(name, value)| format!(", {name}={value}")).collect();
             let (name, variant) = (format!("{variant_name}{place}"), variant_name.clone());
-            if cells.iter().any(|cell| cell.name == name) {
+            if !taken.insert(name.clone()) {
                 return Err(FileError::new(format!("`{}`: two variants are named `{variant}`", path.display())));
             }
             cells.push(Cell { name, variant, axes, spec });
         }
     }
-    let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    if n_epochs > MOST_EPOCHS_IN_ALL {
+        let message = format!(
+            "`{}`: its {} cells train {n_epochs} epochs, and {MOST_EPOCHS_IN_ALL} are the most",
+            path.display(),
+            cells.len()
+        );
+        return Err(FileError::hinted(message, "shorten the axes of [sweep] or the trainings, or split the file"));
+    }
     Ok(Pipeline { name, cells })
+}
+
+/// What a pipeline is called after its file: the name of the folder of its results.
+fn name_of(path: &Path) -> Result<String, FileError> {
+    let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    match name.trim() {
+        "" | "." | ".." => Err(FileError::hinted(
+            format!("`{}` gives its results no name", path.display()),
+            "give a pipeline file with a name before its ending, as `ablation.toml`",
+        )),
+        _ => Ok(name),
+    }
+}
+
+/// Before any of them is made.
+fn count_cells(path: &Path, n_variants: usize, axes: &[(String, Vec<Value>)]) -> Result<(), FileError> {
+    let n_points = axes.iter().fold(1u128, |n, (_, values)| n.saturating_mul(values.len() as u128));
+    let n_cells = n_points.saturating_mul(n_variants as u128);
+    if n_cells <= MOST_CELLS as u128 {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}`: {n_variants} variants at {n_points} points of [sweep] are {n_cells} cells, and {MOST_CELLS} are the most",
+        path.display()
+    );
+    let longest = axes.iter().max_by_key(|(_, values)| values.len());
+    let hint = match longest {
+        Some((axis, values)) => {
+            format!("shorten an axis, as `{axis}` with its {} values, or split the file", values.len())
+        }
+        None => "split the file".to_owned(),
+    };
+    Err(FileError::hinted(message, hint))
+}
+
+/// Epochs of all the trainings of a cell.
+fn epochs(spec: &Spec) -> u64 {
+    let segmentation = if spec.segmentation.enabled { spec.segmentation.epochs } else { 0 };
+    let (psa, irn) = (&spec.pseudo_label.psa, &spec.pseudo_label.irn);
+    let parts = [spec.classifier.epochs, segmentation, psa.epochs, irn.epochs];
+    parts.into_iter().map(u64::from).sum()
+}
+
+/// A value as its field takes it, as one text: equal values give equal texts, however they are written.
+///
+/// # Errors
+/// The field takes no such value.
+fn as_taken(field: &str, value: &Value) -> Result<String, FileError> {
+    // Alone, so that what has the wrong type is known by its name.
+    let mut alone = Table::new();
+    assign(&mut alone, field, value.clone());
+    let spec: Spec = alone.try_into().map_err(|error: toml::de::Error| {
+        let hint = hint_of(error.message());
+        FileError { message: error.message().to_owned(), hint }
+    })?;
+    let spec = serde_json::to_value(spec).unwrap_or_default();
+    let taken = field.split('.').fold(&spec, |value, part| &value[part]);
+    let text = taken.to_string();
+    // Zero has two signs, and is one number.
+    Ok(if taken.as_f64() == Some(0.0) { "0.0".to_owned() } else { text })
 }
 
 /// A file with what it extends merged in.
@@ -192,10 +303,18 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     if above.contains(&known) {
         return Err(FileError::new(format!("`{}` extends itself", path.display())));
     }
+    if above.len() == MOST_FILES {
+        return Err(FileError::hinted(
+            format!("`{}`: more than {MOST_FILES} files extend one another in a row", path.display()),
+            "let a file extend one that is nearer to the end of the row",
+        ));
+    }
+    let above_it = above.last().map(|above| format!(", which `{}` extends", above.display())).unwrap_or_default();
     above.push(known);
-    let text = fs::read_to_string(path).map_err(|error| {
-        FileError::hinted(format!("could not read `{}`: {error}", path.display()), "give the path of a pipeline file")
-    })?;
+    let unread = |what: &str| format!("could not read `{}`{above_it}: {what}", path.display());
+    let bytes = read_regular(path, MOST_BYTES)
+        .map_err(|error| FileError::hinted(unread(&error.to_string()), "give the path of a pipeline file"))?;
+    let text = text_of(bytes).map_err(|what| FileError::hinted(unread(what), "save it as UTF-8"))?;
     let wrong = |error: toml::de::Error| {
         let message = format!("`{}`: {}", path.display(), error.to_string().trim_end());
         FileError { message, hint: hint_of(error.message()) }
@@ -203,32 +322,43 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     toml::from_str::<Shape>(&text).map_err(wrong)?;
     let mut table: Table = toml::from_str(&text).map_err(wrong)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    resolve_paths(&mut table, folder);
+    let in_file = |error: FileError| FileError { message: format!("`{}`: {}", path.display(), error.message), ..error };
+    resolve_paths(&mut table, folder).map_err(in_file)?;
     // Overrides as well, by their dotted paths.
     let flat = |overrides: &Table| {
         let mut found = Vec::new();
         flatten("", &Value::Table(overrides.clone()), &mut found);
-        let resolved = |(name, value): Override| (resolve_override(&name, &value, folder).unwrap_or(value), name);
-        Table::from_iter(found.into_iter().map(resolved).map(|(value, name)| (name, value)))
+        let resolved = |(name, value): Override| Ok((name.clone(), resolve_override(&name, value, folder)?));
+        found.into_iter().map(resolved).collect::<Result<Table, FileError>>().map_err(in_file)
     };
     if let Some(Value::Array(variants)) = table.get_mut("variant") {
         for variant in variants {
             if let Value::Table(overrides) = variant {
-                *overrides = flat(overrides);
+                *overrides = flat(overrides)?;
             }
         }
     }
     if let Some(Value::Table(axes)) = table.get_mut("sweep") {
-        *axes = flat(axes);
+        *axes = flat(axes)?;
     }
     match table.remove("extends") {
         Some(Value::String(base)) => {
+            let base = value::from_home(&base).map_err(in_file)?;
             let mut merged = read(&folder.join(base), above)?;
             merge(&mut merged, table);
             Ok(merged)
         }
         _ => Ok(table),
     }
+}
+
+/// The text of a file, without the mark of byte order that some editors begin it with.
+fn text_of(bytes: Vec<u8>) -> Result<String, &'static str> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("it is text in UTF-16");
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "it is no text in UTF-8")?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// Where a file gives an override of a variant or an axis: the line with its number and a mark, as TOML's own errors
@@ -296,28 +426,31 @@ fn with_presets(written: Table) -> Table {
     table
 }
 
-/// An override that is a path, or an axis of them, taken from the folder of its file.
-fn resolve_override(name: &str, value: &Value, folder: &Path) -> Option<Value> {
-    let is_path = full_path(name).is_ok_and(|field| PATHS.contains(&field.as_str()));
-    let absolute = |text: &str| Value::String(folder.join(text).to_string_lossy().into_owned());
+/// An override with its paths taken from the folder of its file: one, or an axis of them.
+fn resolve_override(name: &str, value: Value, folder: &Path) -> Result<Value, FileError> {
+    let Some(field) = full_path(name).ok().filter(|field| value::paths().any(|path| path == field)) else {
+        return Ok(value);
+    };
     match value {
-        Value::String(text) if is_path => Some(absolute(text)),
-        Value::Array(values) if is_path => {
-            Some(Value::Array(values.iter().map(|value| value.as_str().map_or(value.clone(), absolute)).collect()))
+        Value::String(text) => value::path_of(&field, &text, folder).map(Value::String),
+        Value::Array(values) => {
+            let resolved = values.into_iter().map(|value| resolve_override(&field, value, folder));
+            resolved.collect::<Result<_, _>>().map(Value::Array)
         }
-        _ => None,
+        other => Ok(other),
     }
 }
 
-fn resolve_paths(table: &mut Table, folder: &Path) {
-    for path in PATHS {
+fn resolve_paths(table: &mut Table, folder: &Path) -> Result<(), FileError> {
+    for path in value::paths() {
         let Some((section, fields)) = path.split_once('.') else { continue };
         let section = table.get_mut(section);
         let value = fields.split('.').fold(section, |value, field| value.and_then(|value| value.get_mut(field)));
         if let Some(Value::String(text)) = value {
-            *text = folder.join(&*text).to_string_lossy().into_owned();
+            *text = value::path_of(path, text, folder)?;
         }
     }
+    Ok(())
 }
 
 type Override = (String, Value);
@@ -358,23 +491,16 @@ fn read_set(set: &str) -> Result<Override, FileError> {
     let Some((name, value)) = set.split_once('=') else {
         return Err(FileError::hinted(format!("`--set {set}` has no `=`"), "write --set classifier.cpm.tau=0.3"));
     };
-    // A value as in TOML; what is none is a string.
-    let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut table| table.remove("value"));
-    let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
     let path = full_path(name.trim())?;
+    let value = value::of_command_line(&path, value)?;
     // On the command line a path is relative to where one stands.
-    let value = match value {
-        Value::String(text) if PATHS.contains(&path.as_str()) => {
-            let absolute = std::path::absolute(&text).unwrap_or_else(|_| PathBuf::from(&text));
-            Value::String(absolute.to_string_lossy().into_owned())
-        }
-        value => value,
-    };
+    let here = std::path::absolute(".").unwrap_or_default();
+    let value = if value::is_path(&path) { resolve_override(&path, value, &here)? } else { value };
     Ok((path, value))
 }
 
 /// All fields by dotted path.
-fn all_paths() -> Vec<String> {
+pub(super) fn all_paths() -> Vec<String> {
     fn walk(prefix: &str, value: &serde_json::Value, found: &mut Vec<String>) {
         match value {
             serde_json::Value::Object(map) => {
@@ -449,9 +575,25 @@ fn plain(value: &Value) -> String {
 
 /// What to do about what serde says.
 fn hint_of(message: &str) -> Option<String> {
-    let is_list = message.contains("invalid type: sequence");
-    nearest_field(message)
-        .or_else(|| is_list.then(|| "a list of values to compare is an axis: write it in [sweep]".into()))
+    let has = |what: &str| message.contains(what);
+    let is_bare =
+        ["integer", "floating point", "boolean", "map"].iter().any(|kind| has(&format!("invalid type: {kind}")));
+    let hint = match () {
+        () if has("invalid type: sequence") => "a list of values to compare is an axis: write it in [sweep]",
+        () if has("expected a sequence") => "a list stands in brackets: [\"a\", \"b\"]",
+        () if is_bare && (has("expected a string") || has("expected path string")) => {
+            "a text stands in quotes: \"2012\""
+        }
+        () if is_number_in_quotes(message) => "a number, `true` or `false` stands without quotes",
+        () => return nearest_field(message),
+    };
+    Some(hint.to_owned())
+}
+
+/// serde's "invalid type: string "0.3", expected f64".
+fn is_number_in_quotes(message: &str) -> bool {
+    let quoted = message.split_once("invalid type: string \"").and_then(|(_, rest)| rest.split('"').next());
+    quoted.is_some_and(|text| text.parse::<f64>().is_ok() || text.parse::<bool>().is_ok())
 }
 
 /// From serde's "unknown field `x`, expected one of `a`, `b`": the nearest of them.
@@ -467,7 +609,9 @@ fn nearest_field(message: &str) -> Option<String> {
 const NEAR: f64 = 0.75;
 
 pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
-    let nearness = |name: &str| strsim::jaro_winkler(name, written);
+    // Whether letters are capital says nothing: `FP16` is near to `fp16`.
+    let written = written.to_lowercase();
+    let nearness = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &written);
     let nearest = known.iter().copied().max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
     nearest.filter(|name| nearness(name) >= NEAR)
 }
@@ -485,7 +629,9 @@ fn check(spec: &Spec) -> Result<(), FileError> {
     let classifier = &spec.classifier;
     let positive = |x: f64| x > 0.0 && x.is_finite();
     let fraction = |x: f64| (0.0..=1.0).contains(&x);
-    let scales = |scales: &[f64]| !scales.is_empty() && scales.iter().all(|&scale| positive(scale) && scale <= 8.0);
+    let scales = |scales: &[f64]| {
+        (1..=64).contains(&scales.len()) && scales.iter().all(|&scale| positive(scale) && scale <= 8.0)
+    };
     let threshold = match spec.pseudo_label.threshold {
         Threshold::At(threshold) => fraction(threshold),
         Threshold::Rule(_) => true,
@@ -537,8 +683,8 @@ fn check(spec: &Spec) -> Result<(), FileError> {
             "segmentation.head",
             "is deeplabv3plus, which needs a ResNet with low-level features; with resnet38d take another",
         ),
-        (segmentation.epochs > 0, "segmentation.epochs", "is 0"),
-        (segmentation.batch_size > 0, "segmentation.batch_size", "is 0"),
+        ((1..=MOST_EPOCHS).contains(&segmentation.epochs), "segmentation.epochs", "is not in 1..=10000"),
+        ((1..=65_536).contains(&segmentation.batch_size), "segmentation.batch_size", "is not in 1..=65536"),
         ((1..=1024).contains(&segmentation.accumulate), "segmentation.accumulate", "is not in 1..=1024"),
         ((32..=4096).contains(&segmentation.crop), "segmentation.crop", "is not in 32..=4096"),
         (positive(least) && least <= most && most <= 8.0, "segmentation.scale", "is not a range of factors up to 8"),
@@ -546,7 +692,11 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (positive(segmentation.head_lr_mult), "segmentation.head_lr_mult", "is not above 0"),
         ((0.0..1.0).contains(&segmentation.momentum), "segmentation.momentum", "is not in 0..1"),
         ((0.0..1.0).contains(&segmentation.weight_decay), "segmentation.weight_decay", "is not in 0..1"),
-        (scales(&segmentation.test_scales), "segmentation.test_scales", "is empty or has a scale outside 0..=8"),
+        (
+            scales(&segmentation.test_scales),
+            "segmentation.test_scales",
+            "is empty, has more than 64 scales or one outside 0..=8",
+        ),
         ((1..=128).contains(&spec.se_map.points_per_side), "se_map.points_per_side", "is not in 1..=128"),
         (fraction(spec.se_map.stability_score_thresh), "se_map.stability_score_thresh", "is not in 0..=1"),
         (fraction(spec.se_map.box_nms_thresh), "se_map.box_nms_thresh", "is not in 0..=1"),
@@ -566,8 +716,8 @@ fn check(spec: &Spec) -> Result<(), FileError> {
             "classifier.stride",
             "is not 8, the only one of resnet38d",
         ),
-        (classifier.epochs > 0, "classifier.epochs", "is 0"),
-        (classifier.batch_size > 0, "classifier.batch_size", "is 0"),
+        ((1..=MOST_EPOCHS).contains(&classifier.epochs), "classifier.epochs", "is not in 1..=10000"),
+        ((1..=65_536).contains(&classifier.batch_size), "classifier.batch_size", "is not in 1..=65536"),
         ((1..=1024).contains(&classifier.accumulate), "classifier.accumulate", "is not in 1..=1024"),
         ((32..=4096).contains(&classifier.crop), "classifier.crop", "is not in 32..=4096"),
         (0 < short && short <= long && long <= 8192, "classifier.resize_long", "is not a range of pixels"),
@@ -587,16 +737,20 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         (classifier.equivariance.weight.is_finite(), "classifier.equivariance.weight", "is not finite"),
         (scales(&[classifier.equivariance.scale]), "classifier.equivariance.scale", "is not above 0 and up to 8"),
         (fraction(classifier.cpm.tau), "classifier.cpm.tau", "is not in 0..=1"),
-        (scales(&classifier.cpm.scales), "classifier.cpm.scales", "is empty or has a scale outside 0..=8"),
+        (
+            scales(&classifier.cpm.scales),
+            "classifier.cpm.scales",
+            "is empty, has more than 64 scales or one outside 0..=8",
+        ),
         (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
-        (scales(&spec.seed.scales), "seed.scales", "is empty or has a scale outside 0..=8"),
+        (scales(&spec.seed.scales), "seed.scales", "is empty, has more than 64 scales or one outside 0..=8"),
         (
             !(spec.seed.advcam.enabled && classifier.equivariance.enabled && classifier.equivariance.pcm),
             "seed.advcam.enabled",
             "is true beside `classifier.equivariance.pcm`, and a revised CAM does not climb; set one of them to false",
         ),
-        (spec.seed.advcam.iterations > 0, "seed.advcam.iterations", "is 0"),
+        ((1..=10_000).contains(&spec.seed.advcam.iterations), "seed.advcam.iterations", "is not in 1..=10000"),
         (positive(spec.seed.advcam.step), "seed.advcam.step", "is not above 0"),
         (spec.seed.advcam.guard.is_finite(), "seed.advcam.guard", "is not finite"),
         (fraction(spec.seed.advcam.guard_threshold), "seed.advcam.guard_threshold", "is not in 0..=1"),
@@ -671,7 +825,7 @@ mod tests {
             (
                 root,
                 &["classifier.epochs=[3, 4]"],
-                "`--set classifier.epochs=[3, 4]`: invalid type: sequence, expected u32",
+                "`--set classifier.epochs=[3, 4]`: a list, where one whole number belongs",
                 "a list of values to compare is an axis: write it in [sweep]",
             ),
             (root, &["pseudo_label.threshold=bset"], "expected a number from 0 to 1, or \"best\"", ""),
@@ -681,7 +835,12 @@ mod tests {
                 "the axes `classifier.cpm.tau` and `cpm.tau` of [sweep] are one field",
                 "",
             ),
-            ("dataset.root='v'\n[sweep]\n'cpm.tau'=[0.1, 0.1]", &[], "the axis `cpm.tau` of [sweep] has 0.1 twice", ""),
+            (
+                "dataset.root='v'\n[sweep]\n'cpm.tau'=[0.1, 0.1]",
+                &[],
+                "the axis `cpm.tau` of [sweep] has 0.1 twice",
+                "take one of the two out",
+            ),
             (
                 "dataset.root='v'\n[[variant]]\nname='a'\ncpm.tau=0.5\n[sweep]\n'classifier.cpm.tau'=[0.1]",
                 &[],

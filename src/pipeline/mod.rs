@@ -14,6 +14,7 @@ pub mod executor;
 pub mod file;
 pub mod graph;
 pub mod lineage;
+pub mod names;
 pub mod outcomes;
 pub mod past;
 pub mod plan;
@@ -25,5 +26,6 @@ pub mod run;
 pub mod spec;
 #[cfg(feature = "torch")]
 pub mod tensorboard;
+mod value;
 pub mod verified;
 pub mod words;

@@ -31,7 +31,7 @@ pub struct AffinityLabel {
 impl Stage for AffinityLabel {
     const KIND: &'static str = "affinity_label";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = true;
     type Params = AffinityLabelParams;
 

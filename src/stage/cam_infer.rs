@@ -61,7 +61,7 @@ impl Stage for CamInfer {
     const KIND: &'static str = "cam_infer";
     // 1: first version
     // 2: convolutions in another memory order, which rounds otherwise
-    const VERSION: u64 = 2;
+    const VERSION: u64 = 3;
     const PARALLEL: bool = false;
     type Params = CamInferParams;
 

@@ -22,7 +22,7 @@ pub struct IrnEpoch {
 impl Stage for IrnEpoch {
     const KIND: &'static str = "irn_epoch";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = AffinityEpochParams;
 

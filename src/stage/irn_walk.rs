@@ -37,7 +37,7 @@ pub struct IrnWalk {
 impl Stage for IrnWalk {
     const KIND: &'static str = "irn_walk";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = IrnWalkParams;
 

@@ -24,7 +24,7 @@ impl Stage for PsaEpoch {
     const KIND: &'static str = "psa_epoch";
     // 1: first version
     // 2: weights that one of our trainings made start without its momentum
-    const VERSION: u64 = 2;
+    const VERSION: u64 = 3;
     const PARALLEL: bool = false;
     type Params = AffinityEpochParams;
 

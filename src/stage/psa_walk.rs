@@ -40,7 +40,7 @@ pub struct PsaWalk {
 impl Stage for PsaWalk {
     const KIND: &'static str = "psa_walk";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = PsaWalkParams;
 

@@ -44,7 +44,7 @@ pub struct PseudoLabel {
 impl Stage for PseudoLabel {
     const KIND: &'static str = "pseudo_label";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = true;
     type Params = PseudoLabelParams;
 

@@ -27,7 +27,7 @@ pub struct SamEmbed {
 impl Stage for SamEmbed {
     const KIND: &'static str = "sam_embed";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = SamEmbedParams;
 

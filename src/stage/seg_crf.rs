@@ -78,7 +78,7 @@ pub struct SegCrf {
 impl Stage for SegCrf {
     const KIND: &'static str = "seg_crf";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = true;
     type Params = CrfParams;
 

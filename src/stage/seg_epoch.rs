@@ -69,7 +69,7 @@ impl Stage for SegEpoch {
     // 1: first version
     // 2: a smaller head at the start
     // 3: weights that one of our trainings made start without its momentum; ResNet38d leaves out more
-    const VERSION: u64 = 3;
+    const VERSION: u64 = 4;
     const PARALLEL: bool = false;
     type Params = SegEpochParams;
 

@@ -43,7 +43,7 @@ pub struct SegInfer {
 impl Stage for SegInfer {
     const KIND: &'static str = "seg_infer";
     // 1: first version
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     const PARALLEL: bool = false;
     type Params = SegInferParams;
 

@@ -96,6 +96,15 @@ impl BitMask {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
+    /// Of two masks of one size, pixels inside both to those inside either. Two empty masks are equal.
+    pub fn iou(&self, other: &Self) -> f64 {
+        let count = |of: fn(u64, u64) -> u64| -> u64 {
+            self.words.iter().zip(&other.words).map(|(a, b)| u64::from(of(*a, *b).count_ones())).sum()
+        };
+        let (both, either) = (count(|a, b| a & b), count(|a, b| a | b));
+        if either == 0 { 1.0 } else { both as f64 / either as f64 }
+    }
+
     /// Zeros where no pixel is inside, as in the reference.
     pub fn bounds(&self) -> BoxXyxy {
         let mut rows = (0..self.height).filter(|&y| self.row(y).iter().any(|&word| word != 0));

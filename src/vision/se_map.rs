@@ -42,6 +42,15 @@ impl Default for AutomaticOptions {
     }
 }
 
+/// What SAM was asked when it gave a mask, in pixels of the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// The point that was the prompt, x and y.
+    pub point: [f64; 2],
+    /// The part of the image that SAM saw: x, y, width and height.
+    pub crop_box: [usize; 4],
+}
+
 /// One mask with its scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
@@ -51,27 +60,37 @@ pub struct Segment {
     pub area: usize,
     pub predicted_iou: f32,
     pub stability_score: f32,
+    pub asked: Asked,
 }
 
 impl Segment {
-    pub fn new(mask: BitMask, predicted_iou: f32, stability_score: f32) -> Self {
-        Self { bounds: mask.bounds(), area: mask.area(), mask, predicted_iou, stability_score }
+    pub fn new(mask: BitMask, predicted_iou: f32, stability_score: f32, asked: Asked) -> Self {
+        Self { bounds: mask.bounds(), area: mask.area(), mask, predicted_iou, stability_score, asked }
     }
 
-    /// The same scores for another mask.
+    /// The same scores and prompt for another mask.
     pub fn with_mask(&self, mask: BitMask) -> Self {
-        Self::new(mask, self.predicted_iou, self.stability_score)
+        Self::new(mask, self.predicted_iou, self.stability_score, self.asked)
+    }
+
+    /// Overlap as non-maximum suppression measures it: that of the boxes. A box from its first to its last pixel has no
+    /// area where the mask is one pixel wide or high, and two of these have no IoU (0/0; the reference keeps all such
+    /// masks, so that a picture of one pixel has the same one many times): there the masks themselves are compared.
+    pub fn overlap(&self, other: &Self) -> f64 {
+        let of_boxes = f64::from(self.bounds.iou(&other.bounds));
+        if of_boxes.is_nan() { self.mask.iou(&other.mask) } else { of_boxes }
     }
 }
 
-/// Non-maximum suppression as in torchvision: indices kept, the best score first; equal scores keep their order.
-pub fn nms(boxes: &[BoxXyxy], scores: &[f32], threshold: f64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..boxes.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    let mut kept: Vec<usize> = Vec::new();
-    for i in order {
-        if kept.iter().all(|&k| f64::from(boxes[k].iou(&boxes[i])) <= threshold || boxes[k].iou(&boxes[i]).is_nan()) {
-            kept.push(i);
+/// Non-maximum suppression as in torchvision: the segments that stay, the best score first; equal scores keep their
+/// order. See [`Segment::overlap`] for the one difference.
+pub fn nms(segments: Vec<Segment>, scores: &[f32], threshold: f64) -> Vec<Segment> {
+    let mut order: Vec<(f32, Segment)> = scores.iter().copied().zip(segments).collect();
+    order.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let mut kept: Vec<Segment> = Vec::new();
+    for (_, segment) in order {
+        if kept.iter().all(|better| better.overlap(&segment) <= threshold) {
+            kept.push(segment);
         }
     }
     kept
@@ -130,7 +149,7 @@ mod tests {
     use super::*;
 
     fn segment(mask: &[u8], predicted_iou: f32) -> Segment {
-        Segment::new(BitMask::of_bytes(2, 3, mask), predicted_iou, 1.0)
+        Segment::new(BitMask::of_bytes(2, 3, mask), predicted_iou, 1.0, Asked::default())
     }
 
     #[test]
@@ -155,9 +174,42 @@ mod tests {
 
     #[test]
     fn suppression_keeps_the_better_of_two() {
-        let b = |x0: f32, x1: f32| BoxXyxy { x0, y0: 0.0, x1, y1: 10.0 };
-        let boxes = [b(0.0, 10.0), b(1.0, 10.0), b(5.0, 10.0)];
-        assert_eq!(nms(&boxes, &[0.8, 0.9, 0.7], 0.7), [1, 2]);
-        assert_eq!(nms(&boxes, &[0.8, 0.9, 0.7], 0.95), [1, 0, 2]);
+        let of = |x0: usize, x1: usize| {
+            let mut mask = BitMask::empty(11, 11);
+            (0..11).for_each(|y| mask.fill(y, x0..x1 + 1));
+            Segment::new(mask, 1.0, 1.0, Asked::default())
+        };
+        let segments = [of(0, 10), of(1, 10), of(5, 10)];
+        let kept = |threshold: f64| {
+            let kept = nms(segments.to_vec(), &[0.8, 0.9, 0.7], threshold);
+            kept.iter().map(|segment| segment.bounds.x0 as usize).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(0.7), [1, 5]);
+        assert_eq!(kept(0.95), [1, 0, 5]);
+    }
+
+    #[test]
+    fn equal_masks_without_an_area_of_their_box_are_one() {
+        let line = |height: usize, width: usize, inside: &[usize]| {
+            let bytes: Vec<u8> = (0..height * width).map(|i| u8::from(inside.contains(&i))).collect();
+            Segment::new(BitMask::of_bytes(height, width, &bytes), 1.0, 1.0, Asked::default())
+        };
+        let column: Vec<usize> = (0..64).collect();
+        #[rustfmt::skip]
+        let cases = [
+            // name                      masks                                                       kept
+            ("one pixel",                vec![line(1, 1, &[0]); 16],                                  1),
+            ("a row",                    vec![line(1, 2, &[0, 1]), line(1, 2, &[0, 1])],              1),
+            ("another pixel of it",      vec![line(1, 2, &[0, 1]), line(1, 2, &[0])],                 2),
+            ("a column",                 vec![line(64, 1, &column); 3],                               1),
+            ("nearly that column",       vec![line(64, 1, &column), line(64, 1, &column[1..])],       1),
+            ("half of that column",      vec![line(64, 1, &column), line(64, 1, &column[32..])],      2),
+            ("two rows, one pixel each", vec![line(2, 2, &[0]), line(2, 2, &[3])],                    2),
+            ("beside a box of area",     vec![line(2, 2, &[0, 1, 2, 3]), line(2, 2, &[0])],           2),
+        ];
+        for (name, masks, kept) in cases {
+            let scores = vec![0.9; masks.len()];
+            assert_eq!(nms(masks, &scores, 0.7).len(), kept, "{name}");
+        }
     }
 }

@@ -45,3 +45,21 @@ pub(crate) fn assert_same_slope(name: &str, rounded: &[(String, Tensor)], exact:
     let (off, of) = (length(&mut { differences }), length(&mut exact.iter().map(|(_, part)| on_cpu(part))));
     assert!(off <= SLOPE * of, "{name}: the gradient in f32 is off by {off:.2e} of {of:.2e}");
 }
+
+#[test]
+fn one_layer_that_is_wrong_is_seen() {
+    let layer = |step: f64| (Tensor::arange(1000, (Kind::Double, Device::Cpu)) * step).sin();
+    let named = |layers: [Tensor; 2]| {
+        let [first, second] = layers;
+        vec![("first".to_owned(), first), ("second".to_owned(), second * 1e-2)]
+    };
+    let fails = |check: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err();
+    let expected = layer(0.3).to_kind(Kind::Float);
+    assert_close(&expected, "rounded", &layer(0.3), EXACT);
+    assert!(fails(&|| assert_close(&expected, "a factor", &(layer(0.3) * 1.00001), EXACT)));
+    assert!(fails(&|| assert_close(&expected, "another layer", &layer(0.7), EXACT)));
+    let exact = named([layer(0.3), layer(0.7)]);
+    assert_same_slope("rounded", &named([layer(0.3).to_kind(Kind::Float), layer(0.7)]), &exact);
+    assert!(fails(&|| assert_same_slope("a factor", &named([layer(0.3) * 1.02, layer(0.7)]), &exact)));
+    assert!(fails(&|| assert_same_slope("swapped", &named([layer(0.7), layer(0.3)]), &exact)));
+}

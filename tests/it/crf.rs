@@ -28,7 +28,7 @@ fn photograph(data: &Path, name: &str) -> Rgb {
     decode_rgb(&std::fs::read(data.join(format!("JPEGImages/{name}.jpg"))).unwrap()).unwrap()
 }
 
-/// Writes the photographs for `make.py`: decoders differ by a grey level, and the CRF is what is compared.
+/// Writes the photographs for `make.py`: the same pixels as Pillow's `open` gives.
 #[test]
 #[ignore = "makes the input of the golden script"]
 fn write_frames() {

@@ -12,6 +12,7 @@ mod audit;
 mod backbone;
 #[cfg(feature = "torch")]
 mod cam_epoch;
+#[cfg(feature = "torch")]
 mod close;
 mod coco;
 #[cfg(feature = "torch")]
@@ -23,16 +24,18 @@ mod datasets;
 mod device;
 mod engine;
 mod faults;
+mod faults_corpus;
+mod fuzz;
 mod gc;
 mod history;
 mod layers;
 #[cfg(feature = "torch")]
 mod pins;
+mod pixels;
 #[cfg(feature = "torch")]
 mod presets;
 #[cfg(feature = "torch")]
 mod program;
-mod pixels;
 mod propagate;
 #[cfg(feature = "torch")]
 mod refine;

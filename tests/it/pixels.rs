@@ -135,11 +135,11 @@ fn what_cannot_be_read_is_told() {
         (plausible, "it is cut off: it declares 13312x13312 pixels and has"),
         (whole[..20].to_vec(), "not a JPEG that can be read"),
         (png[..png.len() / 2].to_vec(), "not a whole PNG image"),
-        (Vec::new(), "the file is empty"),
-        (b"BM......".to_vec(), "it is a BMP image; images are read as JPEG or PNG"),
-        (b"RIFF....WEBPVP8 ".to_vec(), "it is a WebP image"),
-        (b"\0\0\0\x18ftypheic".to_vec(), "it is a HEIC image"),
-        (b"hello".to_vec(), "it is not a JPEG or PNG image"),
+        (Vec::new(), "it is an empty file, not a JPEG or PNG image"),
+        (b"BM\0\0\0\0\0\0\0\0".to_vec(), "it is a BMP picture; images are read as JPEG or PNG"),
+        (b"RIFF....WEBPVP8 ".to_vec(), "it is a WebP picture"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".to_vec(), "it is a HEIC picture"),
+        (b"hello".to_vec(), "it is text, not a JPEG or PNG image"),
     ] {
         let message = format!("{:#}", decode_rgb(&bytes).unwrap_err());
         assert!(message.contains(expected), "{message}");

@@ -45,8 +45,7 @@ pub(crate) fn worst(a: &Tensor, b: &Tensor) -> f64 {
     f64::try_from((back(a) - back(b)).abs().max()).unwrap()
 }
 
-/// Writes what the encoder sees, for `make.py`: decoders and resizers differ by a grey level, and the model is what
-/// is compared. The first image of `sam_everything` at its own size as well. Usage: S2C_FRAMES=DIR cargo test --release --test it write_frames -- --ignored
+/// Writes what the encoder sees, for `make.py`: the same pixels as Pillow 12's `open` and `resize` give. The first image of `sam_everything` at its own size as well. Usage: S2C_FRAMES=DIR cargo test --release --test it write_frames -- --ignored
 #[test]
 #[ignore = "makes the input of the golden script"]
 fn write_frames() {

@@ -15,7 +15,7 @@ use super::{SamDecoder, resized_size};
 use crate::model::memory::{floats, upload};
 use crate::vision::mask::{BitMask, BoxXyxy, SmallRegion};
 pub use crate::vision::se_map::AutomaticOptions;
-use crate::vision::se_map::{Segment, nms};
+use crate::vision::se_map::{Asked, Segment, nms};
 
 /// Pixels of masks drawn at full size together on a GPU.
 const DRAW_PIXELS: usize = 32_000_000;
@@ -53,7 +53,7 @@ pub fn segment_everything(
         scores.resize(found.len(), 1.0 / (crop.height * crop.width) as f32);
     }
     if options.crop_n_layers > 0 {
-        found = suppress(found, &scores, options.crop_nms_thresh);
+        found = nms(found, &scores, options.crop_nms_thresh);
     }
     if options.min_mask_region_area > 0 {
         found = without_small_regions(found, options);
@@ -100,28 +100,40 @@ fn segment_crop(
         false => masks(decoder, &source, &prompts, &upsampler, options)?,
     };
     // NaN, an empty mask, is not stable. Compared in f32 as in the reference: 19/20 is 0.95 there.
-    let is_stable = |(_, drawn): &(f32, Drawn)| drawn.stability >= options.stability_score_thresh as f32;
+    let is_stable = |found: &Found| found.drawn.stability >= options.stability_score_thresh as f32;
     let found = masks.into_iter().filter(is_stable);
-    let found = found.map(|(iou, Drawn { mask, stability })| Segment::new(mask, iou, stability));
+    let points = grid_in_image(crop, per_side);
+    let crop_box = [crop.x, crop.y, crop.width, crop.height];
+    let found = found.map(|Found { prompt, iou, drawn: Drawn { mask, stability } }| {
+        Segment::new(mask, iou, stability, Asked { point: points[prompt], crop_box })
+    });
     let to_image = |segment: Segment| match crop.layer {
         0 => segment,
         _ => segment.with_mask(segment.mask.placed((crop.y, crop.x), image.0, image.1)),
     };
     let found: Vec<Segment> = found.map(to_image).filter(|segment| !is_cut(segment.bounds, crop, image)).collect();
     let scores: Vec<f32> = found.iter().map(|segment| segment.predicted_iou).collect();
-    Ok(suppress(found, &scores, options.box_nms_thresh))
+    Ok(nms(found, &scores, options.box_nms_thresh))
 }
 
-/// The masks above the threshold of predicted IoU, with it, in the order of the prompts. Only these are drawn.
+/// A mask above the threshold of predicted IoU, and which of the prompts it is of.
+struct Found {
+    prompt: usize,
+    iou: f32,
+    drawn: Drawn,
+}
+
+/// The masks above the threshold of predicted IoU, in the order of the prompts. Only these are drawn.
 fn masks(
     decoder: &SamDecoder,
     source: &Source,
     prompts: &Prompts,
     upsampler: &MaskUpsampler,
     options: &AutomaticOptions,
-) -> anyhow::Result<Vec<(f32, Drawn)>> {
+) -> anyhow::Result<Vec<Found>> {
     let (taps, offset) = (&upsampler.taps, options.stability_score_offset as f32);
     let mut found = Vec::new();
+    let mut first = 0; // prompt of the batch
     for prompts in prompts.batches(decoder.batch()) {
         let decoded = decoder.tokens(source, &prompts, MaskChoice::Multimask);
         let ious = Vec::<f32>::try_from(decoded.iou.view([-1]))?;
@@ -129,15 +141,19 @@ fn masks(
         let is_good = |iou: &f32| *iou > options.pred_iou_thresh as f32;
         let of_prompts = ious.chunks_exact(per_prompt).enumerate();
         let good: Vec<(usize, &[f32])> = of_prompts.filter(|(_, ious)| ious.iter().any(is_good)).collect();
+        let before = first;
+        first += ious.len() / per_prompt;
         if good.is_empty() {
             continue;
         }
         let rows: Vec<i64> = good.iter().map(|(row, _)| *row as i64).collect();
         let low_res = decoder.mask_decoder.masks_of(&decoded, &rows, upsampler.positions());
-        let ious = good.iter().flat_map(|(_, ious)| ious.iter().copied());
+        let ious = good.iter().flat_map(|(row, ious)| ious.iter().map(move |iou| (before + row, *iou)));
         let size = low_res.numel() / (good.len() * per_prompt);
-        let chosen: Vec<_> = ious.zip(floats(&low_res).chunks_exact(size)).filter(|(iou, _)| is_good(iou)).collect();
-        found.par_extend(chosen.into_par_iter().map(|(iou, low_res)| (iou, taps.draw(low_res, offset))));
+        let masks = ious.zip(floats(&low_res).chunks_exact(size));
+        let chosen: Vec<_> = masks.filter(|((_, iou), _)| is_good(iou)).collect();
+        let draw = |((prompt, iou), low_res)| Found { prompt, iou, drawn: taps.draw(low_res, offset) };
+        found.par_extend(chosen.into_par_iter().map(draw));
     }
     Ok(found)
 }
@@ -151,7 +167,7 @@ fn masks_on_device(
     prompts: &Prompts,
     upsampler: &MaskUpsampler,
     options: &AutomaticOptions,
-) -> anyhow::Result<Vec<(f32, Drawn)>> {
+) -> anyhow::Result<Vec<Found>> {
     let decode = |prompts: Prompts| {
         let decoded = decoder.tokens(source, &prompts, MaskChoice::Multimask);
         let low_res = decoder.mask_decoder.masks(&decoded, upsampler.positions());
@@ -162,6 +178,7 @@ fn masks_on_device(
     let low_res = Tensor::cat(&parts, 0);
     drop(parts);
     let n = ious.numel();
+    let per_prompt = (n / prompts.len().max(1) as usize).max(1);
     let (height, width) = upsampler.size();
     let together = (DRAW_PIXELS / (height * width)).max(1);
     let a_round = (ANSWER_BYTES / (height * width.next_multiple_of(64) / 8)).max(1);
@@ -196,7 +213,8 @@ fn masks_on_device(
         }
     }
     found.sort_by_key(|(place, _, _)| *place);
-    Ok(found.into_iter().map(|(_, iou, drawn)| (iou, drawn)).collect())
+    let with_prompt = |(place, iou, drawn)| Found { prompt: place as usize / per_prompt, iou, drawn };
+    Ok(found.into_iter().map(with_prompt).collect())
 }
 
 /// A box ends at an edge of its crop that is no edge of the image.
@@ -212,13 +230,6 @@ fn is_cut(bounds: BoxXyxy, crop: Crop, (height, width): (usize, usize)) -> bool 
     .any(|(at, of_crop, of_image)| near(at, of_crop) && !near(at, of_image))
 }
 
-/// Non-maximum suppression by box; the best score first.
-fn suppress(found: Vec<Segment>, scores: &[f32], threshold: f64) -> Vec<Segment> {
-    let boxes: Vec<BoxXyxy> = found.iter().map(|segment| segment.bounds).collect();
-    let mut found: Vec<Option<Segment>> = found.into_iter().map(Some).collect();
-    nms(&boxes, scores, threshold).into_iter().filter_map(|i| found[i].take()).collect()
-}
-
 /// Cleans masks of small holes and islands; of two that then overlap, one that had none stays.
 fn without_small_regions(found: Vec<Segment>, options: &AutomaticOptions) -> Vec<Segment> {
     let area = options.min_mask_region_area;
@@ -229,7 +240,7 @@ fn without_small_regions(found: Vec<Segment>, options: &AutomaticOptions) -> Vec
         scores.push(if holes || islands { 0.0 } else { 1.0 });
         cleaned.push(if holes || islands { segment.with_mask(mask) } else { segment });
     }
-    suppress(cleaned, &scores, options.box_nms_thresh.max(options.crop_nms_thresh))
+    nms(cleaned, &scores, options.box_nms_thresh.max(options.crop_nms_thresh))
 }
 
 /// The prompts, x and y in the 1024 frame: the centres of a square grid over the image, row by row.
@@ -238,6 +249,18 @@ fn grid(height: usize, width: usize, points_per_side: u32) -> Vec<[f32; 2]> {
     let n = points_per_side;
     let centre = |i: u32| (f64::from(i) + 0.5) / f64::from(n);
     let point = |i: u32| [(centre(i % n) * inner_w as f64) as f32, (centre(i / n) * inner_h as f64) as f32];
+    (0..n * n).map(point).collect()
+}
+
+/// The same points in pixels of the image, to the bit as the reference has them: `np.linspace`, times the crop's size.
+fn grid_in_image(crop: Crop, points_per_side: u32) -> Vec<[f64; 2]> {
+    let n = points_per_side;
+    let first = 1.0 / (2.0 * f64::from(n));
+    let last = 1.0 - first;
+    let step = (last - first) / f64::from(n.saturating_sub(1).max(1));
+    let centre = |i: u32| if i > 0 && i + 1 == n { last } else { f64::from(i) * step + first };
+    let place = |i: u32, size: usize, from: usize| centre(i) * size as f64 + from as f64;
+    let point = |i: u32| [place(i % n, crop.width, crop.x), place(i / n, crop.height, crop.y)];
     (0..n * n).map(point).collect()
 }
 
@@ -289,9 +312,11 @@ mod tests {
             let here = masks(&decoder, &source, &prompts, &upsampler, &options).unwrap();
             let there = masks_on_device(&decoder, &source, &prompts, &upsampler, &options).unwrap();
             assert_eq!((here.len(), here.is_empty()), (there.len(), pred_iou_thresh > 1.0));
-            for ((iou, drawn), (other_iou, other)) in here.iter().zip(&there) {
+            for (Found { prompt, iou, drawn }, Found { prompt: of, iou: other_iou, drawn: other }) in
+                here.iter().zip(&there)
+            {
                 let differ = (0..60 * 90).filter(|p| drawn.mask.at(p / 90, p % 90) != other.mask.at(p / 90, p % 90));
-                assert!((iou - other_iou).abs() < 1e-4 && differ.count() < 5);
+                assert!(prompt == of && (iou - other_iou).abs() < 1e-4 && differ.count() < 5);
                 assert!((drawn.stability - other.stability).abs() < 0.01 || drawn.stability.is_nan());
             }
         }

@@ -8,6 +8,7 @@ use safetensors::tensor::{Metadata, SafeTensors, TensorInfo};
 
 use super::entry::{Entry, NotACheckpoint};
 use super::mxnet;
+use super::names::{Naming, shown, understood};
 use super::pytorch::{read_legacy, read_zip};
 
 /// The kind of a checkpoint file.
@@ -33,13 +34,11 @@ impl fmt::Display for Format {
     }
 }
 
-/// Put before all names by `DataParallel`.
-const WRAPPER: &str = "module.";
 /// Of a .safetensors file; its own reader has the same limit.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// The tensors of a file, by name.
-pub(super) fn read(bytes: &[u8]) -> anyhow::Result<(Format, BTreeMap<String, Entry>)> {
+/// The tensors of a file, by the names that models ask for.
+pub(super) fn read(bytes: &[u8]) -> anyhow::Result<(Format, BTreeMap<String, Entry>, Naming)> {
     let format = match bytes {
         [b'P', b'K', 3, 4, ..] => Format::PytorchZip,
         [0x80, 2..=5, ..] => Format::PytorchLegacy,
@@ -47,15 +46,14 @@ pub(super) fn read(bytes: &[u8]) -> anyhow::Result<(Format, BTreeMap<String, Ent
         _ if bytes.starts_with(&mxnet::MAGIC) => Format::Mxnet,
         _ => return Err(something_else(bytes)),
     };
-    let tensors = match format {
-        Format::Safetensors => read_safetensors(bytes)?,
+    let found = match format {
+        Format::Safetensors => read_safetensors(bytes)?.into(),
         Format::PytorchZip => read_zip(bytes)?,
         Format::PytorchLegacy => read_legacy(bytes)?,
-        Format::Mxnet => mxnet::read(bytes)?,
+        Format::Mxnet => mxnet::read(bytes)?.into(),
     };
-    let is_wrapped = tensors.keys().all(|name| name.starts_with(WRAPPER));
-    let name = |name: String| if is_wrapped { name.replacen(WRAPPER, "", 1) } else { name };
-    Ok((format, tensors.into_iter().map(|(of, entry)| (name(of), entry)).collect()))
+    let (tensors, naming) = understood(found, bytes)?;
+    Ok((format, tensors, naming))
 }
 
 /// The length of a .safetensors header, which is JSON after its length.
@@ -81,7 +79,7 @@ fn read_safetensors(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Entry>> {
     let entry = |(name, info): (String, &TensorInfo)| {
         let (start, end) = info.data_offsets; // checked against the bytes and the shape
         let entry = Entry::dense(info.dtype, &info.shape, data + start..data + end);
-        Ok((name.clone(), entry.with_context(|| format!("tensor `{name}`"))?))
+        Ok((name.clone(), entry.with_context(|| format!("tensor `{}`", shown(&name)))?))
     };
     listed.tensors().into_iter().map(entry).collect()
 }

@@ -5,11 +5,14 @@
 
 mod container;
 mod entry;
+mod finite;
 mod mxnet;
+mod names;
 mod pickle;
 mod pytorch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -17,6 +20,8 @@ use tch::{Kind, Tensor};
 
 pub use self::container::Format;
 pub use self::entry::{Entry, NotACheckpoint};
+pub use self::finite::Numbers;
+pub use self::names::{Naming, shown};
 use crate::data::Bytes;
 
 /// Named tensors of a file.
@@ -25,6 +30,9 @@ pub struct Weights {
     bytes: Bytes,
     format: Format,
     entries: BTreeMap<String, Entry>,
+    naming: Naming,
+    /// The names of tensors that were asked for.
+    read: Mutex<BTreeSet<String>>,
 }
 
 impl Weights {
@@ -34,14 +42,31 @@ impl Weights {
     /// [`NotACheckpoint`] and others: the bytes are something else, cut short or damaged.
     pub fn parse(bytes: impl Into<Bytes>) -> anyhow::Result<Self> {
         let bytes = bytes.into();
-        let (format, entries) = container::read(&bytes)?;
-        Ok(Self { bytes, format, entries })
+        let (format, entries, naming) = container::read(&bytes)?;
+        Ok(Self { bytes, format, entries, naming, read: Mutex::default() })
     }
 
     /// The same tensors by other names; those without one are left out.
     pub fn renamed(&self, name: impl Fn(&str) -> Option<String>) -> Self {
         let entries = self.entries.iter().filter_map(|(old, entry)| Some((name(old)?, entry.clone())));
-        Self { bytes: self.bytes.clone(), format: self.format, entries: entries.collect() }
+        let (bytes, format, naming) = (self.bytes.clone(), self.format, self.naming.clone());
+        Self { bytes, format, entries: entries.collect(), naming, read: Mutex::default() }
+    }
+
+    /// How the names came to be what they are.
+    pub fn naming(&self) -> &Naming {
+        &self.naming
+    }
+
+    /// The tensors that were asked for so far, or those that were not.
+    pub fn asked(&self, was_asked: bool) -> Vec<&str> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names().filter(|name| read.contains(*name) == was_asked).collect()
+    }
+
+    /// What is wrong with the numbers of a tensor.
+    pub fn numbers(&self, name: &str) -> anyhow::Result<Numbers> {
+        Ok(Numbers::of(&self.bytes, self.entry(name)?))
     }
 
     pub fn format(&self) -> Format {
@@ -75,7 +100,8 @@ impl Weights {
     /// A tensor as stored; it may have gaps in memory.
     pub fn raw(&self, name: &str) -> anyhow::Result<Tensor> {
         let entry = self.entry(name)?;
-        self.tensor(entry).with_context(|| format!("tensor `{name}`"))
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        self.tensor(entry).with_context(|| format!("tensor `{}`", shown(name)))
     }
 
     fn entry(&self, name: &str) -> anyhow::Result<&Entry> {
@@ -212,7 +238,7 @@ mod tests {
 
     #[test]
     fn state_dicts_are_found_and_unwrapped() {
-        for file in ["model.pth", "state_dict.pth"] {
+        for file in ["model.pth", "state_dict.pth", "other_keys.pth"] {
             let weights = Weights::parse(golden(file)).unwrap();
             assert_eq!(weights.names().collect::<Vec<_>>(), ["a.bias", "a.weight"], "{file}");
             assert_eq!(weights.get("a.weight", &[1, 2]).unwrap(), Tensor::from_slice2(&[[1f32, 2.0]]), "{file}");
@@ -226,10 +252,9 @@ mod tests {
     fn what_is_no_checkpoint_is_named() {
         let zip = golden("zip.pth");
         #[rustfmt::skip]
-        let cases: [(&str, Vec<u8>, &str); 11] = [
+        let cases: [(&str, Vec<u8>, &str); 10] = [
             ("TorchScript", golden("torchscript.pt"), "a TorchScript archive (a program of torch.jit.save), not a state dict"),
             ("whole model", golden("whole_model.pth"), "a whole object of class `torch.nn.modules.linear.Linear`, not a state dict"),
-            ("other keys",  golden("other_keys.pth"),  "no state dict in it, but a dict of `teacher`, `student`"),
             ("subclass",    golden("subclass.pth"),    "tensor `b`: it is made by `torch._tensor._rebuild_from_type_v2`, which is not read"),
             ("big-endian",  golden("big_endian.pth"),  "it was written on a big-endian machine, which is not read"),
             ("cut short",   zip[..zip.len() - 1].to_vec(), "cut short at byte 4655"),

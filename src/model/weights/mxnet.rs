@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use safetensors::tensor::Dtype;
 
 use super::entry::{Entry, MAX_DIMS};
+use super::names::shown;
 use super::pickle::Cursor;
 
 /// 0x112
@@ -39,7 +40,7 @@ pub(super) fn read(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Entry>> {
         let len = usize::try_from(cursor.u64()?)?;
         let name = std::str::from_utf8(cursor.take(len)?).context("a name that is no text")?;
         let name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-        ensure!(tensors.insert(name.to_owned(), entry).is_none(), "two arrays are named `{name}`");
+        ensure!(tensors.insert(name.to_owned(), entry).is_none(), "two arrays are named `{}`", shown(name));
     }
     let left = bytes.len() - cursor.at;
     ensure!(left == 0, "damaged MXNet file: {left} bytes after its end");

@@ -3,7 +3,7 @@
 //! Since PyTorch 1.6 a zip archive of `NAME/data.pkl` and `NAME/data/KEY`, all stored as they are; before, five
 //! pickles in a row (magic number, protocol, system, objects, keys of storages), then each storage after its length.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
 
@@ -12,13 +12,15 @@ use safetensors::tensor::Dtype;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::entry::{Entry, NotACheckpoint};
+use super::names::{Found, shown};
 use super::pickle::{Cursor, Node, NodeIdx, Pickle};
 
 /// 0x1950a86a20f9469cfc6c
 const LEGACY_MAGIC: &[u8] = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 const LEGACY_PROTOCOL: i64 = 1001;
-/// Where training scripts put the state dict beside other things.
-const NESTED: [&str; 2] = ["model", "state_dict"];
+/// Dicts in dicts are followed so far, and names are so long.
+const MAX_DEPTH: usize = 8;
+const MAX_NAME: usize = 1024;
 const SAVE_STATE_DICT: &str = "in Python: torch.save(model.state_dict(), \"FILE\")";
 
 /// A member of an archive.
@@ -30,7 +32,7 @@ struct Member {
 }
 
 /// The tensors of a zip archive.
-pub(super) fn read_zip(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Entry>> {
+pub(super) fn read_zip(bytes: &[u8]) -> anyhow::Result<Found> {
     let members = members(bytes)?;
     let root = |name: &str| Some(name.strip_suffix("/data.pkl")?.to_owned()).filter(|root| !root.contains('/'));
     let Some(root) = members.keys().find_map(|name| root(name)) else {
@@ -47,7 +49,7 @@ pub(super) fn read_zip(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Entry>> 
     }
     let find = |name: &str| members.get(&format!("{root}/{name}"));
     let stored = |name: &str| -> anyhow::Result<&Member> {
-        let member = find(name).with_context(|| format!("the archive has no `{name}`"))?;
+        let member = find(name).with_context(|| format!("the archive has no `{}`", shown(name)))?;
         ensure!(member.is_stored, "`{name}` is compressed in the archive, which PyTorch's own files never are");
         Ok(member)
     };
@@ -58,7 +60,7 @@ pub(super) fn read_zip(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Entry>> 
     let pickled = bytes.get(objects.range.clone()).unwrap_or_default();
     // PyTorch can be told to leave the sums out; they are 0 then.
     ensure!(objects.crc32 == 0 || objects.crc32 == crc32fast::hash(pickled), "`data.pkl` is damaged");
-    let pickle = Pickle::read(&mut Cursor::new(pickled)).context("`data.pkl`")?;
+    let pickle = Pickle::read(&mut Cursor::within(pickled, bytes.len())).context("`data.pkl`")?;
     state_dict(&pickle, |key| Ok(stored(&format!("data/{key}"))?.range.clone()))
 }
 
@@ -76,7 +78,7 @@ fn members(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Member>> {
             let end = start.checked_add(usize::try_from(file.compressed_size()).ok()?)?;
             bytes.get(start..end).map(|_| start..end)
         })();
-        let range = range.with_context(|| format!("damaged zip archive: `{}` is outside of it", file.name()))?;
+        let range = range.with_context(|| format!("damaged zip archive: `{}` is outside of it", shown(file.name())))?;
         let is_stored = file.compression() == CompressionMethod::Stored;
         members.insert(file.name().to_owned(), Member { range, crc32: file.crc32(), is_stored });
     }
@@ -104,7 +106,7 @@ fn has_directory(bytes: &[u8]) -> bool {
 }
 
 /// The tensors of a file of PyTorch before 1.6.
-pub(super) fn read_legacy(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Entry>> {
+pub(super) fn read_legacy(bytes: &[u8]) -> anyhow::Result<Found> {
     let mut cursor = Cursor::new(bytes);
     let magic = Pickle::read(&mut cursor)?;
     if *magic.node(magic.root) != Node::Long(LEGACY_MAGIC) {
@@ -129,14 +131,16 @@ pub(super) fn read_legacy(bytes: &[u8]) -> anyhow::Result<BTreeMap<String, Entry
     let mut places = HashMap::new();
     for &key in keys.members(keys.root).context("no list of storages")? {
         let key = keys.text(key).context("a storage without a name")?;
-        let dtype = known.get(key).with_context(|| format!("storage `{key}` is of an unknown type"))?;
+        let dtype = known.get(key).with_context(|| format!("storage `{}` is of an unknown type", shown(key)))?;
         let n = i64::from_le_bytes(cursor.array()?);
         let n = usize::try_from(n).ok().and_then(|n| n.checked_mul(dtype.bitsize() / 8));
         let start = cursor.at;
-        cursor.take(n.with_context(|| format!("storage `{key}` has a length out of range"))?)?;
+        cursor.take(n.with_context(|| format!("storage `{}` has a length out of range", shown(key)))?)?;
         places.insert(key, start..cursor.at);
     }
-    state_dict(&objects, |key| places.get(key).cloned().with_context(|| format!("the file has no storage `{key}`")))
+    state_dict(&objects, |key| {
+        places.get(key).cloned().with_context(|| format!("the file has no storage `{}`", shown(key)))
+    })
 }
 
 fn ensure_little_endian(is_little: bool) -> anyhow::Result<()> {
@@ -173,7 +177,7 @@ fn storage<'a>(pickle: &Pickle<'a>, idx: NodeIdx) -> anyhow::Result<Storage<'a>>
         "ByteStorage" => Dtype::U8,
         "BoolStorage" => Dtype::BOOL,
         "ComplexFloatStorage" => Dtype::C64,
-        kind => bail!("values of a `{kind}` are not read"),
+        kind => bail!("values of a `{}` are not read", shown(kind)),
     };
     let part = part.first().and_then(|&part| pickle.members(part));
     let skipped = part.and_then(|part| pickle.int(*part.get(1)?)).unwrap_or(0);
@@ -181,45 +185,58 @@ fn storage<'a>(pickle: &Pickle<'a>, idx: NodeIdx) -> anyhow::Result<Storage<'a>>
 }
 
 /// The tensors of the state dict in some objects. `locate` gives the bytes of a storage by its key.
-fn state_dict(
-    pickle: &Pickle<'_>,
-    locate: impl Fn(&str) -> anyhow::Result<Range<usize>>,
-) -> anyhow::Result<BTreeMap<String, Entry>> {
+fn state_dict(pickle: &Pickle<'_>, locate: impl Fn(&str) -> anyhow::Result<Range<usize>>) -> anyhow::Result<Found> {
+    if let Some(((module, name), _)) = pickle.call(pickle.root) {
+        let message = format!("a whole object of class `{}.{}`, not a state dict", shown(module), shown(name));
+        return Err(NotACheckpoint::error(message, SAVE_STATE_DICT));
+    }
+    let mut found = Found::default();
     let mut seen = HashSet::new();
-    let mut left = vec![pickle.root];
     let mut looked = HashSet::new();
-    while let Some(idx) = left.pop() {
+    // Dicts in dicts: `{"state_dict": {"conv1.weight": ..}}` has `state_dict.conv1.weight`. Each is looked at once, so that
+    // no sharing makes more names than there are entries.
+    let mut left = VecDeque::from([(String::new(), pickle.root, 0)]);
+    while let Some((path, idx, depth)) = left.pop_front() {
+        let Node::Dict(entries) = pickle.node(idx) else { continue };
         if !looked.insert(idx) {
             continue;
         }
-        if let Some(((module, name), _)) = pickle.call(idx) {
-            let message = format!("a whole object of class `{module}.{name}`, not a state dict");
-            return Err(NotACheckpoint::error(message, SAVE_STATE_DICT));
-        }
-        let Node::Dict(entries) = pickle.node(idx) else { continue };
-        let mut tensors = BTreeMap::new();
         for &(key, value) in entries {
-            let name = pickle.text(key).unwrap_or("(no text)");
-            let found = tensor(pickle, value, &locate, &mut seen).with_context(|| format!("tensor `{name}`"))?;
-            if let Some(entry) = found {
-                tensors.insert(name.to_owned(), entry);
+            let key = match pickle.node(key) {
+                Node::Text(text) => (*text).to_owned(),
+                Node::Int(number) => number.to_string(),
+                _ => "(no text)".to_owned(),
+            };
+            ensure!(path.len() + key.len() <= MAX_NAME, "a name of {} bytes", path.len() + key.len());
+            let name = format!("{path}{key}");
+            if matches!(pickle.node(value), Node::Dict(_)) {
+                if depth < MAX_DEPTH {
+                    left.push_back((name + ".", value, depth + 1));
+                }
+                continue;
+            }
+            match tensor(pickle, value, &locate, &mut seen) {
+                Ok(Some(entry)) => drop(found.tensors.insert(name, entry)),
+                Ok(None) => {}
+                Err(error) => found.failed.push((name, error)),
             }
         }
-        if !tensors.is_empty() {
-            return Ok(tensors);
-        }
-        let nested = |name: &str| entries.iter().rev().find(|(key, _)| pickle.text(*key) == Some(name));
-        left.extend(NESTED.iter().rev().filter_map(|name| Some(nested(name)?.1)));
+    }
+    if !found.tensors.is_empty() {
+        return Ok(found);
+    }
+    if let Some((name, error)) = found.failed.into_iter().next() {
+        return Err(error.context(format!("tensor `{}`", shown(&name))));
     }
     let has = match pickle.node(pickle.root) {
         Node::Dict(entries) => {
             let keys = entries.iter().filter_map(|&(key, _)| pickle.text(key));
-            let keys: Vec<String> = keys.take(8).map(|key| format!("`{key}`")).collect();
+            let keys: Vec<String> = keys.take(8).map(|key| format!("`{}`", shown(key))).collect();
             if keys.is_empty() { "an empty dict".to_owned() } else { format!("a dict of {}", keys.join(", ")) }
         }
         _ => "another object".to_owned(),
     };
-    let hint = "tensors are looked for at the top, under `model` and under `state_dict`; save the state dict alone";
+    let hint = "tensors are looked for in it and in the dicts that it holds; save the state dict alone";
     Err(NotACheckpoint::error(format!("no state dict in it, but {has}"), hint))
 }
 
@@ -255,7 +272,7 @@ fn tensor(
         && pickle.reaches_outside(value, seen)
     {
         match pickle.node(*callable) {
-            Node::Global(module, name) => bail!("it is made by `{module}.{name}`, which is not read"),
+            Node::Global(module, name) => bail!("it is made by `{}.{}`, which is not read", shown(module), shown(name)),
             _ => bail!("it is made by something that is not read"),
         }
     }

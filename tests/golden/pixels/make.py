@@ -1,4 +1,4 @@
-"""Makes what tests/it/pixels.rs compares with: `python3 tests/golden/pixels/make.py` in a venv with Pillow, numpy,
+"""Makes what tests/it/pixels.rs compares with: `python3 tests/golden/pixels/make.py` in a venv with Pillow 12, numpy,
 torch, torchvision and safetensors. Files are small; what Pillow makes of them is kept as digests (FNV-1a of 64 bits)."""
 import io, json, pathlib, random
 import numpy as np

@@ -74,8 +74,8 @@ CASES = {  # coords, labels, boxes, mask, multimask
     "mask_points": (one, yes(one), None, mask, True),
     "mask": (None, None, None, mask, True),
 }
-golden = {f"check.{k}": state[k].flatten()[:8].clone() for k in CHECKED}
-golden |= {"check.frame": frame[0, :, ::100, ::128].contiguous(), "check.mask": mask[0, 0, ::16, ::16].contiguous()}
+golden = {f"check/{k}": state[k].flatten()[:8].clone() for k in CHECKED}
+golden |= {"check/frame": frame[0, :, ::100, ::128].contiguous(), "check/mask": mask[0, 0, ::16, ::16].contiguous()}
 with torch.no_grad():
     features = sam.image_encoder(sam.preprocess(frame))
     golden["embedding"] = features[0, ::8, ::4, ::4].contiguous()

@@ -1,0 +1,71 @@
+//! The user's files are regular ones: a named pipe would be waited for, and a device such as /dev/zero never ends.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+/// What is read into memory whole has at most so many bytes: no checkpoint, list or picture is larger.
+const MAX_BYTES: u64 = 16 << 30;
+
+/// Opens a regular file to read it, and gives its size.
+///
+/// # Errors
+/// It is something else, which is said; it is never waited for.
+pub(crate) fn open(path: &Path) -> io::Result<(File, u64)> {
+    // Looked at before it is opened, since opening alone has effects on some devices; and after, since it may change.
+    ensure_regular(&std::fs::metadata(path)?)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let meta = file.metadata()?;
+    ensure_regular(&meta)?;
+    Ok((file, meta.len()))
+}
+
+/// The size of a file that is read into memory whole.
+pub(crate) fn ensure_readable(len: u64) -> io::Result<usize> {
+    if len > MAX_BYTES {
+        return Err(io::Error::other(format!("it has {len} bytes, and files of more than {MAX_BYTES} are not read")));
+    }
+    usize::try_from(len).map_err(io::Error::other)
+}
+
+fn ensure_regular(meta: &std::fs::Metadata) -> io::Result<()> {
+    let kind = meta.file_type();
+    let what = match kind {
+        _ if kind.is_file() => return Ok(()),
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a named pipe",
+        _ if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(io::Error::other(format!("it is {what}, not a file")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_named_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+        assert!(made.success());
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        std::os::unix::fs::symlink(at("pipe"), at("link")).unwrap();
+        let cases = [
+            (dir.path().to_owned(), "it is a folder, not a file"),
+            (at("pipe"), "it is a named pipe, not a file"),
+            (at("link"), "it is a named pipe, not a file"),
+            (at("socket"), "it is a socket, not a file"),
+            ("/dev/zero".into(), "it is a device, not a file"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(open(&path).unwrap_err().to_string(), expected, "{}", path.display());
+        }
+        // A file with a hole may say any size.
+        File::create(at("hole")).unwrap().set_len(1 << 40).unwrap();
+        let (_, len) = open(&at("hole")).unwrap();
+        assert!(ensure_readable(len).is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! Inputs as people have them, one file a kind of fault: each case has its input, what is said of it and what must stay as
+//! it is.
+
+#[cfg(feature = "torch")]
+mod batches;
+#[cfg(feature = "torch")]
+mod outputs;
+mod settings;
+#[cfg(feature = "torch")]
+mod weights;
