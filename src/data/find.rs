@@ -9,10 +9,10 @@ use super::text::shown_of;
 const READ: [&str; 3] = ["jpg", "jpeg", "png"];
 /// How those of other formats end: they are found and then named as what they are.
 const OTHER: [&str; 12] = ["bmp", "tif", "tiff", "gif", "webp", "jfif", "jpe", "ppm", "pgm", "mat", "npy", "heic"];
-/// Names of the mask of `ID`, beside `ID` itself.
-const MASK_NAMES: [&str; 16] = [
+/// Names of the mask of `ID`, beside `ID` itself, in whatever letters.
+const MASK_NAMES: [&str; 14] = [
     "ID_mask", "ID-mask", "ID.mask", "IDmask", "ID_masks", "ID_label", "ID_labels", "ID_seg", "ID_segmentation", "ID_gt",
-    "ID_GT", "ID_annotation", "mask_ID", "ID_Mask", "ID_labelIds", "label_ID",
+    "ID_annotation", "ID_labelIds", "mask_ID", "label_ID",
 ];
 
 /// The files of a folder.

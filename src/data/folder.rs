@@ -235,13 +235,12 @@ fn read(text: &str) -> Result<Table, TableFault> {
     read_as.extend(head.read_as.clone());
     let mut is_odd = separator.0 != b',' || n_comments > 0 || !head.read_as.is_empty();
 
-    let body: String = text.split_inclusive(['\n', '\r']).collect();
-    let start = lines_start(&body, head_at + 1);
+    let start = lines_start(text, head_at + 1);
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(separator.0)
         .has_headers(false)
         .flexible(true)
-        .from_reader(body[start..].as_bytes());
+        .from_reader(text[start..].as_bytes());
     let (mut seen, mut found, mut cells) = (HashMap::new(), Vec::new(), Vec::new());
     let (mut n_empty, mut indices) = (0, Vec::new());
     for record in reader.records() {
@@ -468,7 +467,7 @@ mod tests {
         for id in ["a", "b", "c"] {
             fs::write(dir.path().join(format!("images/{id}.png")), encode_rgb(&image)).unwrap();
         }
-        put_mask(&dir, "a", 2);
+        put_mask(&dir, "a", 1);
         dir
     }
 
@@ -520,11 +519,11 @@ mod tests {
             (table("\"dog, large\"", "cat"), "column 4 is named `cat`; a class needs a name of its own", TABLE_HINT),
             (table("b,train", "a,train"), "labels.csv`: line 3: `a` stands twice", TABLE_HINT),
             (table(",val", ",test"), "no image of the split `val`", TABLE_HINT),
-            (table("c,val,0,0", "c,val,0"), "found record with 3 fields", TABLE_HINT),
-            (no_table, "labels.csv`: No such file", TABLE_HINT),
+            (table("c,val,0,0", "c,val,0"), "line 4 has 3 columns, the header 4", TABLE_HINT),
+            (no_table, "labels.csv`: No such file", "a text that you may read"),
             (table("b,train", "d,train"), "1 of 2 train images cannot be used:\n  d: no image `", "dataset.exclude"),
             (table("b,train, 1,1", "b,train,0,0"), "b: a training image without a label", "dataset.exclude"),
-            (unknown_label, "has class 3; known are 0..=2 and 255", "dataset.exclude"),
+            (unknown_label, "it has the number 3 (12 pixels); known are 0..=2 and 255", "dataset.mask_values = { \"3\" = \"cat\" }"),
         ] {
             let error = scan(&options(dir.path()), &NoMemo).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");

@@ -11,7 +11,8 @@ use anyhow::{Context, bail, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::image::{Format, check_size, decode_label_map, voc_palette};
+use super::door::Format;
+use super::image::{check_size, decode_label_map, voc_palette};
 use super::text::shown_of;
 use crate::vision::{Grid, IGNORE, LabelMap};
 
@@ -151,11 +152,12 @@ fn pixels(bytes: &[u8]) -> anyhow::Result<Pixels> {
     match Format::of(bytes) {
         Format::Png => {}
         Format::Jpeg => bail!("it is a JPEG image, whose compression changes the numbers of classes; save masks as PNG"),
-        Format::Empty => bail!("the file is empty"),
-        Format::Other(name) => bail!("it is {name}; masks are read as PNG, so convert it"),
-        Format::Unknown if bytes.starts_with(b"MATLAB") => bail!("it is a MATLAB file; masks are read as PNG, so convert it"),
-        Format::Unknown if bytes.starts_with(b"\x93NUMPY") => bail!("it is a NumPy array; masks are read as PNG, so convert it"),
-        Format::Unknown => bail!("it is not a PNG image"),
+        Format::NoPicture("of no kind that is known") if bytes.starts_with(b"MATLAB") => {
+            bail!("it is a MATLAB file; masks are read as PNG, so convert it")
+        }
+        Format::NoPicture("a NumPy array") => bail!("it is a NumPy array; masks are read as PNG, so convert it"),
+        Format::OtherPicture(what) => bail!("it is {what}; masks are read as PNG, so convert it"),
+        Format::NoPicture(what) => bail!("it is {what}, not a PNG image"),
     }
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);

@@ -3,7 +3,7 @@
 
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 
-use super::image::Format;
+use super::door::Format;
 
 /// Why a file is not read as a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ fn marked(bytes: &[u8]) -> Result<Option<Text>, NotText> {
     };
     if let Some(what) = other_file(bytes) {
         let hint = match what {
-            "a zip archive" => "a spreadsheet (.xlsx) is saved as CSV in UTF-8, an archive is unpacked",
+            "a ZIP archive" => "a spreadsheet (.xlsx) is saved as CSV in UTF-8, an archive is unpacked",
             "a pointer of Git LFS, not the file itself" => "get the file itself: git lfs pull",
             _ => "give the text itself",
         };
@@ -124,15 +124,12 @@ fn other_file(bytes: &[u8]) -> Option<&'static str> {
     match Format::of(bytes) {
         Format::Jpeg => Some("a JPEG image"),
         Format::Png => Some("a PNG image"),
-        // `BM` may begin a text as well, and markup is one.
-        Format::Other("a BMP image") if !bytes.contains(&0) => None,
-        Format::Other("a text of markup") => None,
-        Format::Other(name) => Some(name),
-        Format::Empty | Format::Unknown => match () {
-            () if bytes.starts_with(&[0x1f, 0x8b]) => Some("a gzip archive"),
-            () if bytes.starts_with(&[0xd0, 0xcf, 0x11, 0xe0]) => Some("an old Office document"),
-            () => None,
-        },
+        // Markup is a text, and these three letters may begin one.
+        Format::OtherPicture("an SVG drawing" | "a Netpbm picture") if !bytes.contains(&0) => None,
+        Format::NoPicture("an empty file" | "text" | "a web page" | "of no kind that is known") => {
+            bytes.starts_with(&[0xd0, 0xcf, 0x11, 0xe0]).then_some("an old Office document")
+        }
+        Format::OtherPicture(name) | Format::NoPicture(name) => Some(name),
     }
 }
 
@@ -228,8 +225,8 @@ mod tests {
             ("BM begins a text", b"BM_1\n".to_vec(), Ok("BM_1\n")),
             ("Latin-1", latin("a\ncafé,1\n"), Err("line 2 is not UTF-8: `caf\u{fffd},1` has the byte 0xe9, which is `é`")),
             ("a zero", b"a\nb\0".to_vec(), Err("line 2 has a zero byte")),
-            ("gzip", vec![0x1f, 0x8b, 8], Err("it is a gzip archive")),
-            ("Excel", b"PK\x03\x04".to_vec(), Err("it is a zip archive")),
+            ("gzip", vec![0x1f, 0x8b, 8], Err("it is a gzip file")),
+            ("Excel", b"PK\x03\x04".to_vec(), Err("it is a ZIP archive")),
             ("UTF-16 cut off", [utf_16("ab", false, true), vec![0]].concat(), Err("not whole")),
         ] {
             match (decode(&bytes), expected) {

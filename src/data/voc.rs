@@ -413,7 +413,15 @@ mod tests {
         assert!(matches!(dataset.train[0].mask, Some(Mask::File(_))) && dataset.train[1].mask.is_none());
         assert_eq!(
             dataset.notes,
-            ["1 of 2 train images have no mask: seeds and pseudo-labels are scored without them"]
+            [
+                "Annotations and the masks differ for 1 of 1 train images that have both, e.g. a: person in Annotations, cat \
+                 in its mask",
+                "no mask of a train image has person, which Annotations has in 1 of these images: it is scored nowhere",
+                "Annotations and the masks differ for 1 of 1 val images that have both, e.g. a: person in Annotations, cat in \
+                 its mask",
+                "no mask of a val image has person, which Annotations has in 1 of these images: it is scored nowhere",
+                "1 of 2 train images have no mask: seeds and pseudo-labels are scored without them",
+            ]
         );
     }
 
@@ -449,7 +457,7 @@ mod tests {
         scan_at(cut_off.path()).unwrap();
         fs::write(cut_off.path().join("JPEGImages/a.jpg"), &jpeg[..jpeg.len() - 4]).unwrap();
         let not_a_text = tree(8, 4);
-        fs::write(not_a_text.path().join("ImageSets/Segmentation/val.txt"), [0xff, 0xfe, b'a', 0]).unwrap();
+        fs::write(not_a_text.path().join("ImageSets/Segmentation/val.txt"), [0xff, 0xfe, b'a']).unwrap();
         let no_image = tree(8, 4);
         fs::remove_file(no_image.path().join("JPEGImages/a.png")).unwrap();
         let no_list = tree(8, 4);
@@ -460,17 +468,17 @@ mod tests {
             dir
         };
         for (dir, expected) in [
-            (tree(57, 4), "has class 57; known are 0..=20 and 255"),
+            (tree(57, 4), "it has the number 57 (1 pixels); known are 0..=20 and 255"),
             (tree(8, 5), "a: the mask is 5x4, the image 4x4"),
             (tree(0, 4), "a: a training image without a label: its mask is all background"),
             (truncated, "not a whole PNG image"),
             (cut_off, "the JPEG is cut off"),
-            (not_a_text, "val.txt`: stream did not contain valid UTF-8"),
+            (not_a_text, "val.txt`: it begins as UTF-16 and is not whole"),
             (no_image, "a: no image"),
             (no_list, "there are: train.txt"),
             (listed("b\n", "a\n"), "SegmentationClassAug and no Annotations/b.xml"),
-            (listed("x/y\n", "a\n"), "x/y: an image id is the name of a file in JPEGImages"),
-            (listed("a\na\n", "a\n"), "`a` stands twice in"),
+            (listed("x/y\n", "a\n"), "line 1: `x/y`: an image id is the name of a file in JPEGImages"),
+            (listed("a\na\n", "a\n"), "`a` stands twice, in lines 1 and 2"),
             (annotated(""), "b: a training image without a label: its annotation has no object"),
             (annotated("<object><name>zebra</name></object>"), "Annotations/b.xml`: no class `zebra`"),
             (annotated("<object>"), "Annotations/b.xml`: not a whole XML file"),

@@ -233,7 +233,7 @@ impl Ids {
 impl Instances {
     /// # Errors
     /// The file is no JSON of that kind (with line and column), or contradicts itself.
-    pub(super) fn read(file: impl Read + 'static) -> Result<Self, Unread> {
+    pub(super) fn read(file: impl Read) -> Result<Self, Unread> {
         let json = as_json(file).map_err(|error| error.to_string())?;
         let json = json.map_err(|NotText { problem, hint }| Unread { problem, hint })?;
         let unread = |error: serde_json::Error| {
@@ -405,7 +405,7 @@ fn picture(
 
 #[cfg(test)]
 mod tests {
-    use super::super::paint_mask;
+    use super::super::outlines::{outlines, paint_mask};
     use super::*;
 
     /// An image of 4x3 with one category, and annotations.
@@ -418,7 +418,11 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Instances, String> {
-        Instances::read(text.as_bytes())
+        Instances::read(text.as_bytes()).map_err(|unread| unread.problem)
+    }
+
+    fn painted(Picture { size, shapes, .. }: &Picture) -> Vec<u8> {
+        paint_mask(&outlines(size.unwrap(), shapes)).unwrap().data
     }
 
     fn annotation(id: u64, rest: &str) -> String {
@@ -434,7 +438,7 @@ mod tests {
         let mask = |annotations: &[String]| {
             let found = read(&file(&annotations.join(", "))).unwrap();
             assert_eq!(found.classes, ["background", "cat", "cow"]);
-            paint_mask(&found.pictures[0].outlines).unwrap().data
+            painted(&found.pictures[0])
         };
         let (left, top) = (annotation(1, LEFT), annotation(2, TOP));
         let expected = [2, 2, 2, 2, 1, 1, 0, 0, 1, 1, 0, 0];
@@ -451,16 +455,24 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_see_is_counted() {
+    fn objects_without_an_outline_are_labels_that_are_not_scored() {
         let empty =
-            [r#""category_id": 5, "segmentation": []"#, r#""category_id": 5, "segmentation": [[1, 1, 2, 2], []]"#];
+            [r#""category_id": 5, "segmentation": []"#, r#""category_id": 9, "segmentation": [[1, 1, 2, 2], []]"#];
         let found = read(&file(&[annotation(1, empty[0]), annotation(2, empty[1])].join(","))).unwrap();
-        assert_eq!((found.pictures.len(), found.n_pictures, found.n_empty, found.n_annotations), (0, 1, 2, 2));
+        assert_eq!((found.counts.pictures, found.counts.bare, found.counts.annotations), (1, 2, 2));
+        let Picture { labels, in_mask, is_scored, .. } = &found.pictures[0];
+        assert_eq!((labels.as_slice(), in_mask.len(), *is_scored), (&[1, 2][..], 0, false));
+        // Beside an outline, what a box covers is ignored where no outline lies.
+        let boxed = annotation(2, r#""category_id": 9, "bbox": [1, 0, 3, 1]"#);
+        let found = read(&file(&[annotation(1, LEFT), boxed].join(","))).unwrap();
+        let Picture { labels, in_mask, is_scored, .. } = &found.pictures[0];
+        assert_eq!((labels.as_slice(), in_mask.as_slice(), *is_scored), (&[1, 2][..], &[1][..], true));
+        assert_eq!(painted(&found.pictures[0]), [1, 1, 255, 255, 1, 1, 0, 0, 1, 1, 0, 0]);
         // The corners that are left make the shape.
         let part = r#""category_id": 5, "segmentation": [[1, 1, 2, 2], [0, 0, 1, 0, 1, 1, 0, 1]]"#;
         let found = read(&file(&annotation(1, part))).unwrap();
-        assert_eq!((found.n_empty, found.pictures[0].labels.as_slice()), (0, &[1][..]));
-        assert_eq!(paint_mask(&found.pictures[0].outlines).unwrap().data[..5], [1, 0, 0, 0, 0]);
+        assert_eq!((found.counts.bare, found.pictures[0].labels.as_slice()), (0, &[1][..]));
+        assert_eq!(painted(&found.pictures[0])[..5], [1, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -479,15 +491,14 @@ mod tests {
             (seen("\"image_id\": 7", "\"image_id\": 8"), "annotation 1 is of image 8, which is not in `images`"),
             (seen("\"id\": 9", "\"id\": 5"), "category id 5 stands twice"),
             (seen("cow", "cat"), "two categories are named `cat`"),
-            (file(&[annotation(1, LEFT), annotation(1, TOP)].join(",")), "annotation id 1 stands twice"),
-            (seen("\"height\": 3", "\"height\": 0"), "image `a.jpg` is 4x0"),
-            (seen("2, 0, ", "2, "), "a polygon has 7 coordinates, an odd number at line 1"),
-            (seen("2, 0, ", "2, 1e9, "), "expected a coordinate in pixels"),
+            (seen("\"height\": 3", "\"height\": 0"), "image `a.jpg`: its height is 0"),
+            (seen("2, 0, ", "2, "), "annotation 1: a polygon has 7 coordinates, an odd number"),
+            (seen("2, 0, ", "2, true, "), "annotation 1: a coordinate is true, no number"),
             (one(&TOP.replace("[3, 4]", "[4, 3]")), "annotation 1 is an RLE of 3x4 in an image of 4x3"),
             (one(&TOP.replace("[0, 1,", "[1, 1,")), "annotation 1 is an RLE of 13 pixels in an image of 12"),
-            (one(r#""category_id": 5, "segmentation": {"counts": "é", "size": [3, 4]}"#), "COCO's compressed text"),
-            (one(r#""category_id": 5, "segmentation": {"size": [3, 4]}"#), "missing field `counts`"),
-            (one(r#""category_id": 5, "segmentation": 3"#), "expected a list of polygons or an RLE"),
+            (one(r#""category_id": 5, "segmentation": {"counts": "é", "size": [3, 4]}"#), "annotation 1: its `counts` are no text of COCO's compressed RLE"),
+            (one(r#""category_id": 5, "segmentation": {"size": [3, 4]}"#), "annotation 1: its RLE has no `counts`"),
+            (one(r#""category_id": 5, "segmentation": 3"#), "annotation 1: its segmentation is 3, neither a list of polygons nor"),
         ] {
             let message = read(&text).unwrap_err();
             assert!(message.contains(expected), "{message}");

@@ -343,7 +343,7 @@ fn runs(counts: Option<Loose>, size: Option<Loose>) -> Result<Segmentation, Stri
 ///
 /// # Errors
 /// It is no text.
-pub(super) fn as_json(mut file: impl Read) -> io::Result<Result<impl Read, NotText>> {
+pub(super) fn as_json<'a>(mut file: impl Read + 'a) -> io::Result<Result<Box<dyn Read + 'a>, NotText>> {
     let mut head = vec![0; 4096];
     let mut length = 0;
     while length < head.len() {
@@ -353,7 +353,7 @@ pub(super) fn as_json(mut file: impl Read) -> io::Result<Result<impl Read, NotTe
         }
     }
     head.truncate(length);
-    let whole: Box<dyn Read> = match decode(&head[..length]) {
+    let whole: Box<dyn Read + 'a> = match decode(&head[..length]) {
         Ok(text) if text.encoding.is_none() => Box::new(Cursor::new(head).chain(file)),
         // UTF-8 may be cut in a character here.
         Err(_) if std::str::from_utf8(&head).is_err_and(|error| error.error_len().is_none()) => {
@@ -367,12 +367,12 @@ pub(super) fn as_json(mut file: impl Read) -> io::Result<Result<impl Read, NotTe
             }
         }
     };
-    Ok(Ok(Finite { file: whole, ..Finite::new() }))
+    Ok(Ok(Box::new(Finite::of(whole))))
 }
 
 /// Replaces `NaN` and `Infinity` outside of texts.
-struct Finite {
-    file: Box<dyn Read>,
+struct Finite<R> {
+    file: R,
     in_text: bool,
     is_escaped: bool,
     /// Letters that may become one of these words.
@@ -382,9 +382,8 @@ struct Finite {
     is_over: bool,
 }
 
-impl Finite {
-    fn new() -> Self {
-        let file: Box<dyn Read> = Box::new(io::empty());
+impl<R: Read> Finite<R> {
+    fn of(file: R) -> Self {
         let (word, ready) = (Vec::new(), Vec::new());
         Self { file, in_text: false, is_escaped: false, word, ready, taken: 0, is_over: false }
     }
@@ -419,7 +418,7 @@ impl Finite {
     }
 }
 
-impl Read for Finite {
+impl<R: Read> Read for Finite<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut chunk = [0; 1 << 14];
         while self.taken == self.ready.len() && !self.is_over {

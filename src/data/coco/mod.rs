@@ -165,16 +165,14 @@ fn read_list(
 fn notes_of(list: &str, counts: &Counts, n_annotated: usize) -> Vec<String> {
     let Counts { pictures, annotations, boxes, bare, crowds: _, beyond, without_id, without_size, background } = counts;
     let without = pictures - n_annotated;
-    let (n, of) = (boxes + bare, format!("of {annotations} {list} annotations"));
+    let of = format!("of {annotations} {list} annotations");
     let notes = [
         (without, format!("{without} of {pictures} {list} images have no annotation and are left out")),
         (
-            n,
-            format!(
-                "{n} {of} have no outline: they are labels, and {boxes} of them have a box, whose pixels are ignored where no \
-                 object lies; an image with one of the {bare} others, or with boxes alone, is not scored"
-            ),
+            *boxes,
+            format!("{boxes} {of} have a box and no outline: they are labels, and what their boxes alone cover is ignored"),
         ),
+        (*bare, format!("{bare} {of} have neither outline nor box: they are labels, and their images are not scored")),
         (*beyond, format!("{beyond} {of} reach beyond their images and are cut off there")),
         (*without_id, format!("{without_id} {of} have no id of their own, which nothing needs")),
         (*without_size, format!("{without_size} of {pictures} {list} images have no size, which is taken from their files")),
@@ -331,7 +329,7 @@ mod tests {
                 {{"id": 2, "file_name": "b.png", "height": 3, "width": 4}}],
                 "annotations": [{{"id": 1, "image_id": 1, "category_id": 2, "area": 4,
                 "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]]}}, {{"id": 2, "image_id": 1, "category_id": 1,
-                "segmentation": []}}], "categories": {categories}}}"#
+                "bbox": [1, 0, 2, 1], "segmentation": []}}], "categories": {categories}}}"#
         );
         fs::write(dir.path().join(format!("annotations/instances_{list}.json")), text).unwrap();
     }
@@ -349,15 +347,15 @@ mod tests {
             dataset.notes,
             [
                 "1 of 2 train images have no annotation and are left out",
-                "1 of 2 train annotations have no outline and are left out",
+                "1 of 2 train annotations have a box and no outline: they are labels, and what their boxes alone cover is ignored",
                 "1 of 2 val images have no annotation and are left out",
-                "1 of 2 val annotations have no outline and are left out",
+                "1 of 2 val annotations have a box and no outline: they are labels, and what their boxes alone cover is ignored",
             ]
         );
         let item = &dataset.train[0];
-        assert_eq!((item.id.as_str(), item.labels.as_slice(), item.height), ("a", &[2][..], 3));
+        assert_eq!((item.id.as_str(), item.labels.as_slice(), item.height), ("a", &[1, 2][..], 3));
         let Some(Mask::Outlines { bytes, .. }) = &item.mask else { panic!("no outlines") };
-        assert_eq!(paint_mask(bytes).unwrap().data, [2, 2, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(paint_mask(bytes).unwrap().data, [2, 2, 255, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
 
         // Train and val have one content, so one file is kept; it is what the second scan reads.
         let kept: Vec<_> = fs::read_dir(dir.path().join("kept")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -415,7 +413,7 @@ mod tests {
                     fs::write(json(root), &text[..text.len() - 20]).unwrap();
                 }),
                 "instances_val.json`: EOF while parsing",
-                "get it again if it is cut off",
+                "the file is cut off; get it again",
             ),
             (other, "its categories are not those of the list `train`", "of one data set"),
             (
