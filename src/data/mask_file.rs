@@ -127,6 +127,16 @@ impl MaskFact {
         self.values.iter().map(label).collect()
     }
 
+    /// A picture whose colours are all grey.
+    fn is_grey(&self) -> bool {
+        self.form == Form::Rgb && self.values.iter().all(|value| value.number.is_some())
+    }
+
+    /// A picture with a colour that is not grey.
+    fn has_colours(&self) -> bool {
+        self.form == Form::Rgb && !self.is_grey()
+    }
+
     /// The numbers in it, ascending.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
         self.values.iter().filter_map(|value| value.number)
@@ -269,7 +279,14 @@ impl Meaning<'_> {
                     MaskRule::Numbers => Some(false),
                     MaskRule::Colours => Some(true),
                 };
-                return Ok(masks.iter().map(|mask| self.by_rule(*rule, mask, by_colour)).collect());
+                let has_colours = masks.iter().any(|mask| mask.fact.has_colours() && self.can_be(mask.fact).1);
+                let can_be = |mask: &Candidate<'_>| match (rule, self.can_be(mask.fact)) {
+                    // VOC's class 7 is (128, 128, 128): among pictures in grey alone, 128 is as likely a number of its own.
+                    (MaskRule::Auto, (by_number, by_colour)) => (by_number, by_colour && (has_colours || !mask.fact.is_grey())),
+                    (MaskRule::Numbers, (by_number, _)) => (by_number, false),
+                    (MaskRule::Colours, (_, by_colour)) => (false, by_colour),
+                };
+                return Ok(masks.iter().map(|mask| self.by_rule(*rule, mask, can_be(mask), by_colour)).collect());
             }
             MaskValues::Table(table) => self.table(table)?,
         };
@@ -329,14 +346,16 @@ impl Meaning<'_> {
         }
     }
 
-    fn by_rule(&self, rule: MaskRule, mask: &Candidate<'_>, by_colour: Option<bool>) -> Result<Reading, Unread> {
+    /// `can_be`: its numbers and its colours are classes.
+    fn by_rule(
+        &self,
+        rule: MaskRule,
+        mask: &Candidate<'_>,
+        can_be: (bool, bool),
+        by_colour: Option<bool>,
+    ) -> Result<Reading, Unread> {
         let fact = mask.fact;
         let [numbers, colours] = self.readings(fact);
-        let can_be = match rule {
-            MaskRule::Auto => self.can_be(fact),
-            MaskRule::Numbers => (self.can_be(fact).0, false),
-            MaskRule::Colours => (false, self.can_be(fact).1),
-        };
         let one_bit = (fact.form == Form::Grey { bits: 1 }) && fact.values.iter().any(|value| value.number == Some(1));
         match can_be {
             _ if one_bit && self.classes.len() > 2 && rule == MaskRule::Auto => Err(self.unread(

@@ -13,13 +13,17 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::door::read_regular;
 use super::image::{Orientation, decode_rgb};
 use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread};
 use super::orient::{self, OrientationPolicy, Oriented};
 use super::text::{NotText, Text, shown_of};
 use super::{Bytes, FileMemo, FileRef, Item, Mask, read_shared, turned};
 use crate::digest::BlobDigest;
+use crate::vision::IGNORE;
 
+/// Bytes of a list or a table; that of ImageNet has some 30 MB.
+const MAX_TEXT: u64 = 1 << 30;
 /// Offenders named in one message.
 const MAX_NAMED: usize = 5;
 
@@ -126,11 +130,8 @@ impl DataError {
 
 /// The text of a file that people or programs wrote, and what it was where it is no plain UTF-8.
 pub(super) fn read_text(path: &Path) -> Result<Text, DataError> {
-    let bytes = match path.metadata() {
-        Ok(found) if !found.is_file() => Err("it is no file".to_owned()),
-        _ => std::fs::read(path).map_err(|error| error.to_string()),
-    };
-    let bytes = bytes.map_err(|problem| DataError::file(path, problem, "it has to be a text that you may read"))?;
+    let bytes = read_regular(path, MAX_TEXT)
+        .map_err(|error| DataError::file(path, error.to_string(), "it has to be a text that you may read"))?;
     super::text::decode(&bytes).map_err(|NotText { problem, hint }| DataError::file(path, problem, hint))
 }
 
@@ -410,8 +411,23 @@ impl Finish<'_> {
                 reading => Mask::Translated { file: file.clone(), reading },
             });
         }
+        let is_of_mask = labels.is_none();
         let labels = labels.as_ref().unwrap_or(&in_mask).clone();
         if is_train && labels.is_empty() {
+            let has_255 = mask.as_ref().is_some_and(|mask| mask.fact.numbers().any(|number| number == u32::from(IGNORE)));
+            if is_of_mask && has_255 {
+                return Err(Fault::new(
+                    format!(
+                        "{}: a training image without a label: its mask has background (0) and ignored pixels (255) alone",
+                        shown_of(id)
+                    ),
+                    format!(
+                        "if 255 stands for a class, write e.g. `dataset.mask_values = {{ \"255\" = \"{}\" }}`; else name the \
+                         images in `dataset.exclude`",
+                        shown_of(&self.classes[1])
+                    ),
+                ));
+            }
             return Err(format!("{}: a training image without a label: its {unlabelled}", shown_of(id)).into());
         }
         Ok(Item { id: id.clone(), image: picture.read(turned), mask: truth, labels, in_mask, height, width })

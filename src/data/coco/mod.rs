@@ -14,7 +14,7 @@ mod loose;
 mod outlines;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,7 @@ use super::scan::{self, DataError, Fault, ScanOptions, classes_line, each, note_
 use super::text::shown_of;
 use super::{Dataset, FileMemo, Item, Mask, temporary};
 use crate::digest::BlobDigest;
+use crate::regular;
 
 /// Raised whenever the same file gives other outlines.
 const VERSION: u32 = 3;
@@ -260,8 +261,8 @@ fn open(root: &Path, list: &str, memo: &dyn FileMemo, folder: &Path) -> Result<(
     if let Ok(instances) = unpack(&kept) {
         return Ok((path, instances));
     }
-    let file = File::open(&path).map_err(|error| fault(error.to_string(), "check the file"))?;
-    let instances = Instances::read(file).map_err(|Unread { problem, hint }| fault(problem, &hint))?;
+    let file = regular::open(&path).map_err(|error| fault(error.to_string(), "check the file"))?;
+    let instances = Instances::read(file.0).map_err(|Unread { problem, hint }| fault(problem, &hint))?;
     if memo.digest(&path).ok() != Some(digest) {
         return Err(fault("it changed while it was read".to_owned(), "run again"));
     }
