@@ -83,7 +83,8 @@ pub fn scalars(
         (&cell.seg_epochs, &SEGMENTATION, "segmentation/", [("miou/segmentation", cell.seg_eval), ("", None)]),
     ];
     for (epochs, tags, group, evals) in parts {
-        let mut step = 0;
+        // A unit's end is kept in whole seconds, so a short epoch would seem to begin before the one it follows.
+        let (mut step, mut last) = (0, f64::MIN);
         for &unit in epochs {
             let Some((manifest, losses)) = read(unit, "losses")? else { continue };
             let rows = losses.as_array().cloned().unwrap_or_default();
@@ -92,7 +93,9 @@ pub fn scalars(
             let n_rows = rows.len() as f64;
             for (i, row) in (0u64..).zip(&rows) {
                 // Steps stand evenly in the time their unit took.
-                let time = manifest.finished as f64 - manifest.seconds * (1.0 - (i + 1) as f64 / n_rows);
+                let even = manifest.finished as f64 - manifest.seconds * (1.0 - (i + 1) as f64 / n_rows);
+                let time = even.max(last);
+                last = time;
                 let mut put = |tag: String, value: f64| found.push(Scalar { tag, step, time, value });
                 for (field, tag) in tags {
                     row[field].as_f64().into_iter().for_each(|value| put((*tag).to_owned(), value));

@@ -225,7 +225,7 @@ fn a_run_leaves_pictures_and_tables() {
     fs::remove_file(&one).unwrap();
     succeeds(dir.path(), &["run", "tiny.toml"]);
     assert_eq!(fs::read(&one).unwrap(), before);
-    succeeds(dir.path(), &["run", "tiny.toml", "--set", "pseudo_label.threshold=0.9"]);
+    succeeds(dir.path(), &["run", "tiny.toml", "--set", "pseudo_label.threshold=0.1"]);
     assert_ne!(fs::read(&one).unwrap(), before);
 }
 

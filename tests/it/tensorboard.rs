@@ -55,10 +55,11 @@ fn fields(mut bytes: &[u8]) -> BTreeMap<u64, Vec<u8>> {
     found
 }
 
-/// By tag: step and value, in order; times do not go back.
+/// By tag: step and value, in order. The times of a tag do not go back; those of two tags may, since a variant's
+/// trainings and evaluations run side by side.
 fn read(path: &Path) -> BTreeMap<String, Vec<(u64, f32)>> {
     let bytes = fs::read(path).unwrap();
-    let (mut rest, mut events, mut last) = (&bytes[..], Vec::new(), 0.0);
+    let (mut rest, mut events, mut last) = (&bytes[..], Vec::new(), BTreeMap::<String, f64>::new());
     while !rest.is_empty() {
         let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
         assert_checked(&rest[..8], &rest[8..12]);
@@ -70,11 +71,11 @@ fn read(path: &Path) -> BTreeMap<String, Vec<(u64, f32)>> {
     let mut found: BTreeMap<String, Vec<(u64, f32)>> = BTreeMap::new();
     for event in events {
         let time = f64::from_le_bytes(event[&1][..].try_into().unwrap());
-        assert!(time >= last && time > 1.7e9, "{time}");
-        last = time;
         let step = event.get(&2).map_or(0, |step| u64::from_le_bytes(step[..].try_into().unwrap()));
         let value = fields(&fields(&event[&5])[&1]);
         let tag = String::from_utf8(value[&1].clone()).unwrap();
+        let before = last.insert(tag.clone(), time).unwrap_or(0.0);
+        assert!(time >= before && time > 1.7e9, "{tag}: {time} after {before}");
         found.entry(tag).or_default().push((step, f32::from_le_bytes(value[&2][..].try_into().unwrap())));
     }
     found
