@@ -22,7 +22,9 @@ use super::progress::Progress;
 use super::record::Recorded;
 use super::segment::segment;
 use super::verify::verify_results;
-use super::{Hinted, INTERRUPTED, LOGS, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights};
+use super::{
+    Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights,
+};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
@@ -78,7 +80,17 @@ impl Experiment {
             };
             inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset });
         }
-        let (graph, cells) = build(&inputs, cache, has_bf16())?;
+        let built = build(&inputs, cache, has_bf16());
+        // What is missing in the data may be why.
+        let (graph, cells) = built.map_err(|error| {
+            let mut notes: Vec<String> = Vec::new();
+            for note in inputs.iter().flat_map(|input| &input.dataset.notes) {
+                if !notes.contains(note) {
+                    notes.push(note.clone());
+                }
+            }
+            OfData { error, notes }
+        })?;
         Ok(Self { pipeline, graph, cells })
     }
 

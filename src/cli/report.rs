@@ -140,7 +140,8 @@ impl<'a> Row<'a> {
     fn draw(&self, store: &BlobStore, panels: &[bool; N_PANELS]) -> anyhow::Result<Rgb> {
         let bytes = |digest: Option<BlobDigest>| digest.and_then(|digest| store.read(&digest).ok());
         let source = |file: &FileRef| {
-            let bytes = read_as(&file.path, &file.digest).with_context(|| format!("reading `{}`", file.path.display()))?;
+            let bytes =
+                read_as(&file.path, &file.digest).with_context(|| format!("reading `{}`", file.path.display()))?;
             bytes.with_context(|| format!("`{}` has changed since the run", file.path.display()))
         };
         let image = decode_rgb(&source(&self.item.image)?)?;

@@ -11,8 +11,20 @@ const READ: [&str; 3] = ["jpg", "jpeg", "png"];
 const OTHER: [&str; 12] = ["bmp", "tif", "tiff", "gif", "webp", "jfif", "jpe", "ppm", "pgm", "mat", "npy", "heic"];
 /// Names of the mask of `ID`, beside `ID` itself, in whatever letters.
 const MASK_NAMES: [&str; 14] = [
-    "ID_mask", "ID-mask", "ID.mask", "IDmask", "ID_masks", "ID_label", "ID_labels", "ID_seg", "ID_segmentation", "ID_gt",
-    "ID_annotation", "ID_labelIds", "mask_ID", "label_ID",
+    "ID_mask",
+    "ID-mask",
+    "ID.mask",
+    "IDmask",
+    "ID_masks",
+    "ID_label",
+    "ID_labels",
+    "ID_seg",
+    "ID_segmentation",
+    "ID_gt",
+    "ID_annotation",
+    "ID_labelIds",
+    "mask_ID",
+    "label_ID",
 ];
 
 /// The files of a folder.
@@ -21,7 +33,12 @@ pub(super) struct Folder {
     names: HashSet<String>,
     /// By name in small letters.
     folded: BTreeMap<String, Vec<String>>,
+    /// What is no file: by name what it is.
+    others: BTreeMap<String, &'static str>,
 }
+
+/// What a folder is among [`Folder::others`].
+const A_FOLDER: &str = "a folder";
 
 /// Without the ending of an image, in whatever letters: `a.JPG` is `a`, `img.v1.0` stays.
 pub(super) fn stem(name: &str) -> &str {
@@ -50,16 +67,49 @@ impl Folder {
     /// Of a folder that is not there, nothing.
     pub(super) fn list(path: &Path) -> Self {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        // What is no file is found by no id: opening a pipe would wait for ever.
-        let is_file = |entry: &std::fs::DirEntry| match entry.file_type() {
-            Ok(kind) if kind.is_symlink() => entry.path().is_file(),
-            kind => kind.is_ok_and(|kind| kind.is_file()),
-        };
-        let files = entries.filter(is_file);
-        let names: HashSet<String> = files.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let (mut names, mut others) = (HashSet::new(), BTreeMap::new());
+        for entry in entries {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(mut kind) = entry.file_type() else { continue };
+            if kind.is_symlink() {
+                match entry.path().metadata() {
+                    Ok(of) => kind = of.file_type(),
+                    Err(_) => {
+                        others.insert(name, "a link to a file that is not there");
+                        continue;
+                    }
+                }
+            }
+            // What is no file is found by no id: opening a pipe would wait for ever.
+            match kind {
+                kind if kind.is_file() => drop(names.insert(name)),
+                kind if kind.is_dir() => drop(others.insert(name, A_FOLDER)),
+                _ => drop(others.insert(name, "no regular file")),
+            }
+        }
         let mut folded: BTreeMap<String, Vec<String>> = BTreeMap::new();
         names.iter().for_each(|name| folded.entry(name.to_lowercase()).or_default().push(name.clone()));
-        Self { path: path.to_owned(), names, folded }
+        Self { path: path.to_owned(), names, folded, others }
+    }
+
+    /// Names of the folders in it, hidden ones left out.
+    pub(super) fn folders(&self) -> impl Iterator<Item = &str> {
+        let others = self.others.iter().filter(|(name, what)| **what == A_FOLDER && !name.starts_with('.'));
+        others.map(|(name, _)| name.as_str())
+    }
+
+    /// The place of a folder in it, in whatever letters; as named where there is none, or more than one.
+    pub(super) fn folder(&self, name: &str) -> PathBuf {
+        let alike: Vec<&str> = self.folders().filter(|other| other.eq_ignore_ascii_case(name)).collect();
+        match alike[..] {
+            [one] if !self.others.contains_key(name) => self.path.join(one),
+            _ => self.path.join(name),
+        }
+    }
+
+    /// Names of the files in it, hidden ones left out.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().filter(|name| !name.starts_with('.')).map(String::as_str)
     }
 
     /// Names of images in it, in order.
@@ -114,7 +164,7 @@ impl Folder {
             }
         }
         let place = self.path.join(format!("{id}.jpg"));
-        Err(format!("{}: no image `{}`{}", shown_of(id), shown_of(&place.display().to_string()), self.near(id)))
+        Err(format!("{}: no image `{}`{}", shown_of(id), shown_of(&place.display().to_string()), self.instead(id)))
     }
 
     /// The mask of an id, under its name or another that can be meant; `ids`: what other images are called.
@@ -128,23 +178,59 @@ impl Folder {
                 return Ok(Some(self.path.join(found)));
             }
         }
-        Ok(None)
+        match self.others.get(&format!("{id}.png")) {
+            Some(what) => Err(format!("{}: masks: `{}.png` is {what}", shown_of(id), shown_of(id))),
+            None => Ok(None),
+        }
     }
 
-    /// `; did you mean ..?` of the names that are most alike.
+    /// What is there where no image has an id: something that is no file, one in a folder below, a name that is alike.
+    fn instead(&self, id: &str) -> String {
+        let is_of_id = |(name, what): &(&String, &&str)| **what != A_FOLDER && stem(name) == id;
+        if let Some((name, what)) = self.others.iter().find(is_of_id) {
+            return format!(", and `{}` is {what}", shown_of(name));
+        }
+        for folder in self.folders().take(100) {
+            for ending in READ {
+                let name = format!("{folder}/{id}.{ending}");
+                if self.path.join(&name).is_file() {
+                    return format!(", but `{}`: images are looked for in the folder itself", shown_of(&name));
+                }
+            }
+        }
+        self.near(id)
+    }
+
+    /// `, but ..` the name that is most alike.
     fn near(&self, id: &str) -> String {
         const LIKE: f64 = 0.7;
         // A folder of a whole data set: comparing each missing id with all of them would take for ever.
         if self.names.len() > 20_000 {
             return String::new();
         }
-        let like = |name: &&String| strsim::normalized_levenshtein(&stem(name).to_lowercase(), &id.to_lowercase());
+        let like = |name: &&String| match bare(stem(name)) == bare(id) && !bare(id).is_empty() {
+            true => 1.0,
+            false => strsim::normalized_levenshtein(&stem(name).to_lowercase(), &id.to_lowercase()),
+        };
         let best = self.names.iter().filter(|name| like(name) >= LIKE).max_by(|a, b| {
             let (a, b) = ((like(a), std::cmp::Reverse(*a)), (like(b), std::cmp::Reverse(*b)));
             a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
         });
         best.map_or(String::new(), |name| format!(", but `{}`", shown_of(name)))
     }
+}
+
+/// A name as it sounds: `Cat-01` and `cat_1` are one.
+fn bare(name: &str) -> String {
+    let mut bare = String::new();
+    for c in name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase) {
+        let is_number = |c: char| c.is_ascii_digit();
+        if c == '0' && !bare.ends_with(is_number) {
+            continue;
+        }
+        bare.push(c);
+    }
+    bare
 }
 
 #[cfg(test)]

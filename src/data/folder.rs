@@ -10,16 +10,23 @@
 //! spreadsheets and pandas write it, where what they wrote has one reading: see [`read`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::find::{Folder, file_name, is_picture, stem};
 use super::scan::{
-    DataError, Draft, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each, read_text, some_of,
+    DataError, Draft, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each, images_in,
+    note_names, read_text, some_of,
 };
-use super::text::{check_name, clean, lines, shown_of};
+use super::text::{are, check_name, clean, counted, lines, n_with_unseen, shown_of};
 use super::{Dataset, FileMemo};
 use crate::vision::IGNORE;
 
+const IMAGES: &str = "images";
+const MASKS: &str = "masks";
+/// How the names of other tables end.
+const TABLE_ENDINGS: [&str; 6] = [".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods"];
+/// Names of a column that holds the names or numbers of classes.
+const CLASS_COLUMNS: [&str; 8] = ["label", "labels", "class", "classes", "class_id", "category", "target", "tags"];
 const TABLE_HINT: &str = "labels.csv has the columns `image`, `split` and one a class, which holds 1 or 0";
 /// What may stand between columns, with its name.
 const SEPARATORS: [(u8, &str); 4] = [(b',', ","), (b';', ";"), (b'\t', "tab"), (b'|', "|")];
@@ -70,19 +77,27 @@ impl From<String> for TableFault {
 /// What is missing, and every image that is missing, broken, without a label in training, or with a bad mask.
 pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, DataError> {
     check_folders(options)?;
-    let path = options.root.join("labels.csv");
+    let root = Folder::list(options.root);
+    let path = table_in(&root)?;
     let text = read_text(&path)?;
     let fault = |TableFault { problem, hint }| DataError::file(&path, problem, hint);
     let Table { classes, lines, mut read_as, is_odd } = read(&text.text).map_err(fault)?;
     read_as.extend(text.encoding.clone());
-    let images = Folder::list(&options.root.join("images"));
-    let masks = Folder::list(&options.root.join(options.masks.unwrap_or(Path::new("masks"))));
+    let images = images_in(&root, IMAGES)?;
+    let masks = Folder::list(&options.masks.map_or_else(|| root.folder(MASKS), |masks| options.root.join(masks)));
 
     let splits = Splits::of(&lines, [options.train, options.val]);
     let of = |k: usize, max: usize| {
         let Some(name) = splits.named[k] else {
-            let problem = format!("no image of the split `{}`", shown_of([options.train, options.val][k]));
-            let hint = format!("the column `split` has: {}; {TABLE_HINT}", splits.all());
+            let asked = [options.train, options.val][k];
+            let problem = format!("no image of the split `{}`", shown_of(asked));
+            let field = ["dataset.train", "dataset.val"][k];
+            let hint = match splits.begins_as(asked) {
+                Some(other) => {
+                    format!("write `{field} = \"{}\"`; the column `split` has: {}", shown_of(other), splits.all())
+                }
+                None => format!("set `{field}` to a value of the column `split`, which has: {}", splits.all()),
+            };
             return Err(DataError::file(&path, problem, hint));
         };
         let is_chosen = |line: &&Line| line.split == name && !options.exclude.iter().any(|id| id == line.id());
@@ -101,6 +116,11 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
     let drafts = (each(options.train, &train, draft)?, each(options.val, &val, draft)?);
 
     let mut notes: Vec<String> = Vec::new();
+    note_names(
+        [(&images, IMAGES), (&masks, MASKS)].into_iter().take(2 - usize::from(options.masks.is_some())),
+        &mut notes,
+    );
+    notes.extend(masks_elsewhere(options, &root, &masks));
     if is_odd || text.encoding.is_some() {
         notes.push(format!("labels.csv: {}", read_as.join("; ")));
     }
@@ -142,7 +162,20 @@ impl<'a> Splits<'a> {
         Self { counts, named }
     }
 
+    /// A split that may be called so: `validation` for `val`.
+    fn begins_as(&self, asked: &str) -> Option<&'a str> {
+        let is_one = |split: &&&str| {
+            let split = split.to_lowercase();
+            let like = strsim::normalized_damerau_levenshtein(&split, asked);
+            !split.is_empty() && (split.starts_with(asked) || asked.starts_with(&split) || like >= 0.7)
+        };
+        self.counts.keys().find(is_one).copied()
+    }
+
     fn all(&self) -> String {
+        if self.counts.is_empty() {
+            return "no line".to_owned();
+        }
         let shown = self.counts.iter().map(|(split, n)| match split.is_empty() {
             true => format!("{n} with no split"),
             false => format!("{} {n}", shown_of(split)),
@@ -165,10 +198,47 @@ impl<'a> Splits<'a> {
                 true => "no split".to_owned(),
                 false => format!("the split `{}`", shown_of(split)),
             };
-            notes.push(format!("labels.csv: {n} images have {of}{typing} and are not used"));
+            let have = if n == &1 { "1 image has".to_owned() } else { format!("{n} images have") };
+            notes.push(format!("labels.csv: {have} {of}{typing}: not used"));
         }
         notes
     }
+}
+
+/// The table, in whatever letters.
+///
+/// # Errors
+/// It is not there.
+fn table_in(root: &Folder) -> Result<PathBuf, DataError> {
+    let fault = |problem: String| DataError::file(&root.path, problem, TABLE_HINT);
+    if let Some(path) = root.file("labels.csv").map_err(fault)? {
+        return Ok(path);
+    }
+    let tables = root.names().filter(|name| TABLE_ENDINGS.iter().any(|ending| name.to_lowercase().ends_with(ending)));
+    let mut tables: Vec<&str> = tables.collect();
+    tables.sort_unstable();
+    let there = if tables.is_empty() { String::new() } else { format!("; there is {}", some_of(&tables)) };
+    Err(DataError::file(&root.path, format!("it has no `labels.csv`{there}"), TABLE_HINT))
+}
+
+/// A note of a folder that may hold the masks, where they are not looked for.
+fn masks_elsewhere(options: &ScanOptions<'_>, root: &Folder, masks: &Folder) -> Option<String> {
+    if !masks.path.is_dir() {
+        let others: Vec<&str> = root.folders().filter(|name| !name.eq_ignore_ascii_case(IMAGES)).collect();
+        return (!others.is_empty()).then(|| {
+            let hint = format!("`dataset.masks = \"{}\"` reads masks from there", shown_of(others[0]));
+            format!("there is no folder `{MASKS}`; the other folders are {}: {hint}", some_of(&others))
+        });
+    }
+    let within: Vec<&str> = masks.folders().collect();
+    let name = options.masks.map_or_else(|| MASKS.to_owned(), |path| path.display().to_string());
+    (!within.is_empty() && masks.pictures().is_empty()).then(|| {
+        format!(
+            "the folder `{}` has no picture, and its folders are not looked into: {}",
+            shown_of(&name),
+            some_of(&within)
+        )
+    })
 }
 
 /// A note of files that no line names.
@@ -176,7 +246,8 @@ fn unnamed(folder: &Folder, ids: &HashSet<&str>, what: &str) -> Option<String> {
     let rest: Vec<&str> = folder.pictures().into_iter().filter(|name| !ids.contains(stem(name))).collect();
     let rest: Vec<&str> =
         rest.into_iter().filter(|name| !ids.iter().any(|id| id.eq_ignore_ascii_case(stem(name)))).collect();
-    (!rest.is_empty()).then(|| format!("{} files in {what}/ are named by no line of labels.csv: {}", rest.len(), some_of(&rest)))
+    (!rest.is_empty())
+        .then(|| format!("{} files in {what}/ are named by no line of labels.csv: {}", rest.len(), some_of(&rest)))
 }
 
 fn used_mask(draft: &Draft) -> Option<String> {
@@ -226,14 +297,18 @@ fn read(text: &str) -> Result<Table, TableFault> {
     };
     let separator = SEPARATORS.iter().filter(|of| declared.is_none_or(|declared| declared == of.0)).find(|of| fits(of));
     // Where no separator makes a column `split`, that of the most columns shows what there is.
-    let separator = separator.or_else(|| SEPARATORS.iter().max_by_key(|of| columns(of.0).len())).unwrap_or(&SEPARATORS[0]);
+    let separator =
+        separator.or_else(|| SEPARATORS.iter().max_by_key(|of| columns(of.0).len())).unwrap_or(&SEPARATORS[0]);
     let header = columns(separator.0);
     let head = Header::of(&header)?;
 
     let mut read_as = vec![format!("columns are separated by `{}`", separator.1)];
-    read_as.extend((n_comments > 0).then(|| format!("{n_comments} lines of comment before the header")));
+    let n_unseen = n_with_unseen(text);
+    read_as.extend((n_comments > 0).then(|| format!("{} of comment before the header", counted(n_comments, "line"))));
+    read_as
+        .extend((n_unseen > 0).then(|| format!("{} with characters that cannot be seen", counted(n_unseen, "line"))));
     read_as.extend(head.read_as.clone());
-    let mut is_odd = separator.0 != b',' || n_comments > 0 || !head.read_as.is_empty();
+    let mut is_odd = separator.0 != b',' || n_comments > 0 || n_unseen > 0 || !head.read_as.is_empty();
 
     let start = lines_start(text, head_at + 1);
     let mut reader = csv::ReaderBuilder::new()
@@ -256,11 +331,21 @@ fn read(text: &str) -> Result<Table, TableFault> {
             continue;
         }
         let extra = record.get(header.len()..).unwrap_or_default().iter().any(|cell| !cell.is_empty());
+        if let Some(cell) = record.iter().find(|cell| cell.contains(['\n', '\r'])) {
+            let begin = shown_of(cell.split(['\n', '\r']).next().unwrap_or_default());
+            let problem = format!("line {place}: a text in quotes begins with `{begin}` and does not end on its line");
+            return Err(TableFault { problem, hint: "close the quotes, or remove them".to_owned() });
+        }
         if record.len() < header.len() || extra {
             return Err(format!("line {place} has {} columns, the header {}", record.len(), header.len()).into());
         }
         if let Some(&at) = head.unnamed.iter().find(|&&at| Some(at) != head.index && !record[at].is_empty()) {
-            return Err(format!("column {} has no name, and line {place} has `{}` in it", at + 1, shown_of(record[at])).into());
+            return Err(format!(
+                "column {} has no name, and line {place} has `{}` in it",
+                at + 1,
+                shown_of(record[at])
+            )
+            .into());
         }
         indices.extend(head.index.map(|at| record[at].to_owned()));
         let image = image_name(record[head.image]).map_err(|problem| format!("line {place}: {problem}"))?;
@@ -280,7 +365,7 @@ fn read(text: &str) -> Result<Table, TableFault> {
         is_odd = true;
     }
     if n_empty > 0 {
-        read_as.push(format!("{n_empty} lines are empty or comments"));
+        read_as.push(format!("{} empty or a comment", are(n_empty, "line")));
         is_odd = true;
     }
     let marks = Marks::of(&cells);
@@ -354,6 +439,17 @@ impl Header {
         let index = unnamed.first().copied().filter(|&at| at == 0);
         let classes: Vec<usize> =
             (0..header.len()).filter(|&at| at != image && at != split && !unnamed.contains(&at)).collect();
+        if let [at] = classes[..] {
+            if CLASS_COLUMNS.contains(&header[at].to_lowercase().as_str()) {
+                return Err(TableFault {
+                    problem: format!("its one column of a class is named `{}`", shown_of(&header[at])),
+                    hint: format!(
+                        "{TABLE_HINT}: write a column for each class, named as the class, in place of one that says which \
+                         class an image has"
+                    ),
+                });
+            }
+        }
         if classes.is_empty() || classes.len() >= usize::from(IGNORE) {
             return Err(format!("{} columns of classes; there can be 1 to 254", classes.len()).into());
         }
@@ -371,7 +467,12 @@ impl Header {
             }
             check_name("the name of a class", &name)?;
             if names.contains(&name) {
-                return Err(format!("column {} is named `{}`; a class needs a name of its own", at + 1, shown_of(&name)).into());
+                return Err(format!(
+                    "column {} is named `{}`; a class needs a name of its own",
+                    at + 1,
+                    shown_of(&name)
+                )
+                .into());
             }
             names.push(name);
         }
@@ -424,7 +525,10 @@ fn image_name(cell: &str) -> Result<String, String> {
         let is_whole_path = cell.starts_with('/') || cell.as_bytes().get(1) == Some(&b':');
         return match file_name(&cell) {
             name if is_whole_path && is_picture(name) => Ok(name.to_owned()),
-            _ => Err(format!("`{}`: `image` is the name of a file in images/, without `/`", shown_of(&cell))),
+            _ => Err(format!(
+                "`{}`: `image` is the name of a file in images/ itself, without `/`; move the files there",
+                shown_of(&cell)
+            )),
         };
     }
     check_name("an image's name", inside)?;
@@ -451,7 +555,7 @@ fn draft(
 mod tests {
     use std::fs;
 
-    use super::super::scan::tests::{NoMemo, options};
+    use super::super::scan::tests::{NoMemo, options, without_overlap};
     use super::*;
     use crate::data::image::{encode_label_map, encode_rgb};
     use crate::vision::{Grid, Rgb};
@@ -483,7 +587,7 @@ mod tests {
         let labels: Vec<_> = dataset.train.iter().map(|item| (item.id.as_str(), item.labels.as_slice())).collect();
         assert_eq!(labels, [("a", &[1][..]), ("b", &[1, 2])]);
         assert_eq!(
-            dataset.notes,
+            without_overlap(&dataset.notes),
             [
                 "1 of 2 train images have no mask: seeds and pseudo-labels are scored without them",
                 "no val image has a mask: predictions are made, but not scored",
@@ -518,12 +622,20 @@ mod tests {
             (table("split", "set"), "labels.csv`: no column `split`", TABLE_HINT),
             (table("\"dog, large\"", "cat"), "column 4 is named `cat`; a class needs a name of its own", TABLE_HINT),
             (table("b,train", "a,train"), "labels.csv`: line 3: `a` stands twice", TABLE_HINT),
-            (table(",val", ",test"), "no image of the split `val`", TABLE_HINT),
+            (
+                table(",val", ",test"),
+                "no image of the split `val`",
+                "set `dataset.val` to a value of the column `split`, which has: test 1, train 2",
+            ),
             (table("c,val,0,0", "c,val,0"), "line 4 has 3 columns, the header 4", TABLE_HINT),
-            (no_table, "labels.csv`: No such file", "a text that you may read"),
+            (no_table, "it has no `labels.csv`", TABLE_HINT),
             (table("b,train", "d,train"), "1 of 2 train images cannot be used:\n  d: no image `", "dataset.exclude"),
             (table("b,train, 1,1", "b,train,0,0"), "b: a training image without a label", "dataset.exclude"),
-            (unknown_label, "it has the number 3 (12 pixels); known are 0..=2 and 255", "dataset.mask_values = { \"3\" = \"cat\" }"),
+            (
+                unknown_label,
+                "it has the number 3 (12 pixels); known are 0..=2 and 255",
+                "dataset.mask_values = { \"3\" = \"cat\" }",
+            ),
         ] {
             let error = scan(&options(dir.path()), &NoMemo).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");

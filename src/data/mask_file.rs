@@ -4,7 +4,7 @@
 //! palettes in another order, and numbers that are no classes. [`Meaning`] decides, for all masks of a data set at once,
 //! how each file is read; what is not read as it is becomes a label map in the stage `mask_file`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Cursor;
 
 use anyhow::{Context, bail, ensure};
@@ -105,7 +105,10 @@ impl MaskFact {
         let mut counts: HashMap<u32, u64> = HashMap::new();
         for run in values.chunk_by(|a, b| a == b) {
             *counts.entry(run[0]).or_default() += run.len() as u64;
-            ensure!(counts.len() <= MAX_VALUES, "it has more than {MAX_VALUES} distinct values, as a photograph has and no mask");
+            ensure!(
+                counts.len() <= MAX_VALUES,
+                "it has more than {MAX_VALUES} distinct values, as a photograph has and no mask"
+            );
         }
         let value = |(value, pixels): (u32, u64)| match form {
             Form::Palette => Value { number: Some(value), colour: palette.get(value as usize).copied(), pixels },
@@ -142,6 +145,23 @@ impl MaskFact {
         self.values.iter().filter_map(|value| value.number)
     }
 
+    /// The colours in it, ascending.
+    pub(super) fn colours(&self) -> impl Iterator<Item = u32> {
+        self.values.iter().filter_map(|value| value.colour)
+    }
+
+    /// Some pixel of it is background under a reading.
+    pub(super) fn has_background(&self, reading: &Reading) -> bool {
+        self.labels(reading).contains(&Some(0))
+    }
+
+    /// Colours of a palette that tell its numbers apart, and are not the numbers themselves, as a grey ramp's are.
+    fn tells_by_colour(&self) -> bool {
+        let colours: BTreeSet<u32> = self.colours().collect();
+        let is_ramp = self.values.iter().all(|value| value.colour.and_then(grey_of) == value.number);
+        self.form == Form::Palette && colours.len() == self.values.len() && !is_ramp
+    }
+
     /// The labels in it under a reading, ascending, background and ignored pixels left out.
     pub(super) fn classes(&self, reading: &Reading) -> Vec<u8> {
         let labels = self.labels(reading).into_iter().flatten();
@@ -161,7 +181,9 @@ fn grey_of(colour: u32) -> Option<u32> {
 fn pixels(bytes: &[u8]) -> anyhow::Result<Pixels> {
     match Format::of(bytes) {
         Format::Png => {}
-        Format::Jpeg => bail!("it is a JPEG image, whose compression changes the numbers of classes; save masks as PNG"),
+        Format::Jpeg => {
+            bail!("it is a JPEG image, whose compression changes the numbers of classes; save masks as PNG")
+        }
         Format::NoPicture("of no kind that is known") if bytes.starts_with(b"MATLAB") => {
             bail!("it is a MATLAB file; masks are read as PNG, so convert it")
         }
@@ -246,6 +268,7 @@ pub fn decode_mask(bytes: &[u8], reading: &Reading) -> anyhow::Result<LabelMap> 
 
 /// A mask of a data set, for the decision.
 pub(super) struct Candidate<'a> {
+    pub(super) id: &'a str,
     pub(super) fact: &'a MaskFact,
     /// The labels of the image, where something beside the mask tells them.
     pub(super) labels: Option<&'a [u8]>,
@@ -270,7 +293,7 @@ impl Meaning<'_> {
     /// The reading of each mask, or why there is none.
     ///
     /// # Errors
-    /// What the user says is no table of classes.
+    /// What the user says is no table of classes; palettes contradict one another.
     pub(super) fn decide(&self, masks: &[Candidate<'_>]) -> Result<Vec<Result<Reading, Unread>>, Unread> {
         let table = match self.values {
             MaskValues::Rule(rule) => {
@@ -282,11 +305,18 @@ impl Meaning<'_> {
                 let has_colours = masks.iter().any(|mask| mask.fact.has_colours() && self.can_be(mask.fact).1);
                 let can_be = |mask: &Candidate<'_>| match (rule, self.can_be(mask.fact)) {
                     // VOC's class 7 is (128, 128, 128): among pictures in grey alone, 128 is as likely a number of its own.
-                    (MaskRule::Auto, (by_number, by_colour)) => (by_number, by_colour && (has_colours || !mask.fact.is_grey())),
+                    (MaskRule::Auto, (by_number, by_colour)) => {
+                        (by_number, by_colour && (has_colours || !mask.fact.is_grey()))
+                    }
                     (MaskRule::Numbers, (by_number, _)) => (by_number, false),
                     (MaskRule::Colours, (_, by_colour)) => (false, by_colour),
                 };
-                return Ok(masks.iter().map(|mask| self.by_rule(*rule, mask, can_be(mask), by_colour)).collect());
+                let readings: Vec<Result<Reading, Unread>> =
+                    masks.iter().map(|mask| self.by_rule(*rule, mask, can_be(mask), by_colour)).collect();
+                if *rule == MaskRule::Auto {
+                    self.check_palettes(masks, &readings)?;
+                }
+                return Ok(readings);
             }
             MaskValues::Table(table) => self.table(table)?,
         };
@@ -346,6 +376,49 @@ impl Meaning<'_> {
         }
     }
 
+    /// Programs that save pictures with few colours number these anew in each file.
+    ///
+    /// # Errors
+    /// A number has one colour in a palette and another in the next, and nothing tells that numbers are meant.
+    fn check_palettes(&self, masks: &[Candidate<'_>], readings: &[Result<Reading, Unread>]) -> Result<(), Unread> {
+        let is_confirmed = |mask: &Candidate<'_>, reading: &Reading| {
+            Some(
+                mask.fact.classes(reading).iter().all(|label| mask.labels.is_some_and(|labels| labels.contains(label))),
+            )
+            .filter(|_| mask.labels.is_some())
+        };
+        let by_number = masks.iter().zip(readings).filter_map(|(mask, reading)| Some((mask, reading.as_ref().ok()?)));
+        let by_number: Vec<(&Candidate<'_>, &Reading)> = by_number
+            .filter(|(mask, reading)| mask.fact.tells_by_colour() && !matches!(reading, Reading::Colours(_)))
+            .collect();
+        let told: Vec<bool> = by_number.iter().filter_map(|(mask, reading)| is_confirmed(mask, reading)).collect();
+        if !told.is_empty() && told.iter().all(|is_confirmed| *is_confirmed) {
+            return Ok(());
+        }
+        let mut first: HashMap<u32, (u32, &str)> = HashMap::new();
+        for (mask, _) in &by_number {
+            for value in &mask.fact.values {
+                let (Some(number), Some(colour)) = (value.number, value.colour) else { continue };
+                let (other, id) = *first.entry(number).or_insert((colour, mask.id));
+                if other != colour && number != u32::from(IGNORE) {
+                    return Err(Unread {
+                        problem: format!(
+                            "the palettes of masks differ: {number} is #{other:06x} in the mask of {} and #{colour:06x} in that \
+                             of {}, so one number may be several classes",
+                            shown_of(id),
+                            shown_of(mask.id)
+                        ),
+                        hint:
+                            "say what is meant: `dataset.mask_values = \"numbers\"`, or the class of each colour, e.g. \
+                               `dataset.mask_values = { \"#ff0000\" = \"cat\" }`"
+                                .to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// `can_be`: its numbers and its colours are classes.
     fn by_rule(
         &self,
@@ -359,7 +432,7 @@ impl Meaning<'_> {
         let one_bit = (fact.form == Form::Grey { bits: 1 }) && fact.values.iter().any(|value| value.number == Some(1));
         match can_be {
             _ if one_bit && self.classes.len() > 2 && rule == MaskRule::Auto => Err(self.unread(
-                fact,
+                mask,
                 format!(
                     "it has 1 bit a pixel, which tells objects from background and not which of {} classes they are",
                     self.classes.len() - 1
@@ -372,13 +445,14 @@ impl Meaning<'_> {
                 Some(true) => Ok(colours),
                 Some(false) => Ok(numbers),
                 None => Err(Unread {
-                    problem: "its palette has PASCAL VOC's colours in another order, so its numbers and its colours are \
+                    problem:
+                        "its palette has PASCAL VOC's colours in another order, so its numbers and its colours are \
                               different classes"
-                        .to_owned(),
+                            .to_owned(),
                     hint: "write `dataset.mask_values = \"numbers\"` or `dataset.mask_values = \"colours\"`".to_owned(),
                 }),
             },
-            (false, false) => Err(self.unread(fact, self.foreign(fact))),
+            (false, false) => Err(self.unread(mask, self.foreign(fact))),
         }
     }
 
@@ -395,7 +469,8 @@ impl Meaning<'_> {
             let is_swapped = fact.values.iter().all(|value| swapped(&value)) && !unknown.is_empty();
             let swapped = if is_swapped { "; with red and blue in each other's place all would be" } else { "" };
             let found = named(&unknown, |value| format!("#{:06x}", value.colour.unwrap_or_default()));
-            return format!("it has the {found}, no colours of PASCAL VOC's classes{swapped}");
+            let mixed = if unknown.len() > MAX_NAMED { "; so many are made by smoothing or JPEG" } else { "" };
+            return format!("it has the {found}, no colours of PASCAL VOC's classes{swapped}{mixed}");
         }
         let unknown: Vec<&Value> =
             fact.values.iter().filter(|value| !value.number.is_some_and(|number| self.is_label(number))).collect();
@@ -404,14 +479,16 @@ impl Meaning<'_> {
     }
 
     /// A refusal with a table as it could be written for this file.
-    fn unread(&self, fact: &MaskFact, problem: String) -> Unread {
+    fn unread(&self, mask: &Candidate<'_>, problem: String) -> Unread {
+        let fact = mask.fact;
         let known = |value: &&Value| match fact.form {
             Form::Rgb => value.colour.is_some_and(|colour| self.colours().contains_key(&colour)),
             Form::Grey { bits: 1 } => value.number == Some(0),
             _ => value.number.is_some_and(|number| self.is_label(number)),
         };
         let example = fact.values.iter().filter(|value| !known(value)).max_by_key(|value| value.pixels);
-        let class = shown_of(self.classes.get(1).map_or("", String::as_str));
+        let label = mask.labels.and_then(|labels| labels.first()).map_or(1, |&label| usize::from(label));
+        let class = shown_of(self.classes.get(label).map_or("", String::as_str));
         let key = match example {
             Some(Value { number: Some(number), .. }) => number.to_string(),
             Some(Value { colour: Some(colour), .. }) => format!("#{colour:06x}"),
@@ -463,7 +540,8 @@ impl Meaning<'_> {
     /// Numbers and colours of the user's table; black is background and VOC's colour of ignored pixels means these.
     fn table(&self, table: &BTreeMap<String, String>) -> Result<(BTreeMap<u32, u8>, BTreeMap<u32, u8>), Unread> {
         let (mut numbers, mut colours) = (BTreeMap::new(), BTreeMap::new());
-        let fault = |problem: String, hint: String| Unread { problem: format!("`dataset.mask_values`: {problem}"), hint };
+        let fault =
+            |problem: String, hint: String| Unread { problem: format!("`dataset.mask_values`: {problem}"), hint };
         for (key, name) in table {
             let known = self.classes.iter().position(|class| class == name).map(|label| label as u8);
             let is_ignored = ["ignored", "ignore", "void"].contains(&name.as_str()) && known.is_none();

@@ -14,7 +14,8 @@ use super::scan::Picture;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OrientationPolicy {
-    /// As the sizes of masks and annotations tell; where they do not, turned in `folder`, as stored in `voc` and `coco`.
+    /// As the sizes of masks and annotations tell; where they do not, as stored in `voc` and in COCO's own images, turned in
+    /// `folder` and other `coco`.
     #[default]
     Auto,
     /// The pixels of the files, whatever EXIF says.
@@ -65,7 +66,9 @@ pub(super) fn decide(
     let n_turned = distinct.iter().filter(|&&i| turned[i]).count();
     let line = match policy {
         OrientationPolicy::Stored => format!("{head}: read as stored (`dataset.orientation = \"stored\"`)"),
-        OrientationPolicy::Turned => format!("{head}: turned as viewers show them (`dataset.orientation = \"turned\"`)"),
+        OrientationPolicy::Turned => {
+            format!("{head}: turned as viewers show them (`dataset.orientation = \"turned\"`)")
+        }
         OrientationPolicy::Auto => {
             let of_size = distinct.iter().filter(|&&i| told[i].is_some()).count();
             let reason = match (of_size, n - of_size) {

@@ -5,7 +5,7 @@
 //! what only all of them together tell: what the numbers of masks mean, which way up images are, whether labels and
 //! masks agree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::door::read_regular;
+use super::find::Folder;
 use super::image::{Orientation, decode_rgb};
 use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread};
 use super::orient::{self, OrientationPolicy, Oriented};
@@ -76,7 +77,7 @@ pub enum DataError {
 /// Why an image cannot be used.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    said: String,
+    pub(super) said: String,
     /// What to do about it, where that is not the same for all faults.
     hint: Option<String>,
 }
@@ -157,6 +158,33 @@ pub(super) fn check_folders(options: &ScanOptions<'_>) -> Result<(), DataError> 
     }
 }
 
+/// The folder of images of a data set, in whatever letters.
+///
+/// # Errors
+/// It is not there.
+pub(super) fn images_in(root: &Folder, name: &str) -> Result<Folder, DataError> {
+    let path = root.folder(name);
+    if !path.is_dir() {
+        let there: Vec<&str> = root.folders().collect();
+        let there =
+            if there.is_empty() { "it has no folder".to_owned() } else { format!("it has {}", some_of(&there)) };
+        let problem = format!("images are looked for in its folder `{name}`, and {there}");
+        let hint = format!("set `dataset.root` to the folder that holds `{name}`, or rename the folder of images");
+        return Err(DataError::file(&root.path, problem, hint));
+    }
+    Ok(Folder::list(&path))
+}
+
+/// A note of folders whose names are written in other letters.
+pub(super) fn note_names<'a>(folders: impl Iterator<Item = (&'a Folder, &'a str)>, notes: &mut Vec<String>) {
+    for (folder, name) in folders {
+        let own = folder.path.file_name().unwrap_or_default().to_string_lossy();
+        if own != name && folder.path.is_dir() {
+            notes.push(format!("the folder `{}` is read as `{name}`", shown_of(&own)));
+        }
+    }
+}
+
 /// What each entry of a list becomes, or every fault of the list.
 pub(super) fn each<T: Sync, R: Send, F: Into<Fault> + Send>(
     list: &str,
@@ -206,6 +234,43 @@ pub(super) fn note_unscored(list: &str, items: &[Item], notes: &mut Vec<String>)
     }
 }
 
+/// # Errors
+/// Two ids of a list are one file: `a` and `A` where there is `a.jpg` alone.
+pub(super) fn one_id_a_file<'a>(
+    list: &str,
+    images: impl Iterator<Item = (&'a str, &'a Picture)>,
+) -> Result<(), DataError> {
+    let mut ids: HashMap<&Path, &str> = HashMap::new();
+    for (id, picture) in images {
+        let path = &*picture.file.path;
+        if let Some(other) = ids.insert(path, id).filter(|other| *other != id) {
+            let problem = format!("`{}` and `{}` of {list} are both this file", shown_of(other), shown_of(id));
+            return Err(DataError::file(path, problem, "name each image once, in the letters of its file"));
+        }
+    }
+    Ok(())
+}
+
+/// A note of images, by their bytes, that are trained on and scored.
+pub(super) fn note_overlap(lists: [&str; 2], pictures: [&[&Picture]; 2]) -> Option<String> {
+    let of_train: HashSet<BlobDigest> = pictures[0].iter().map(|picture| picture.file.digest).collect();
+    let both: Vec<String> = pictures[1]
+        .iter()
+        .filter(|picture| of_train.contains(&picture.file.digest))
+        .map(|picture| picture.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    (!both.is_empty()).then(|| {
+        format!(
+            "{} of {} {} images are {} images too, e.g. {}: scores on what is trained on tell little",
+            both.len(),
+            pictures[1].len(),
+            lists[1],
+            lists[0],
+            shown_of(&both[0])
+        )
+    })
+}
+
 /// What is remembered of a picture.
 #[derive(Serialize, Deserialize)]
 struct ImageFact {
@@ -235,10 +300,8 @@ impl Picture {
         let fact = fact("image", &file, memo, |bytes| {
             let image = decode_rgb(bytes)?;
             let orientation = Orientation::of(bytes);
-            let turned = (!orientation.is_upright()).then(|| TurnedFact {
-                swaps_sides: orientation.swaps_sides(),
-                digest: BlobDigest::of(&turned(bytes)),
-            });
+            let turned = (!orientation.is_upright())
+                .then(|| TurnedFact { swaps_sides: orientation.swaps_sides(), digest: BlobDigest::of(&turned(bytes)) });
             Ok(ImageFact { height: image.height, width: image.width, turned })
         });
         Ok(Self { file, fact: fact.map_err(said)? })
@@ -282,9 +345,13 @@ pub(super) struct MaskDraft {
 }
 
 impl MaskDraft {
-    pub(super) fn open(path: &Path, memo: &dyn FileMemo) -> Result<Self, String> {
+    pub(super) fn open(path: &Path, memo: &dyn FileMemo) -> Result<Self, Fault> {
         let file = file(path, memo)?;
-        let fact = fact("mask_file", &file, memo, |bytes| MaskFact::learn(bytes)).map_err(said)?;
+        let fact = fact("mask_file", &file, memo, |bytes| MaskFact::learn(bytes)).map_err(|error| {
+            let hint =
+                "a mask is a PNG with the numbers of classes; save it as one, or name the image in `dataset.exclude`";
+            Fault::new(said(error), hint.to_owned())
+        })?;
         Ok(Self { file, fact })
     }
 
@@ -338,25 +405,43 @@ impl Finish<'_> {
         let lists = [self.options.train, self.options.val];
         let n_train = train.len();
         let drafts: Vec<Draft> = train.into_iter().chain(val).collect();
+        let mut finished = Finished::default();
+        let (of_train, of_val) = drafts.split_at(n_train);
+        for (list, drafts) in lists.iter().zip([of_train, of_val]) {
+            one_id_a_file(list, drafts.iter().map(|draft| (draft.id.as_str(), &draft.picture)))?;
+        }
+        let pictures: Vec<&Picture> = drafts.iter().map(|draft| &draft.picture).collect();
+        finished.notes.extend(note_overlap(lists, [&pictures[..n_train], &pictures[n_train..]]));
         let readings = self.readings(&drafts)?;
         let oriented = |draft: &'_ Draft| draft.mask.as_ref().map(|mask| (mask.fact.height, mask.fact.width));
         let images: Vec<Oriented<'_>> =
             drafts.iter().map(|draft| Oriented { picture: &draft.picture, size: oriented(draft) }).collect();
         let (turned, line) = orient::decide(&images, self.options.orientation, self.turned_by_default);
-        let mut finished = Finished::default();
         finished.decided.push(("orientation", line.clone().unwrap_or_else(|| "all images are upright".to_owned())));
         finished.notes.extend(line);
 
         let mut made = Vec::new();
+        let (mut n_masks, mut n_with_background) = (0, 0);
         for (i, (draft, reading)) in drafts.iter().zip(readings).enumerate() {
-            let item = reading.map_err(Fault::from).and_then(|reading| self.item(draft, reading, turned[i], i < n_train));
+            if let (Some(mask), Ok(Some(reading))) = (&draft.mask, &reading) {
+                n_masks += 1;
+                n_with_background += usize::from(mask.fact.has_background(reading));
+            }
+            let item =
+                reading.map_err(Fault::from).and_then(|reading| self.item(draft, reading, turned[i], i < n_train));
             made.push(item);
         }
-        let of_val = made.split_off(n_train);
+        let made_of_val = made.split_off(n_train);
         finished.train = all_or_faults(lists[0], made)?;
-        finished.val = all_or_faults(lists[1], of_val)?;
+        finished.val = all_or_faults(lists[1], made_of_val)?;
         finished.decided.push(("masks", masks_line(lists, [&finished.train, &finished.val], &drafts)));
-        let (of_train, of_val) = drafts.split_at(n_train);
+        finished.notes.extend(self.masks_notes(finished.train.iter().chain(&finished.val)));
+        if n_masks > 1 && n_with_background == 0 {
+            finished.notes.push(format!(
+                "none of {n_masks} masks has a pixel of background (0): where another number is background, say it, e.g. \
+                 `dataset.mask_values = {{ \"1\" = \"background\" }}`"
+            ));
+        }
         self.labels_against_masks(lists[0], of_train, &mut finished.train, &mut finished.notes)?;
         self.labels_against_masks(lists[1], of_val, &mut finished.val, &mut finished.notes)?;
         finished.decided.push(("labels", self.labels_line(&drafts, finished.train.iter().chain(&finished.val))));
@@ -369,9 +454,11 @@ impl Finish<'_> {
     }
 
     /// How the mask of each draft is read.
-    fn readings(&self, drafts: &[Draft]) -> Result<Vec<Result<Option<Reading>, Fault>>, DataError> {
-        let with_mask = drafts.iter().filter_map(|draft| Some((&draft.mask.as_ref()?.fact, draft.told.as_deref())));
-        let candidates: Vec<Candidate<'_>> = with_mask.map(|(fact, labels)| Candidate { fact, labels }).collect();
+    fn readings<'a>(&self, drafts: &'a [Draft]) -> Result<Vec<Result<Option<Reading>, Fault>>, DataError> {
+        let candidate = |draft: &'a Draft| {
+            Some(Candidate { id: &draft.id, fact: &draft.mask.as_ref()?.fact, labels: draft.told.as_deref() })
+        };
+        let candidates: Vec<Candidate<'_>> = drafts.iter().filter_map(candidate).collect();
         let ScanOptions { mask_values, root, .. } = *self.options;
         let meaning = Meaning { values: mask_values, classes: self.classes, is_voc: self.is_voc };
         let decided = meaning.decide(&candidates);
@@ -402,8 +489,13 @@ impl Finish<'_> {
                     picture.sizes()
                 );
                 let of_turn = [picture.size(false), picture.size(true)].contains(&(fact.height, fact.width));
-                let hint = "set `dataset.orientation` to \"auto\", which turns images where their masks fit so";
-                return Err(Fault { said, hint: of_turn.then(|| hint.to_owned()) });
+                let hint = match of_turn {
+                    true => "set `dataset.orientation` to \"auto\", which turns images where their masks fit so",
+                    false => {
+                        "save each mask in the size of its image, without smoothing, or name the images in `dataset.exclude`"
+                    }
+                };
+                return Err(Fault::new(said, hint.to_owned()));
             }
             in_mask = fact.classes(&reading);
             truth = Some(match reading {
@@ -414,7 +506,8 @@ impl Finish<'_> {
         let is_of_mask = labels.is_none();
         let labels = labels.as_ref().unwrap_or(&in_mask).clone();
         if is_train && labels.is_empty() {
-            let has_255 = mask.as_ref().is_some_and(|mask| mask.fact.numbers().any(|number| number == u32::from(IGNORE)));
+            let has_255 =
+                mask.as_ref().is_some_and(|mask| mask.fact.numbers().any(|number| number == u32::from(IGNORE)));
             if is_of_mask && has_255 {
                 return Err(Fault::new(
                     format!(
@@ -431,6 +524,31 @@ impl Finish<'_> {
             return Err(format!("{}: a training image without a label: its {unlabelled}", shown_of(id)).into());
         }
         Ok(Item { id: id.clone(), image: picture.read(turned), mask: truth, labels, in_mask, height, width })
+    }
+
+    /// Notes of masks that are not read by their numbers though nobody says so, and of those that may have been made for
+    /// one class.
+    fn masks_notes<'b>(&self, items: impl Iterator<Item = &'b Item>) -> Vec<String> {
+        let with_mask: Vec<&Item> = items.filter(|item| item.mask.is_some()).collect();
+        let n = with_mask.len();
+        let by_colour =
+            |item: &&&Item| matches!(item.mask, Some(Mask::Translated { reading: Reading::Colours(_), .. }));
+        let n_colours = with_mask.iter().filter(by_colour).count();
+        let mut notes = Vec::new();
+        if n_colours > 0 && *self.options.mask_values == MaskValues::default() {
+            notes.push(format!(
+                "{n_colours} of {n} masks are read by their colours, which are those of PASCAL VOC's palette \
+                 (`dataset.mask_values` says otherwise)"
+            ));
+        }
+        let class_1 = shown_of(&self.classes[1]);
+        if self.is_voc && n > 1 && n_colours == 0 && with_mask.iter().all(|item| item.in_mask == [1]) {
+            notes.push(format!(
+                "all {n} masks have the numbers of background and of `{class_1}` (1) alone: where 1 is an object of any class, \
+                 say which, e.g. `dataset.mask_values = {{ \"1\" = \"cat\" }}`"
+            ));
+        }
+        notes
     }
 
     /// Notes of what labels and masks say against each other. Masks that have no class at all score nothing: they are
@@ -551,32 +669,35 @@ impl From<Unread> for Fault {
 
 /// `train 12 of 12, val 0 of 6 images; 12 read by number (0, 8, 15, 255); 2 of background alone`
 fn masks_line(lists: [&str; 2], items: [&[Item]; 2], drafts: &[Draft]) -> String {
+    const MAX_VALUES: usize = 24;
     let of = |k: usize| {
         let n = items[k].iter().filter(|item| item.mask.is_some()).count();
         format!("{} {n} of {}", lists[k], items[k].len())
     };
-    let all = items[0].iter().chain(items[1]);
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut n_background = 0;
-    for item in all {
+    let mut read: BTreeMap<&str, (usize, BTreeSet<u32>)> = BTreeMap::new();
+    let (mut n_background, colours) = (0, "read by colour");
+    for (item, draft) in items[0].iter().chain(items[1]).zip(drafts) {
         let how = match &item.mask {
             None => continue,
             Some(Mask::File(_) | Mask::Outlines { .. }) => "read by number",
-            Some(Mask::Translated { reading: Reading::Colours(_), .. }) => "read by colour",
+            Some(Mask::Translated { reading: Reading::Colours(_), .. }) => colours,
             Some(Mask::Translated { .. }) => "translated by number",
         };
-        *counts.entry(how).or_default() += 1;
+        let (n, values) = read.entry(how).or_default();
+        *n += 1;
+        if let Some(MaskDraft { fact, .. }) = &draft.mask {
+            if how == colours { values.extend(fact.colours()) } else { values.extend(fact.numbers()) }
+        }
         n_background += usize::from(item.in_mask.is_empty());
     }
-    let numbers: BTreeSet<u32> =
-        drafts.iter().filter_map(|draft| draft.mask.as_ref()).flat_map(|mask| mask.fact.numbers()).collect();
     let mut parts = vec![format!("{}, {} images", of(0), of(1))];
-    parts.extend(counts.iter().map(|(how, n)| format!("{n} {how}")));
-    if !numbers.is_empty() {
-        let shown: Vec<String> = numbers.iter().take(24).map(u32::to_string).collect();
-        parts.push(format!("their numbers are {}{}", shown.join(", "), if numbers.len() > 24 { ", .." } else { "" }));
+    for (how, (n, values)) in &read {
+        let value = |value: &u32| if *how == colours { format!("#{value:06x}") } else { value.to_string() };
+        let shown: Vec<String> = values.iter().take(MAX_VALUES).map(value).collect();
+        let more = if values.len() > MAX_VALUES { ", .." } else { "" };
+        parts.push(format!("{n} {how} ({}{more})", shown.join(", ")));
     }
-    if !counts.is_empty() {
+    if !read.is_empty() {
         parts.push(format!("{n_background} of background alone"));
     }
     parts.join("; ")
@@ -592,8 +713,9 @@ pub(super) fn classes_line(classes: &[String], list: &str, train: &[Item]) -> (S
     let n_there = counts.len() - none.len();
     let more = if n_there > 24 { ", .." } else { "" };
     let line = format!("{n_there} of {} are in {list} images: {}{more}", counts.len(), there.join(", "));
-    let note = (!none.is_empty())
-        .then(|| format!("no {list} image has a label of {} of {} classes: {}", none.len(), counts.len(), some_of(&none)));
+    let note = (!none.is_empty()).then(|| {
+        format!("no {list} image has a label of {} of {} classes: {}", none.len(), counts.len(), some_of(&none))
+    });
     (line, note)
 }
 
@@ -632,6 +754,15 @@ pub(super) mod tests {
     use super::*;
     use crate::data::mask_file::MaskRule;
 
+    /// Notes without that of pictures that stand in both lists.
+    pub(in crate::data) fn without_overlap(notes: &[String]) -> Vec<&str> {
+        notes
+            .iter()
+            .map(String::as_str)
+            .filter(|note| !note.contains("scores on what is trained on tell little"))
+            .collect()
+    }
+
     /// Remembers nothing.
     pub(in crate::data) struct NoMemo;
     impl FileMemo for NoMemo {
@@ -651,18 +782,6 @@ pub(super) mod tests {
         let (orientation, mask_values) = (OrientationPolicy::Auto, &MaskValues::Rule(MaskRule::Auto));
         let (masks, max_train, max_val) = (None, 0, 0);
         let name = "t";
-        ScanOptions {
-            name,
-            root,
-            masks,
-            labels,
-            orientation,
-            mask_values,
-            train,
-            val,
-            max_train,
-            max_val,
-            exclude,
-        }
+        ScanOptions { name, root, masks, labels, orientation, mask_values, train, val, max_train, max_val, exclude }
     }
 }

@@ -63,7 +63,10 @@ pub(crate) fn decode_xml(bytes: &[u8]) -> Result<Text, NotText> {
     };
     let hint = || SAVE_AS_UTF_8.to_owned();
     let Some(encoding) = Encoding::for_label(label.as_bytes()) else {
-        return Err(NotText { problem: format!("it declares the encoding `{}`, which is not known", shown_of(&label)), hint: hint() });
+        return Err(NotText {
+            problem: format!("it declares the encoding `{}`, which is not known", shown_of(&label)),
+            hint: hint(),
+        });
     };
     let (text, had_errors) = encoding.decode_without_bom_handling(bytes);
     match had_errors {
@@ -154,6 +157,8 @@ fn place(bytes: &[u8], at: usize) -> (usize, String) {
 
 /// Lines with their numbers from 1, by the ends of every system, without what is invisible at their ends.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    // DOS ends a text with Ctrl-Z.
+    let text = text.strip_suffix('\u{1a}').unwrap_or(text);
     let text = text.strip_suffix("\r\n").or_else(|| text.strip_suffix(['\n', '\r'])).unwrap_or(text);
     let mut rest = Some(text);
     let split = std::iter::from_fn(move || {
@@ -169,6 +174,21 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
         Some(line)
     });
     (1..).zip(split.map(clean))
+}
+
+/// How many lines have characters that are neither seen nor white space.
+pub(crate) fn n_with_unseen(text: &str) -> usize {
+    text.split(['\n', '\r']).filter(|line| line.contains(is_invisible)).count()
+}
+
+/// `1 line`, `2 lines`.
+pub(crate) fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// `1 line is`, `2 lines are`.
+pub(crate) fn are(n: usize, what: &str) -> String {
+    format!("{} {}", counted(n, what), if n == 1 { "is" } else { "are" })
 }
 
 /// Without white space and invisible characters at both ends.
@@ -223,7 +243,11 @@ mod tests {
             ("UTF-16 without its mark", utf_16("2007_000032\n", false, false), Ok("2007_000032\n")),
             ("big UTF-16 without its mark", utf_16("2007_000032\n", true, false), Ok("2007_000032\n")),
             ("BM begins a text", b"BM_1\n".to_vec(), Ok("BM_1\n")),
-            ("Latin-1", latin("a\ncafé,1\n"), Err("line 2 is not UTF-8: `caf\u{fffd},1` has the byte 0xe9, which is `é`")),
+            (
+                "Latin-1",
+                latin("a\ncafé,1\n"),
+                Err("line 2 is not UTF-8: `caf\u{fffd},1` has the byte 0xe9, which is `é`"),
+            ),
             ("a zero", b"a\nb\0".to_vec(), Err("line 2 has a zero byte")),
             ("gzip", vec![0x1f, 0x8b, 8], Err("it is a gzip file")),
             ("Excel", b"PK\x03\x04".to_vec(), Err("it is a ZIP archive")),

@@ -89,7 +89,8 @@ pub struct DatasetSpec {
     /// `background` and `ignored` beside the classes.
     pub mask_values: MaskValues,
     /// Images with an EXIF orientation (`voc`, `coco`, `folder`): read as `stored`, `turned` as viewers show them, or
-    /// `auto`: as the sizes of masks and annotations tell, else turned in `folder` and as stored in `voc` and `coco`.
+    /// `auto`: as the sizes of masks and annotations tell, else as stored in `voc` and of COCO's own images, and turned in
+    /// `folder` and other `coco`.
     pub orientation: OrientationPolicy,
     /// List of training images: in ImageSets/Segmentation, without `.txt` (`voc`); LIST of
     /// annotations/instances_LIST.json (`coco`); value of the column `split` (`folder`).

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::loose::{Id, Loose, Segmentation, as_json};
 use super::outlines::{Shape, in_order};
+use crate::data::image::MAX_PIXELS;
 use crate::data::text::{NotText, check_name, clean, shown_of};
 use crate::vision::IGNORE;
 
@@ -66,7 +67,10 @@ pub(super) struct Unread {
     pub(super) hint: String,
 }
 
-const HINT: &str = "the file has to be as COCO's instances_*.json: an object with `images`, `annotations` and `categories`";
+/// What to do about an annotation that is not read.
+const MEND: &str = "mend this annotation, or leave it out";
+const HINT: &str =
+    "the file has to be as COCO's instances_*.json: an object with `images`, `annotations` and `categories`";
 
 impl From<String> for Unread {
     fn from(problem: String) -> Self {
@@ -88,7 +92,8 @@ struct File {
 struct Image {
     #[serde(default)]
     id: Id,
-    file_name: String,
+    #[serde(default)]
+    file_name: Value,
     #[serde(default)]
     height: Value,
     #[serde(default)]
@@ -100,7 +105,8 @@ struct Image {
 struct Category {
     #[serde(default)]
     id: Id,
-    name: String,
+    #[serde(default)]
+    name: Value,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +188,15 @@ impl Value {
         }
     }
 
+    /// A text without what cannot be seen at its ends.
+    fn text(&self) -> Result<&str, String> {
+        match self.0.as_deref() {
+            Some(Loose::Text(text)) => Ok(clean(text)),
+            None => Err("is missing".to_owned()),
+            Some(other) => Err(format!("is {other}, no text")),
+        }
+    }
+
     /// Pixels along a side; `None`: the file does not say.
     fn side(&self, what: &str) -> Result<Option<usize>, String> {
         let Some(value) = self.0.as_deref() else { return Ok(None) };
@@ -191,6 +206,23 @@ impl Value {
 }
 
 impl Annotation {
+    /// An outline that is drawn, though its corners may lie outside of an image; where all are outside, nothing is.
+    fn paints(&self, size: Option<(usize, usize)>) -> bool {
+        match (&self.segmentation, size) {
+            (Segmentation::Polygons { bounds: [left, top, right, bottom], .. }, Some((height, width))) => {
+                *right > 0.0 && *bottom > 0.0 && *left < width as f64 && *top < height as f64
+            }
+            (segmentation, _) => matches!(segmentation, Segmentation::Polygons { .. } | Segmentation::Runs { .. }),
+        }
+    }
+
+    /// Its outline lies within the first pixel, and whether not all of its corners are those of the pixel.
+    fn in_first_pixel(&self) -> Option<bool> {
+        let Segmentation::Polygons { bounds, .. } = &self.segmentation else { return None };
+        let is_within = bounds.iter().all(|corner| (0.0..=1.0).contains(corner));
+        is_within.then(|| bounds.iter().any(|corner| corner.fract() != 0.0))
+    }
+
     /// For messages.
     fn name(&self, place: usize) -> String {
         match &self.id {
@@ -257,16 +289,22 @@ impl Instances {
             let name = || annotation.name(place);
             // Nothing is found by it.
             counts.without_id += usize::from(matches!(id, Id::None(_)) || !ids.insert(id));
+            if let Some(field) =
+                [(category_id, "category_id"), (image_id, "image_id")].into_iter().find(|(id, _)| **id == Id::default())
+            {
+                return Err(format!("{} has no `{}`", name(), field.1).into());
+            }
             let Some(label) = categories.label(category_id) else {
-                return Err(format!("{} has category {category_id}, which is not in `categories`", name()).into());
+                let problem = format!("{} has category {category_id}, which is not in `categories`", name());
+                return Err(Unread { problem, hint: MEND.to_owned() });
             };
             let Some(image) = images_by_id.find(image_id) else {
-                return Err(format!("{} is of image {image_id}, which is not in `images`", name()).into());
+                let problem = format!("{} is of image {image_id}, which is not in `images`", name());
+                return Err(Unread { problem, hint: MEND.to_owned() });
             };
             match (segmentation, &bbox.0) {
                 (Segmentation::Fault(fault), _) => {
-                    let hint = "mend this annotation, or leave it out";
-                    return Err(Unread { problem: format!("{}: {fault}", name()), hint: hint.to_owned() });
+                    return Err(Unread { problem: format!("{}: {fault}", name()), hint: MEND.to_owned() });
                 }
                 (Segmentation::Empty, Some(_)) => counts.boxes += 1,
                 (Segmentation::Empty, None) => counts.bare += 1,
@@ -275,14 +313,28 @@ impl Instances {
             by_image[image].push((place, label));
         }
 
+        let outlined = annotations.iter().filter(|annotation| annotation.paints(None));
+        let in_first: Option<Vec<bool>> = outlined.map(Annotation::in_first_pixel).collect();
+        if in_first.is_some_and(|in_first| in_first.contains(&true)) {
+            return Err(Unread {
+                problem: "all outlines lie within the first pixel of their images: their coordinates are parts of the image's \
+                          size"
+                    .to_owned(),
+                hint: "COCO's coordinates are pixels: multiply x by the width and y by the height of the image".to_owned(),
+            });
+        }
         let mut order: Vec<usize> = (0..images.len()).collect();
         order.sort_by(|&a, &b| images[a].id.cmp(&images[b].id));
         let mut pictures = Vec::new();
         for at in order {
-            check_name("the file name of an image", &images[at].file_name)?;
+            let named = images[at]
+                .file_name
+                .text()
+                .map_err(|what| format!("the `file_name` of image {} {what}", images[at].id))?;
+            check_name("the file name of an image", named)?;
             let of_image = std::mem::take(&mut by_image[at]);
             if !of_image.is_empty() {
-                pictures.push(picture(&images[at], &annotations, &of_image, &mut counts)?);
+                pictures.push(picture(named, &images[at], &annotations, &of_image, &mut counts)?);
             }
         }
         Ok(Self { classes: categories.classes, pictures, counts })
@@ -304,7 +356,7 @@ impl Categories {
         let mut classes = vec!["background".to_owned()];
         let mut labels = Vec::new();
         for (place, Category { id, name }) in categories.iter().enumerate() {
-            let name = clean(name);
+            let name = name.text().map_err(|what| format!("the name of category {id} {what}"))?;
             check_name("the name of a category", name)?;
             let bare = name.trim_matches('_').to_lowercase();
             if bare == "background" || bare == "bg" {
@@ -340,14 +392,20 @@ impl Categories {
 /// The smallest object lies on top, of equals the first (the rule of coco2voc, which the field's COCO masks are made
 /// with); crowds are ignored, and lie below all objects, and so are boxes of objects without an outline.
 fn picture(
+    file_name: &str,
     image: &Image,
     annotations: &[Annotation],
     of_image: &[(usize, u8)],
     counts: &mut Counts,
-) -> Result<Picture, String> {
-    let of_file = |problem: String| format!("image `{}`: {problem}", shown_of(&image.file_name));
+) -> Result<Picture, Unread> {
+    let of_file = |problem: String| format!("image `{}`: {problem}", shown_of(file_name));
     let sides = (image.height.side("height").map_err(of_file)?, image.width.side("width").map_err(of_file)?);
     let mut size = match sides {
+        (Some(height), Some(width)) if height.saturating_mul(width) > MAX_PIXELS => {
+            return Err(
+                of_file(format!("it is said to have {width}x{height} pixels; at most {MAX_PIXELS} are read")).into()
+            );
+        }
         (Some(height), Some(width)) => Some((height, width)),
         _ => None,
     };
@@ -358,7 +416,8 @@ fn picture(
     for &(place, label) in of_image {
         let annotation = &annotations[place];
         let name = || annotation.name(place);
-        let is_crowd = annotation.iscrowd.is_set().map_err(|problem| format!("{}: {problem}", name()))?;
+        let fault = |problem: String| Unread { problem, hint: MEND.to_owned() };
+        let is_crowd = annotation.iscrowd.is_set().map_err(|problem| fault(format!("{}: {problem}", name())))?;
         labels.push(label);
         let (shape, own_area) = match &annotation.segmentation {
             Segmentation::Empty | Segmentation::Fault(_) => {
@@ -371,35 +430,39 @@ fn picture(
                     left.min(*top) < -BEYOND || *right > width as f64 + BEYOND || *bottom > height as f64 + BEYOND
                 };
                 counts.beyond += usize::from(size.is_some_and(is_beyond));
-                (shape, *area)
+                // Of two objects the smaller one lies on top, by its pixels where the file does not say.
+                let pixels = size.filter(|_| annotation.area.0.is_none()).map(|size| shape.pixels(size) as f64);
+                (shape, pixels.unwrap_or(*area))
             }
             Segmentation::Runs { shape, size: of_runs, pixels, area } => {
                 let (height, width) = *size.get_or_insert(*of_runs);
                 if *of_runs != (height, width) {
                     let (h, w) = of_runs;
-                    return Err(format!("{} is an RLE of {w}x{h} in an image of {width}x{height}", name()));
+                    return Err(fault(format!("{} is an RLE of {w}x{h} in an image of {width}x{height}", name())));
                 }
                 if *pixels != height as u64 * width as u64 {
-                    return Err(format!("{} is an RLE of {pixels} pixels in an image of {}", name(), height as u64 * width as u64));
+                    let of = height as u64 * width as u64;
+                    return Err(fault(format!("{} is an RLE of {pixels} pixels in an image of {of}", name())));
                 }
                 (shape, *area)
             }
         };
         has_outline = true;
         counts.crowds += usize::from(is_crowd);
-        in_mask.extend((!is_crowd).then_some(label));
+        in_mask.extend((!is_crowd && annotation.paints(size)).then_some(label));
         let area = annotation.area.0.unwrap_or(own_area);
         shapes.push((!is_crowd, area, if is_crowd { IGNORE } else { label }, shape));
     }
     shapes.reverse();
     shapes.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
-    let painted = boxes.iter().map(|shape| (IGNORE, shape)).chain(shapes.iter().map(|&(_, _, label, shape)| (label, shape)));
+    let painted =
+        boxes.iter().map(|shape| (IGNORE, shape)).chain(shapes.iter().map(|&(_, _, label, shape)| (label, shape)));
     let shapes = in_order(painted);
     for labels in [&mut labels, &mut in_mask] {
         labels.sort_unstable();
         labels.dedup();
     }
-    let (file_name, is_scored) = (image.file_name.clone(), has_outline && is_known);
+    let (file_name, is_scored) = (file_name.to_owned(), has_outline && is_known);
     Ok(Picture { file_name, size, labels, in_mask, is_scored, shapes })
 }
 
@@ -482,7 +545,8 @@ mod tests {
         let seen = |from: &str, to: &str| file(&annotation(1, LEFT)).replace(from, to);
         for (text, expected) in [
             (whole[..whole.len() / 2].to_owned(), "EOF while parsing"),
-            (String::new(), "EOF while parsing a value at line 1 column 0"),
+            (String::new(), "it is an empty file"),
+            ("[]".to_owned(), "it is a list, as detections are"),
             ("{}".to_owned(), "missing field `images`"),
             (
                 seen("\"category_id\": 5", "\"category_id\": 6"),
@@ -496,9 +560,15 @@ mod tests {
             (seen("2, 0, ", "2, true, "), "annotation 1: a coordinate is true, no number"),
             (one(&TOP.replace("[3, 4]", "[4, 3]")), "annotation 1 is an RLE of 3x4 in an image of 4x3"),
             (one(&TOP.replace("[0, 1,", "[1, 1,")), "annotation 1 is an RLE of 13 pixels in an image of 12"),
-            (one(r#""category_id": 5, "segmentation": {"counts": "é", "size": [3, 4]}"#), "annotation 1: its `counts` are no text of COCO's compressed RLE"),
+            (
+                one(r#""category_id": 5, "segmentation": {"counts": "é", "size": [3, 4]}"#),
+                "annotation 1: its `counts` are no text of COCO's compressed RLE",
+            ),
             (one(r#""category_id": 5, "segmentation": {"size": [3, 4]}"#), "annotation 1: its RLE has no `counts`"),
-            (one(r#""category_id": 5, "segmentation": 3"#), "annotation 1: its segmentation is 3, neither a list of polygons nor"),
+            (
+                one(r#""category_id": 5, "segmentation": 3"#),
+                "annotation 1: its segmentation is 3, neither a list of polygons nor",
+            ),
         ] {
             let message = read(&text).unwrap_err();
             assert!(message.contains(expected), "{message}");

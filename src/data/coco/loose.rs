@@ -7,6 +7,7 @@ use std::io::{self, Cursor, Read};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::outlines::Shape;
+use crate::data::door::Format;
 use crate::data::text::{NotText, clean, decode, shown_of};
 use crate::vision::outline::runs_of_rle;
 
@@ -194,9 +195,18 @@ pub(super) enum Segmentation {
     #[default]
     Empty,
     /// What the polygons cover by their corners, and the rectangle around them: left, top, right, bottom.
-    Polygons { shape: Shape, area: f64, bounds: [f64; 4] },
+    Polygons {
+        shape: Shape,
+        area: f64,
+        bounds: [f64; 4],
+    },
     /// Its size, the pixels its runs have in all, and those inside.
-    Runs { shape: Shape, size: (usize, usize), pixels: u64, area: f64 },
+    Runs {
+        shape: Shape,
+        size: (usize, usize),
+        pixels: u64,
+        area: f64,
+    },
     Fault(Box<str>),
 }
 
@@ -288,7 +298,11 @@ fn polygons(list: &Loose) -> Result<Segmentation, String> {
             bounds[axis + 2] = bounds[axis + 2].max(corner[axis]);
         }
     }
-    Ok(Segmentation::Polygons { shape: Shape::polygons(&parts), area: parts.iter().map(|part| area(part)).sum(), bounds })
+    Ok(Segmentation::Polygons {
+        shape: Shape::polygons(&parts),
+        area: parts.iter().map(|part| area(part)).sum(),
+        bounds,
+    })
 }
 
 fn is_list(value: &Loose) -> bool {
@@ -305,7 +319,10 @@ fn corners(pairs: &[Loose]) -> Result<Vec<f64>, String> {
 }
 
 fn coordinates(part: &Loose) -> Result<Vec<f64>, String> {
-    let numbers = part.numbers().map_err(|other| format!("a coordinate is {other}, no number"))?;
+    let numbers = part.numbers().map_err(|other| match other.as_str() {
+        "null" => "a coordinate is null or NaN, no number".to_owned(),
+        other => format!("a coordinate is {other}, no number"),
+    })?;
     if numbers.len() % 2 == 1 {
         return Err(format!("a polygon has {} coordinates, an odd number", numbers.len()));
     }
@@ -321,7 +338,8 @@ fn area(part: &[f64]) -> f64 {
 
 fn runs(counts: Option<Loose>, size: Option<Loose>) -> Result<Segmentation, String> {
     let counts = counts.ok_or("its RLE has no `counts`")?;
-    let whole = |value: f64| (value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value)).then_some(value as u32);
+    let whole =
+        |value: f64| (value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value)).then_some(value as u32);
     let size = size.and_then(|size| size.numbers().ok()).filter(|size| size.len() == 2);
     let size = size.and_then(|size| Some((whole(size[0])? as usize, whole(size[1])? as usize)));
     let size = size.ok_or("its RLE has no `size` of height and width")?;
@@ -331,10 +349,15 @@ fn runs(counts: Option<Loose>, size: Option<Loose>) -> Result<Segmentation, Stri
             let run = |&run: &f64| whole(run).ok_or_else(|| format!("a run of its RLE is {run}"));
             list.iter().map(run).collect::<Result<_, _>>()?
         }
-        other => return Err(format!("its `counts` are {other}, neither a list of run lengths nor COCO's compressed text")),
+        other => {
+            return Err(format!("its `counts` are {other}, neither a list of run lengths nor COCO's compressed text"));
+        }
     };
     let sum = |runs: &mut dyn Iterator<Item = &u32>| runs.map(|&run| u64::from(run)).sum::<u64>();
     let (pixels, inside) = (sum(&mut runs.iter()), sum(&mut runs.iter().skip(1).step_by(2)));
+    if inside == 0 && !runs.is_empty() {
+        return Ok(Segmentation::Empty);
+    }
     Ok(Segmentation::Runs { shape: Shape::runs(&runs), size, pixels, area: inside as f64 })
 }
 
@@ -353,6 +376,9 @@ pub(super) fn as_json<'a>(mut file: impl Read + 'a) -> io::Result<Result<Box<dyn
         }
     }
     head.truncate(length);
+    if let Some(fault) = no_object(&head) {
+        return Ok(Err(fault));
+    }
     let whole: Box<dyn Read + 'a> = match decode(&head[..length]) {
         Ok(text) if text.encoding.is_none() => Box::new(Cursor::new(head).chain(file)),
         // UTF-8 may be cut in a character here.
@@ -368,6 +394,22 @@ pub(super) fn as_json<'a>(mut file: impl Read + 'a) -> io::Result<Result<Box<dyn
         }
     };
     Ok(Ok(Box::new(Finite::of(whole))))
+}
+
+/// What begins as no JSON object: an empty file, a web page, a list.
+fn no_object(head: &[u8]) -> Option<NotText> {
+    let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
+    let (problem, hint) = match (Format::of(head), first) {
+        (Format::NoPicture(what @ "an empty file"), _) | (Format::NoPicture(what @ "a web page"), _) => {
+            (format!("it is {what}"), "get the file again")
+        }
+        (_, Some(b'[')) => (
+            "it is a list, as detections are".to_owned(),
+            "the annotations are an object with `images`, `annotations` and `categories`",
+        ),
+        _ => return None,
+    };
+    Some(NotText { problem, hint: hint.to_owned() })
 }
 
 /// Replaces `NaN` and `Infinity` outside of texts.
@@ -461,7 +503,7 @@ mod tests {
         let utf_16: Vec<u8> = "\u{feff}{\"é\": NaN}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert_eq!(through(&utf_16), "{\"é\": null}");
         // Chunks end anywhere.
-        let long = format!("[{}]", "NaN,\"é\",".repeat(9000));
+        let long = format!("{{[{}]", "NaN,\"é\",".repeat(9000));
         assert_eq!(through(long.as_bytes()), long.replace("NaN", "null"));
     }
 

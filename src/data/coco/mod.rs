@@ -24,7 +24,9 @@ use self::instances::{Counts, Instances, Picture, Unread};
 pub use self::outlines::paint_mask;
 use super::find::{Folder, file_name, stem};
 use super::orient::{self, Oriented};
-use super::scan::{self, DataError, Fault, ScanOptions, classes_line, each, note_unscored, some_of};
+use super::scan::{
+    self, DataError, Fault, ScanOptions, classes_line, each, note_overlap, note_unscored, one_id_a_file, some_of,
+};
 use super::text::shown_of;
 use super::{Dataset, FileMemo, Item, Mask, temporary};
 use crate::digest::BlobDigest;
@@ -60,9 +62,13 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
     let all: Vec<&(Picture, scan::Picture)> = train.pictures.iter().chain(&val.pictures).collect();
     let images: Vec<Oriented<'_>> =
         all.iter().map(|(picture, image)| Oriented { picture: image, size: picture.size }).collect();
-    // COCO's own images are annotated as stored.
-    let (turned, line) = orient::decide(&images, options.orientation, false);
+    // COCO's own images are annotated as stored; the tools of people show images as viewers do.
+    let is_own = all.iter().all(|(picture, _)| is_name_of_coco(&picture.file_name));
+    let (turned, line) = orient::decide(&images, options.orientation, !is_own);
     let mut notes: Vec<String> = train.notes.iter().chain(&val.notes).cloned().collect();
+    let pictures: Vec<&scan::Picture> = all.iter().map(|(_, image)| image).collect();
+    let (of_train, of_val) = pictures.split_at(train.pictures.len());
+    notes.extend(note_overlap([options.train, options.val], [of_train, of_val]));
     let mut decided = vec![
         ("lists", format!("{}; {}", train.line, val.line)),
         ("orientation", line.clone().unwrap_or_else(|| "all images are upright".to_owned())),
@@ -92,13 +98,20 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
     Ok(Dataset { name, classes, train: train_items, val: val_items, notes, decided })
 }
 
+/// `COCO_train2014_000000000009.jpg`, `000000000009.jpg`.
+fn is_name_of_coco(name: &str) -> bool {
+    let id = stem(file_name(name)).rsplit('_').next().unwrap_or_default();
+    id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 fn masks_line(lists: [&str; 2], found: [&List; 2], items: [&[Item]; 2]) -> String {
     let of = |k: usize| {
         let n = items[k].iter().filter(|item| item.mask.is_some()).count();
         format!("{} {n} of {}", lists[k], items[k].len())
     };
     let sum = |count: fn(&Counts) -> usize| found.iter().map(|list| count(&list.counts)).sum::<usize>();
-    let labels: BTreeSet<u8> = items.iter().flat_map(|items| items.iter()).flat_map(|item| item.in_mask.clone()).collect();
+    let labels: BTreeSet<u8> =
+        items.iter().flat_map(|items| items.iter()).flat_map(|item| item.in_mask.clone()).collect();
     let without = sum(|counts| counts.boxes + counts.bare);
     format!(
         "{}, {} images, painted from {} outlines of {} classes; {} crowds and {without} objects without an outline are ignored",
@@ -156,9 +169,15 @@ fn read_list(
         let is_unnamed = |name: &&str| !named.contains(images.path.join(name).as_path());
         let rest: Vec<&str> = images.pictures().into_iter().filter(is_unnamed).collect();
         if !rest.is_empty() {
-            notes.push(format!("{} files of {list} are named by no image of its annotations: {}", rest.len(), some_of(&rest)));
+            notes.push(format!(
+                "{} files of {list} are named by no image of its annotations: {}",
+                rest.len(),
+                some_of(&rest)
+            ));
         }
     }
+    let ids: Vec<String> = pictures.iter().map(id).collect();
+    one_id_a_file(list, ids.iter().map(String::as_str).zip(files.iter().map(|(_, picture)| picture)))?;
     let pictures = pictures.into_iter().zip(files.into_iter().map(|(_, picture)| picture)).collect();
     Ok(List { path, classes, pictures, counts, line, notes })
 }
@@ -171,12 +190,17 @@ fn notes_of(list: &str, counts: &Counts, n_annotated: usize) -> Vec<String> {
         (without, format!("{without} of {pictures} {list} images have no annotation and are left out")),
         (
             *boxes,
-            format!("{boxes} {of} have a box and no outline: they are labels, and what their boxes alone cover is ignored"),
+            format!(
+                "{boxes} {of} have a box and no outline: they are labels, and what their boxes alone cover is ignored"
+            ),
         ),
         (*bare, format!("{bare} {of} have neither outline nor box: they are labels, and their images are not scored")),
         (*beyond, format!("{beyond} {of} reach beyond their images and are cut off there")),
         (*without_id, format!("{without_id} {of} have no id of their own, which nothing needs")),
-        (*without_size, format!("{without_size} of {pictures} {list} images have no size, which is taken from their files")),
+        (
+            *without_size,
+            format!("{without_size} of {pictures} {list} images have no size, which is taken from their files"),
+        ),
     ];
     let mut notes: Vec<String> = notes.into_iter().filter(|(n, _)| *n > 0).map(|(_, note)| note).collect();
     if let Some(name) = background {
@@ -248,13 +272,26 @@ fn open(root: &Path, list: &str, memo: &dyn FileMemo, folder: &Path) -> Result<(
     if !path.is_file() {
         let there = fs::read_dir(root.join("annotations")).into_iter().flatten().flatten();
         let names = there.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut there: Vec<String> = names
-            .filter_map(|name| Some(name.strip_prefix("instances_")?.strip_suffix(".json")?.to_owned()))
-            .collect();
+        let mut there: Vec<String> =
+            names.filter_map(|name| Some(name.strip_prefix("instances_")?.strip_suffix(".json")?.to_owned())).collect();
         there.sort();
         let there = if there.is_empty() { "none".to_owned() } else { some_of(&there) };
         let problem = format!("no annotations of the list `{}`; there are: {there}", shown_of(list));
-        return Err(fault(problem, "`dataset.train = \"train2014\"` reads annotations/instances_train2014.json"));
+        // As tools name what they export.
+        let others = [
+            format!("annotations/{list}.json"),
+            format!("{list}/_annotations.coco.json"),
+            format!("{list}/annotations.json"),
+            format!("{list}.json"),
+            "annotations/instances_default.json".to_owned(),
+            "_annotations.coco.json".to_owned(),
+            "annotations.json".to_owned(),
+        ];
+        let hint = match others.iter().find(|other| root.join(other).is_file()) {
+            Some(other) => format!("if `{}` has them, copy it there", shown_of(other)),
+            None => "`dataset.train = \"train2014\"` reads annotations/instances_train2014.json".to_owned(),
+        };
+        return Err(fault(problem, &hint));
     }
     let digest = memo.digest(&path).map_err(|error| fault(format!("{error:#}"), "check the file"))?;
     let kept = folder.join(format!("coco-{VERSION}-{}.outlines", &digest.to_string()[..16]));
@@ -304,7 +341,7 @@ fn unpack(path: &Path) -> anyhow::Result<Instances> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scan::tests::{NoMemo, options};
+    use super::super::scan::tests::{NoMemo, options, without_overlap};
     use super::*;
     use crate::data::image::encode_rgb;
     use crate::vision::Rgb;
@@ -345,7 +382,7 @@ mod tests {
         let dataset = scan_at(&dir).unwrap();
         assert_eq!(dataset.classes, ["background", "cat", "cow"]);
         assert_eq!(
-            dataset.notes,
+            without_overlap(&dataset.notes),
             [
                 "1 of 2 train images have no annotation and are left out",
                 "1 of 2 train annotations have a box and no outline: they are labels, and what their boxes alone cover is ignored",

@@ -46,6 +46,27 @@ impl Shape {
         Self(bytes)
     }
 
+    /// Pixels that it covers in an image of a size.
+    pub(super) fn pixels(&self, (height, width): (usize, usize)) -> u64 {
+        // Runs of its parts, which may overlap: where one begins and ends.
+        let mut inside: Vec<(u64, u64)> = Vec::new();
+        let drawn = runs_of(&mut &self.0[..], (height, width), |runs| {
+            let mut at = 0;
+            for pair in runs.chunks(2) {
+                let (begin, end) = (at + u64::from(pair[0]), at + pair.iter().map(|&run| u64::from(run)).sum::<u64>());
+                inside.push((begin, end));
+                at = end;
+            }
+        });
+        debug_assert!(drawn.is_ok());
+        inside.sort_unstable();
+        let (mut covered, mut pixels) = (0, 0);
+        for (begin, end) in inside {
+            pixels += end.saturating_sub(begin.max(covered));
+            covered = covered.max(end);
+        }
+        pixels
+    }
 }
 
 /// Shapes as bytes, in the order they are painted.
@@ -87,10 +108,15 @@ pub fn paint_mask(mut bytes: &[u8]) -> anyhow::Result<LabelMap> {
 }
 
 fn draw(from: &mut &[u8], map: &mut LabelMap, label: u8) -> anyhow::Result<()> {
+    runs_of(from, (map.height, map.width), |runs| paint(map, runs, label))
+}
+
+/// The runs of each part of a shape in an image of a size.
+fn runs_of(from: &mut &[u8], (height, width): (usize, usize), mut found: impl FnMut(&[u32])) -> anyhow::Result<()> {
     if byte(from)? == 1 {
         let n = take(from)?;
         let runs = (0..n).map(|_| Ok(u32::try_from(take(from)?)?)).collect::<anyhow::Result<Vec<u32>>>()?;
-        paint(map, &runs, label);
+        found(&runs);
         return Ok(());
     }
     for _ in 0..take(from)? {
@@ -113,7 +139,7 @@ fn draw(from: &mut &[u8], map: &mut LabelMap, label: u8) -> anyhow::Result<()> {
                 }
             }
         }
-        paint(map, &polygon_runs(&corners, map.height, map.width), label);
+        found(&polygon_runs(&corners, height, width));
     }
     Ok(())
 }
@@ -172,6 +198,10 @@ mod tests {
         }
         paint(&mut expected, &[0, 2, 18], 255);
         assert!(map == expected && map.at(0, 0) == 255 && map.at(2, 2) == 3);
+        for (label, shape) in &shapes {
+            let map = paint_mask(&outlines((4, 5), &in_order([(*label, shape)].into_iter()))).unwrap();
+            assert_eq!(shape.pixels((4, 5)), map.data.iter().filter(|at| **at == *label).count() as u64);
+        }
         for n in 0..bytes.len() {
             // Some beginnings are outlines of fewer shapes; none is a panic.
             let _ = paint_mask(&bytes[..n]);
