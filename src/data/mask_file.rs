@@ -580,3 +580,42 @@ fn named(values: &[&Value], name: impl Fn(&Value) -> String) -> String {
     let more = if values.len() > MAX_NAMED { format!(" and {} more", values.len() - MAX_NAMED) } else { String::new() };
     format!("{what}{} {shown}{more}", if values.len() == 1 { "" } else { "s" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::image::{encode_label_map, encode_rgb};
+    use crate::vision::Rgb;
+
+    #[test]
+    fn a_mask_has_the_labels_that_were_decided() {
+        let rgb = |colours: &[u32]| {
+            let data = colours.iter().flat_map(|colour| colour.to_be_bytes()[1..].to_vec()).collect();
+            encode_rgb(&Rgb { height: 1, width: colours.len(), data })
+        };
+        let colours = Reading::Colours(BTreeMap::from([(0, 0), (0x80_0000, 1), (0xe0_e0c0, IGNORE)]));
+        let map = decode_mask(&rgb(&[0x80_0000, 0, 0xe0_e0c0]), &colours).unwrap();
+        assert_eq!(map.data, [1, 0, 255]);
+        assert!(
+            decode_mask(&rgb(&[0x12_3456]), &colours).unwrap_err().to_string().contains("a value that is no class")
+        );
+
+        let numbers = Reading::Numbers(BTreeMap::from([(255, 1), (3, 0)]));
+        assert_eq!(decode_mask(&rgb(&[0xff_ffff, 0x03_0303, 0x02_0202]), &numbers).unwrap().data, [1, 0, 2]);
+        let palette = encode_label_map(&Grid::new(1, 3, vec![255, 3, 2]));
+        assert_eq!(decode_mask(&palette, &numbers).unwrap().data, [1, 0, 2]);
+        assert_eq!(decode_mask(&palette, &Reading::AsIs).unwrap().data, [255, 3, 2]);
+        assert_eq!(decode_mask(&palette, &colours).unwrap_err().to_string(), "the mask has a value that is no class");
+    }
+
+    #[test]
+    fn what_is_too_large_or_too_manifold_is_no_mask() {
+        let many = Rgb { height: 40, width: 40, data: (0..4800u32).map(|i| (i * i >> 3) as u8).collect() };
+        let error = MaskFact::learn(&encode_rgb(&many)).unwrap_err();
+        assert!(error.to_string().contains("more than 1024 distinct values, as a photograph has"), "{error}");
+        let mut bomb = encode_label_map(&Grid::filled(1, 1, 0));
+        bomb[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0xea, 0x60]);
+        assert!(MaskFact::learn(&bomb).is_err());
+        assert!(MaskFact::learn(b"\xff\xd8\xff\xe0").unwrap_err().to_string().contains("it is a JPEG image"));
+    }
+}

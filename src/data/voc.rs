@@ -188,7 +188,7 @@ fn read_list(options: &ScanOptions<'_>, list: &str, max: usize, images: &Folder)
     parts.extend((n_comments > 0).then(|| format!("{} of comment", counted(n_comments, "line"))));
     parts.extend((n_unseen > 0).then(|| format!("{} with characters that cannot be seen", counted(n_unseen, "line"))));
     // SBD's own lists are of this kind, so it is no note.
-    parts.extend((n_names > 0).then(|| format!("{} as the name of a file", counted(n_names, "id"))));
+    parts.extend((n_names > 0).then(|| format!("{n_names} of them written as the name of a file")));
     parts.extend((!flags.is_empty()).then(|| "each with a 1 behind it, as in ImageSets/Main".to_owned()));
     let line = format!("{named}.txt has {}", parts.join(", "));
     let is_odd = text.encoding.is_some() || n_comments > 0 || n_unseen > 0 || !flags.is_empty();
