@@ -315,7 +315,7 @@ fn read(text: &str) -> Result<Table, TableFault> {
         .delimiter(separator.0)
         .has_headers(false)
         .flexible(true)
-        .from_reader(text[start..].as_bytes());
+        .from_reader(&text.as_bytes()[start..]);
     let (mut seen, mut found, mut cells) = (HashMap::new(), Vec::new(), Vec::new());
     let (mut n_empty, mut indices) = (0, Vec::new());
     for record in reader.records() {
@@ -439,16 +439,16 @@ impl Header {
         let index = unnamed.first().copied().filter(|&at| at == 0);
         let classes: Vec<usize> =
             (0..header.len()).filter(|&at| at != image && at != split && !unnamed.contains(&at)).collect();
-        if let [at] = classes[..] {
-            if CLASS_COLUMNS.contains(&header[at].to_lowercase().as_str()) {
-                return Err(TableFault {
-                    problem: format!("its one column of a class is named `{}`", shown_of(&header[at])),
-                    hint: format!(
-                        "{TABLE_HINT}: write a column for each class, named as the class, in place of one that says which \
-                         class an image has"
-                    ),
-                });
-            }
+        if let [at] = classes[..]
+            && CLASS_COLUMNS.contains(&header[at].to_lowercase().as_str())
+        {
+            return Err(TableFault {
+                problem: format!("its one column of a class is named `{}`", shown_of(&header[at])),
+                hint: format!(
+                    "{TABLE_HINT}: write a column for each class, named as the class, in place of one that says which class \
+                     an image has"
+                ),
+            });
         }
         if classes.is_empty() || classes.len() >= usize::from(IGNORE) {
             return Err(format!("{} columns of classes; there can be 1 to 254", classes.len()).into());

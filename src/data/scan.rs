@@ -427,8 +427,7 @@ impl Finish<'_> {
                 n_masks += 1;
                 n_with_background += usize::from(mask.fact.has_background(reading));
             }
-            let item =
-                reading.map_err(Fault::from).and_then(|reading| self.item(draft, reading, turned[i], i < n_train));
+            let item = reading.and_then(|reading| self.item(draft, reading, turned[i], i < n_train));
             made.push(item);
         }
         let made_of_val = made.split_off(n_train);
