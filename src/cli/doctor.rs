@@ -106,13 +106,10 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     let cache = read_cache(cli)?;
     let experiment = Experiment::open(&cache, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
     weights::check(cli, &cache, &experiment)?;
-    let mut named: Vec<String> = Vec::new();
-    for data in experiment.cells.iter().map(|cell| &cell.dataset) {
-        let text = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());
-        if !named.contains(&text) {
-            println!("data        {text}, all whole");
-            named.push(text);
-        }
+    for (name, lines) in experiment.decided() {
+        println!("data        {name}, every file whole");
+        lines.iter().for_each(|(what, decided)| println!("  {what:<12}{decided}"));
     }
+    experiment.notes().iter().for_each(|note| println!("note        {note}"));
     Ok(())
 }

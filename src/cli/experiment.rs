@@ -22,7 +22,9 @@ use super::progress::Progress;
 use super::record::Recorded;
 use super::segment::segment;
 use super::verify::verify_results;
-use super::{Hinted, INTERRUPTED, LOGS, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights};
+use super::{
+    Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights,
+};
 use crate::cache::Cache;
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
@@ -78,7 +80,17 @@ impl Experiment {
             };
             inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset });
         }
-        let (graph, cells) = build(&inputs, cache, has_bf16())?;
+        let built = build(&inputs, cache, has_bf16());
+        // What is missing in the data may be why.
+        let (graph, cells) = built.map_err(|error| {
+            let mut notes: Vec<String> = Vec::new();
+            for note in inputs.iter().flat_map(|input| &input.dataset.notes) {
+                if !notes.contains(note) {
+                    notes.push(note.clone());
+                }
+            }
+            OfData { error, notes }
+        })?;
         Ok(Self { pipeline, graph, cells })
     }
 
@@ -94,12 +106,29 @@ impl Experiment {
         finished(&self.graph, cache, &self.targets())
     }
 
-    /// Prints what a user should know of the data, each once.
+    /// What a user should know of the data, each once.
+    pub(super) fn notes(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let notes = self.cells.iter().flat_map(|cell| &cell.dataset.notes).map(String::as_str);
+        notes.filter(|note| seen.insert(*note)).collect()
+    }
+
     pub(super) fn print_notes(&self, cli: &Cli) {
-        let notes: BTreeSet<&String> = self.cells.iter().flat_map(|cell| &cell.dataset.notes).collect();
         if !cli.quiet {
-            notes.into_iter().for_each(|note| eprintln!("note: {note}"));
+            self.notes().iter().for_each(|note| eprintln!("note: {note}"));
         }
+    }
+
+    /// What was decided of the data, a data set after the other: its name with the numbers of its images, and lines.
+    pub(super) fn decided(&self) -> Vec<(String, &[(&'static str, String)])> {
+        let mut decided: Vec<(String, &[(&'static str, String)])> = Vec::new();
+        for data in self.cells.iter().map(|cell| &cell.dataset) {
+            let name = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());
+            if !decided.iter().any(|(known, lines)| *known == name && *lines == data.decided) {
+                decided.push((name, &data.decided));
+            }
+        }
+        decided
     }
 
     pub(super) fn targets(&self) -> Vec<UnitIdx> {
@@ -135,6 +164,8 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
         root,
         masks: spec.masks.as_deref(),
         labels: spec.labels,
+        orientation: spec.orientation,
+        mask_values: &spec.mask_values,
         train: &spec.train,
         val: &spec.val,
         max_train: spec.max_train,

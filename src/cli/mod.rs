@@ -80,6 +80,9 @@ pub fn main() -> ExitCode {
     let code = match dispatch(&cli) {
         Ok(code) => code,
         Err(error) => {
+            if let Some(OfData { notes, .. }) = error.downcast_ref().filter(|_| !cli.quiet) {
+                notes.iter().for_each(|note| eprintln!("note: {}", printable(note, true)));
+            }
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
             eprintln!("error: {}", printable(&chain.join(": "), true));
             if let Some(hint) = hint_of(&error) {
@@ -143,6 +146,9 @@ fn leave_at_once(code: u8) -> ! {
 
 /// What to do about an error, where it knows.
 fn hint_of(error: &anyhow::Error) -> Option<String> {
+    if let Some(OfData { error, .. }) = error.downcast_ref() {
+        return hint_of(error);
+    }
     if let Some(file) = error.downcast_ref::<FileError>() {
         return file.hint.clone();
     }
@@ -180,6 +186,25 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
 struct Hinted {
     message: String,
     hint: String,
+}
+
+/// An error of what is built from data, with what is noted of them.
+#[derive(Debug)]
+struct OfData {
+    error: anyhow::Error,
+    notes: Vec<String>,
+}
+
+impl std::fmt::Display for OfData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for OfData {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
 }
 
 impl Hinted {

@@ -28,11 +28,17 @@ pub(super) fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
         let units: Vec<_> =
             plan.units.iter().map(|(unit, fresh)| (experiment.graph.unit(*unit).label(), fresh)).collect();
         let (stages, n_cells) = (&plan.stages, cells.len());
+        let data = experiment.decided();
         let json = serde_json::json!({
-            "cells": n_cells, "trainings": distinct, "cost": cost, "stages": stages, "units": units
+            "data": data, "cells": n_cells, "trainings": distinct, "cost": cost, "stages": stages, "units": units
         });
         println!("{json}");
         return Ok(());
+    }
+    for (name, lines) in experiment.decided() {
+        println!("{name}");
+        lines.iter().for_each(|(what, decided)| println!("  {what:<12}{decided}"));
+        println!();
     }
     let mut rows = vec![["stage", "cached", "to run", "time", "size"].map(str::to_owned).to_vec()];
     for (stage, counts) in &plan.stages {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use super::experiment::Experiment;
 use crate::cache::{BlobStore, Cache};
 use crate::data::coco::paint_mask;
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
-use crate::data::{FileRef, Item, Mask, temporary};
+use crate::data::mask_file::decode_mask;
+use crate::data::{FileRef, Item, Mask, read_as, temporary};
 use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;
@@ -139,9 +140,9 @@ impl<'a> Row<'a> {
     fn draw(&self, store: &BlobStore, panels: &[bool; N_PANELS]) -> anyhow::Result<Rgb> {
         let bytes = |digest: Option<BlobDigest>| digest.and_then(|digest| store.read(&digest).ok());
         let source = |file: &FileRef| {
-            let bytes = fs::read(&file.path).with_context(|| format!("reading `{}`", file.path.display()))?;
-            ensure!(BlobDigest::of(&bytes) == file.digest, "`{}` has changed since the run", file.path.display());
-            Ok(bytes)
+            let bytes =
+                read_as(&file.path, &file.digest).with_context(|| format!("reading `{}`", file.path.display()))?;
+            bytes.with_context(|| format!("`{}` has changed since the run", file.path.display()))
         };
         let image = decode_rgb(&source(&self.item.image)?)?;
         let palette = voc_palette();
@@ -156,6 +157,7 @@ impl<'a> Row<'a> {
         let truth = match &self.item.mask {
             None => None,
             Some(Mask::File(png)) => Some(decode_label_map(&source(png)?)?),
+            Some(Mask::Translated { file, reading }) => Some(decode_mask(&source(file)?, reading)?),
             Some(Mask::Outlines { bytes, digest: _ }) => Some(paint_mask(bytes)?),
         };
         let truth = truth.map(|truth| labels_over(&image, &truth, &palette));

@@ -6,26 +6,69 @@
 //! rex,val,0,1                with or without the ending of images/rex.jpg
 //! ```
 //!
-//! A mask is `masks/tom.png`, a palette or grey PNG: 0 background, the labels, 255 ignored.
+//! A mask is `masks/tom.png`, a palette or grey PNG: 0 background, the labels, 255 ignored. The table is read as
+//! spreadsheets and pandas write it, where what they wrote has one reading: see [`read`].
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 
-use super::scan::{DataError, ScanOptions, all_or_no_masks, check_folders, image, items, mask, note_unscored};
-use super::{Dataset, FileMemo, Item};
+use super::find::{Folder, file_name, is_picture, stem};
+use super::scan::{
+    DataError, Draft, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each, images_in,
+    note_names, read_text, some_of,
+};
+use super::text::{are, check_name, clean, counted, lines, n_with_unseen, shown_of};
+use super::{Dataset, FileMemo};
 use crate::vision::IGNORE;
 
-/// How the names of pictures end.
-const ENDINGS: [&str; 6] = [".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG"];
-
+const IMAGES: &str = "images";
+const MASKS: &str = "masks";
+/// How the names of other tables end.
+const TABLE_ENDINGS: [&str; 6] = [".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods"];
+/// Names of a column that holds the names or numbers of classes.
+const CLASS_COLUMNS: [&str; 8] = ["label", "labels", "class", "classes", "class_id", "category", "target", "tags"];
 const TABLE_HINT: &str = "labels.csv has the columns `image`, `split` and one a class, which holds 1 or 0";
+/// What may stand between columns, with its name.
+const SEPARATORS: [(u8, &str); 4] = [(b',', ","), (b';', ";"), (b'\t', "tab"), (b'|', "|")];
+/// Other names of the column `image`.
+const IMAGE_NAMES: [&str; 8] =
+    ["filename", "file_name", "file", "image_name", "image_path", "image_file", "image_id", "img"];
 
 /// An image as its line says.
 struct Line {
     split: String,
-    /// The image's file name or its stem.
+    /// Its file's name, with or without the ending.
     image: String,
     labels: Vec<u8>,
+}
+
+impl Line {
+    fn id(&self) -> &str {
+        stem(&self.image)
+    }
+}
+
+/// labels.csv as it was read.
+struct Table {
+    /// Background first.
+    classes: Vec<String>,
+    lines: Vec<Line>,
+    /// What was decided: separator, encoding, columns left out.
+    read_as: Vec<String>,
+    /// Some of it is no plain table of this kind.
+    is_odd: bool,
+}
+
+/// What is wrong with the table, and what to do about it.
+struct TableFault {
+    problem: String,
+    hint: String,
+}
+
+impl From<String> for TableFault {
+    fn from(problem: String) -> Self {
+        Self { problem, hint: TABLE_HINT.to_owned() }
+    }
 }
 
 /// Reads and checks a data set; `options.train` and `options.val` are values of the column `split`.
@@ -34,106 +77,485 @@ struct Line {
 /// What is missing, and every image that is missing, broken, without a label in training, or with a bad mask.
 pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, DataError> {
     check_folders(options)?;
-    let path = options.root.join("labels.csv");
-    let fault = |problem: String| DataError::File { path: path.clone(), problem, hint: TABLE_HINT };
-    let (classes, lines) = read(&path).map_err(fault)?;
-    let of = |split: &str, max: usize, is_train: bool| {
-        let is_chosen = |line: &&Line| line.split == split && !options.exclude.iter().any(|id| id == stem(&line.image));
+    let root = Folder::list(options.root);
+    let path = table_in(&root)?;
+    let text = read_text(&path)?;
+    let fault = |TableFault { problem, hint }| DataError::file(&path, problem, hint);
+    let Table { classes, lines, mut read_as, is_odd } = read(&text.text).map_err(fault)?;
+    read_as.extend(text.encoding.clone());
+    let images = images_in(&root, IMAGES)?;
+    let masks = Folder::list(&options.masks.map_or_else(|| root.folder(MASKS), |masks| options.root.join(masks)));
+
+    let splits = Splits::of(&lines, [options.train, options.val]);
+    let of = |k: usize, max: usize| {
+        let Some(name) = splits.named[k] else {
+            let asked = [options.train, options.val][k];
+            let problem = format!("no image of the split `{}`", shown_of(asked));
+            let field = ["dataset.train", "dataset.val"][k];
+            let hint = match splits.begins_as(asked) {
+                Some(other) => {
+                    format!("write `{field} = \"{}\"`; the column `split` has: {}", shown_of(other), splits.all())
+                }
+                None => format!("set `{field}` to a value of the column `split`, which has: {}", splits.all()),
+            };
+            return Err(DataError::file(&path, problem, hint));
+        };
+        let is_chosen = |line: &&Line| line.split == name && !options.exclude.iter().any(|id| id == line.id());
         let chosen = lines.iter().filter(is_chosen).take(if max > 0 { max } else { usize::MAX });
         let chosen: Vec<&Line> = chosen.collect();
         if chosen.is_empty() {
-            return Err(fault(format!("no image of the split `{split}`")));
+            let problem = format!("no image of the split `{}` is left", shown_of(name));
+            return Err(DataError::file(&path, problem, "`dataset.exclude` names all of them"));
         }
-        items(split, &chosen, |line| item(options, line, &classes, is_train, memo))
+        Ok(chosen)
     };
-    let (train, val) = (of(options.train, options.max_train, true)?, of(options.val, options.max_val, false)?);
-    let mut notes = Vec::new();
-    note_unscored(options.train, &train, &mut notes);
-    all_or_no_masks(options.val, &val, &mut notes)?;
-    Ok(Dataset { name: options.name.to_owned(), classes, train, val, notes })
+    let (train, val) = (of(0, options.max_train)?, of(1, options.max_val)?);
+    let ids: HashSet<&str> = lines.iter().map(Line::id).collect();
+    let is_id = |id: &str| ids.contains(id);
+    let draft = |line: &&Line| draft(line, [&images, &masks], &is_id, memo);
+    let drafts = (each(options.train, &train, draft)?, each(options.val, &val, draft)?);
+
+    let mut notes: Vec<String> = Vec::new();
+    note_names(
+        [(&images, IMAGES), (&masks, MASKS)].into_iter().take(2 - usize::from(options.masks.is_some())),
+        &mut notes,
+    );
+    notes.extend(masks_elsewhere(options, &root, &masks));
+    if is_odd || text.encoding.is_some() {
+        notes.push(format!("labels.csv: {}", read_as.join("; ")));
+    }
+    notes.extend(splits.notes([options.train, options.val]));
+    notes.extend(unnamed(&images, &ids, "images"));
+    let used: HashSet<String> = drafts.0.iter().chain(&drafts.1).filter_map(used_mask).collect();
+    notes.extend(unused_masks(&masks, &ids, &used));
+    let finish = Finish {
+        options,
+        classes: &classes,
+        is_voc: false,
+        // What people draw masks with shows images as they are seen.
+        turned_by_default: true,
+        label_file: "labels.csv",
+    };
+    let Finished { train, val, notes: of_items, mut decided } = finish.finish(drafts.0, drafts.1)?;
+    let list = format!("labels.csv has {} images: {}; {}", lines.len(), splits.all(), read_as.join("; "));
+    decided.insert(0, ("lists", list));
+    notes.extend(of_items);
+    Ok(Dataset { name: options.name.to_owned(), classes, train, val, notes, decided })
 }
 
-/// Class names, background first, and the lines.
-fn read(path: &Path) -> Result<(Vec<String>, Vec<Line>), String> {
-    let options = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path);
-    let mut table = options.map_err(|error| error.to_string())?;
-    let header = table.headers().map_err(|error| error.to_string())?.clone();
-    let column = |name: &str| header.iter().position(|head| head == name);
-    let find = |name: &str| column(name).ok_or_else(|| format!("no column `{name}`"));
-    let (image_at, split_at) = (find("image")?, find("split")?);
-    let class_at: Vec<usize> = (0..header.len()).filter(|&at| at != image_at && at != split_at).collect();
-    if class_at.is_empty() || class_at.len() >= usize::from(IGNORE) {
-        return Err(format!("{} columns of classes; there can be 1 to 254", class_at.len()));
+/// The values of the column `split` and which of them are the lists that are asked for.
+struct Splits<'a> {
+    counts: BTreeMap<&'a str, usize>,
+    /// Of training and validation images.
+    named: [Option<&'a str>; 2],
+}
+
+impl<'a> Splits<'a> {
+    fn of(lines: &'a [Line], asked: [&str; 2]) -> Self {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        lines.iter().for_each(|line| *counts.entry(&line.split).or_default() += 1);
+        let named = asked.map(|asked| {
+            let exact = counts.keys().find(|split| **split == asked);
+            let mut folded = counts.keys().filter(|split| split.to_lowercase() == asked.to_lowercase());
+            exact.or_else(|| folded.next().filter(|_| folded.next().is_none())).copied()
+        });
+        Self { counts, named }
     }
-    let mut classes = vec!["background".to_owned()];
-    for &at in &class_at {
-        let name = header[at].to_owned();
-        if name.is_empty() || classes.contains(&name) {
-            return Err(format!("column {} is named `{name}`; a class needs a name of its own", at + 1));
+
+    /// A split that may be called so: `validation` for `val`.
+    fn begins_as(&self, asked: &str) -> Option<&'a str> {
+        let is_one = |split: &&&str| {
+            let split = split.to_lowercase();
+            let like = strsim::normalized_damerau_levenshtein(&split, asked);
+            !split.is_empty() && (split.starts_with(asked) || asked.starts_with(&split) || like >= 0.7)
+        };
+        self.counts.keys().find(is_one).copied()
+    }
+
+    fn all(&self) -> String {
+        if self.counts.is_empty() {
+            return "no line".to_owned();
         }
-        classes.push(name);
+        let shown = self.counts.iter().map(|(split, n)| match split.is_empty() {
+            true => format!("{n} with no split"),
+            false => format!("{} {n}", shown_of(split)),
+        });
+        shown.collect::<Vec<_>>().join(", ")
     }
-    let (mut seen, mut lines) = (HashSet::new(), Vec::new());
-    for record in table.records() {
-        let record = record.map_err(|error| error.to_string())?;
-        let place = record.position().map_or(0, csv::Position::line);
-        let mut labels = Vec::new();
-        for (label, &at) in (1..).zip(&class_at) {
-            match &record[at] {
-                "1" => labels.push(label),
-                "0" | "" => {}
-                other => {
-                    return Err(format!(
-                        "line {place}: `{other}` in the column `{}`, which is no column of a class or a typing error",
-                        &header[at]
-                    ));
-                }
+
+    fn notes(&self, asked: [&str; 2]) -> Vec<String> {
+        let mut notes = Vec::new();
+        for (asked, named) in asked.iter().zip(self.named) {
+            if let Some(named) = named.filter(|named| named != asked) {
+                notes.push(format!("labels.csv: the split `{}` is read as `{asked}`", shown_of(named)));
             }
         }
-        let (image, split) = (record[image_at].to_owned(), record[split_at].to_owned());
-        if !seen.insert(stem(&image).to_owned()) {
-            return Err(format!("line {place}: `{}` stands twice", stem(&image)));
+        for (split, n) in self.counts.iter().filter(|(split, _)| !self.named.contains(&Some(**split))) {
+            let like = |name: &&str| strsim::normalized_damerau_levenshtein(name, &split.to_lowercase());
+            let near = asked.iter().filter(|name| like(name) >= 0.7).max_by(|a, b| like(a).total_cmp(&like(b)));
+            let typing = near.map_or(String::new(), |near| format!(" (a typing error of `{near}`?)"));
+            let of = match split.is_empty() {
+                true => "no split".to_owned(),
+                false => format!("the split `{}`", shown_of(split)),
+            };
+            let have = if n == &1 { "1 image has".to_owned() } else { format!("{n} images have") };
+            notes.push(format!("labels.csv: {have} {of}{typing}: not used"));
         }
-        lines.push(Line { split, image, labels });
+        notes
     }
-    Ok((classes, lines))
 }
 
-/// Without the ending of a picture.
-fn stem(image: &str) -> &str {
-    ENDINGS.iter().find_map(|ending| image.strip_suffix(ending)).unwrap_or(image)
+/// The table, in whatever letters.
+///
+/// # Errors
+/// It is not there.
+fn table_in(root: &Folder) -> Result<PathBuf, DataError> {
+    let fault = |problem: String| DataError::file(&root.path, problem, TABLE_HINT);
+    if let Some(path) = root.file("labels.csv").map_err(fault)? {
+        return Ok(path);
+    }
+    let tables = root.names().filter(|name| TABLE_ENDINGS.iter().any(|ending| name.to_lowercase().ends_with(ending)));
+    let mut tables: Vec<&str> = tables.collect();
+    tables.sort_unstable();
+    let there = if tables.is_empty() { String::new() } else { format!("; there is {}", some_of(&tables)) };
+    Err(DataError::file(&root.path, format!("it has no `labels.csv`{there}"), TABLE_HINT))
 }
 
-fn item(
-    options: &ScanOptions<'_>,
+/// A note of a folder that may hold the masks, where they are not looked for.
+fn masks_elsewhere(options: &ScanOptions<'_>, root: &Folder, masks: &Folder) -> Option<String> {
+    if !masks.path.is_dir() {
+        let others: Vec<&str> = root.folders().filter(|name| !name.eq_ignore_ascii_case(IMAGES)).collect();
+        return (!others.is_empty()).then(|| {
+            let hint = format!("`dataset.masks = \"{}\"` reads masks from there", shown_of(others[0]));
+            format!("there is no folder `{MASKS}`; the other folders are {}: {hint}", some_of(&others))
+        });
+    }
+    let within: Vec<&str> = masks.folders().collect();
+    let name = options.masks.map_or_else(|| MASKS.to_owned(), |path| path.display().to_string());
+    (!within.is_empty() && masks.pictures().is_empty()).then(|| {
+        format!(
+            "the folder `{}` has no picture, and its folders are not looked into: {}",
+            shown_of(&name),
+            some_of(&within)
+        )
+    })
+}
+
+/// A note of files that no line names.
+fn unnamed(folder: &Folder, ids: &HashSet<&str>, what: &str) -> Option<String> {
+    let rest: Vec<&str> = folder.pictures().into_iter().filter(|name| !ids.contains(stem(name))).collect();
+    let rest: Vec<&str> =
+        rest.into_iter().filter(|name| !ids.iter().any(|id| id.eq_ignore_ascii_case(stem(name)))).collect();
+    (!rest.is_empty())
+        .then(|| format!("{} files in {what}/ are named by no line of labels.csv: {}", rest.len(), some_of(&rest)))
+}
+
+fn used_mask(draft: &Draft) -> Option<String> {
+    Some(draft.mask.as_ref()?.path().file_name()?.to_string_lossy().into_owned())
+}
+
+/// A note of files in the folder of masks that are the mask of no image.
+fn unused_masks(folder: &Folder, ids: &HashSet<&str>, used: &HashSet<String>) -> Option<String> {
+    let is_of_none = |name: &&str| !used.contains(*name) && !ids.contains(stem(name));
+    let rest: Vec<&str> = folder.pictures().into_iter().filter(is_of_none).collect();
+    (!rest.is_empty()).then(|| {
+        format!(
+            "{} files in {} are the mask of no image that is used: {}; a mask has the name of its image",
+            rest.len(),
+            folder.path.file_name().map_or_else(|| "masks".into(), |name| name.to_string_lossy()),
+            some_of(&rest)
+        )
+    })
+}
+
+/// The table.
+///
+/// Columns are separated by what makes columns `image` and `split` of the header; spreadsheets write `;` and `sep=;`
+/// before it. Names of these two may be in capitals, and `image` may be called `filename`. A first column of numbers
+/// without a name is pandas' index. Cells are 1 and 0, also as `1.0`, `True`, `yes`, or `x` and nothing.
+fn read(text: &str) -> Result<Table, TableFault> {
+    let mut rows = lines(text).filter(|(_, line)| !line.is_empty());
+    let (mut n_comments, mut declared) = (0, None);
+    let (head_at, head) = loop {
+        let Some((number, line)) = rows.next() else { return Err("it has no line".to_owned().into()) };
+        if line.starts_with('#') {
+            n_comments += 1;
+        } else if let Some(separator) = line.to_lowercase().strip_prefix("sep=") {
+            declared = separator.bytes().next();
+        } else {
+            break (number, line);
+        }
+    };
+    let columns = |separator: u8| -> Vec<String> {
+        let mut reader = csv::ReaderBuilder::new().delimiter(separator).has_headers(false).from_reader(head.as_bytes());
+        let first = reader.records().next().and_then(Result::ok).unwrap_or_default();
+        first.iter().map(|cell| clean(cell).to_owned()).collect()
+    };
+    let fits = |separator: &(u8, &str)| {
+        let columns = columns(separator.0);
+        columns.iter().any(|name| name.eq_ignore_ascii_case("split")) && columns.len() > 1
+    };
+    let separator = SEPARATORS.iter().filter(|of| declared.is_none_or(|declared| declared == of.0)).find(|of| fits(of));
+    // Where no separator makes a column `split`, that of the most columns shows what there is.
+    let separator =
+        separator.or_else(|| SEPARATORS.iter().max_by_key(|of| columns(of.0).len())).unwrap_or(&SEPARATORS[0]);
+    let header = columns(separator.0);
+    let head = Header::of(&header)?;
+
+    let mut read_as = vec![format!("columns are separated by `{}`", separator.1)];
+    let n_unseen = n_with_unseen(text);
+    read_as.extend((n_comments > 0).then(|| format!("{} of comment before the header", counted(n_comments, "line"))));
+    read_as
+        .extend((n_unseen > 0).then(|| format!("{} with characters that cannot be seen", counted(n_unseen, "line"))));
+    read_as.extend(head.read_as.clone());
+    let mut is_odd = separator.0 != b',' || n_comments > 0 || n_unseen > 0 || !head.read_as.is_empty();
+
+    let start = lines_start(text, head_at + 1);
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(separator.0)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(&text.as_bytes()[start..]);
+    let (mut seen, mut found, mut cells) = (HashMap::new(), Vec::new(), Vec::new());
+    let (mut n_empty, mut indices) = (0, Vec::new());
+    for record in reader.records() {
+        let record = record.map_err(|error| error.to_string())?;
+        let place = head_at as u64 + record.position().map_or(0, csv::Position::line);
+        let record: Vec<&str> = record.iter().map(clean).collect();
+        if record.iter().all(|cell| cell.is_empty()) {
+            n_empty += usize::from(record.len() > 1);
+            continue;
+        }
+        if record[0].starts_with('#') && record.len() != header.len() {
+            n_empty += 1;
+            continue;
+        }
+        let extra = record.get(header.len()..).unwrap_or_default().iter().any(|cell| !cell.is_empty());
+        if let Some(cell) = record.iter().find(|cell| cell.contains(['\n', '\r'])) {
+            let begin = shown_of(cell.split(['\n', '\r']).next().unwrap_or_default());
+            let problem = format!("line {place}: a text in quotes begins with `{begin}` and does not end on its line");
+            return Err(TableFault { problem, hint: "close the quotes, or remove them".to_owned() });
+        }
+        if record.len() < header.len() || extra {
+            return Err(format!("line {place} has {} columns, the header {}", record.len(), header.len()).into());
+        }
+        if let Some(&at) = head.unnamed.iter().find(|&&at| Some(at) != head.index && !record[at].is_empty()) {
+            return Err(format!(
+                "column {} has no name, and line {place} has `{}` in it",
+                at + 1,
+                shown_of(record[at])
+            )
+            .into());
+        }
+        indices.extend(head.index.map(|at| record[at].to_owned()));
+        let image = image_name(record[head.image]).map_err(|problem| format!("line {place}: {problem}"))?;
+        let line = Line { split: record[head.split].to_owned(), image, labels: Vec::new() };
+        if let Some(first) = seen.insert(line.id().to_owned(), place) {
+            return Err(format!("line {place}: `{}` stands twice, first in line {first}", shown_of(line.id())).into());
+        }
+        cells.push((place, head.classes.iter().map(|&at| record[at].to_owned()).collect::<Vec<_>>()));
+        found.push(line);
+    }
+    let counts_up = |from: usize| indices.iter().enumerate().all(|(i, index)| *index == (from + i).to_string());
+    if let Some(at) = head.index.filter(|_| !counts_up(0) && !counts_up(1)) {
+        return Err(format!("column {} has no name and is no index that counts the lines", at + 1).into());
+    }
+    if head.index.is_some() {
+        read_as.push("the first column counts the lines and is left out".to_owned());
+        is_odd = true;
+    }
+    if n_empty > 0 {
+        read_as.push(format!("{} empty or a comment", are(n_empty, "line")));
+        is_odd = true;
+    }
+    let marks = Marks::of(&cells);
+    for (line, (place, cells)) in found.iter_mut().zip(&cells) {
+        for (label, cell) in (1..).zip(cells) {
+            if marks.is_set(cell).map_err(|problem| {
+                let name = shown_of(&head.names[usize::from(label) - 1]);
+                format!("line {place}: `{}` in the column `{name}`, {problem}", shown_of(cell))
+            })? {
+                line.labels.push(label);
+            }
+        }
+    }
+    read_as.push(format!("marks are {}", marks.shown()));
+    is_odd |= !marks.is_plain();
+    let classes = std::iter::once("background".to_owned()).chain(head.names).collect();
+    Ok(Table { classes, lines: found, read_as, is_odd })
+}
+
+/// Where the `n`-th line begins, from 1.
+fn lines_start(text: &str, n: usize) -> usize {
+    let mut at = 0;
+    for _ in 1..n {
+        let Some(end) = text[at..].find(['\n', '\r']) else { return text.len() };
+        at += end + if text[at + end..].starts_with("\r\n") { 2 } else { 1 };
+    }
+    at
+}
+
+/// The columns of the table.
+struct Header {
+    image: usize,
+    split: usize,
+    classes: Vec<usize>,
+    names: Vec<String>,
+    /// Columns without a name, and which of them may be pandas' index.
+    unnamed: Vec<usize>,
+    index: Option<usize>,
+    read_as: Vec<String>,
+}
+
+impl Header {
+    fn of(header: &[String]) -> Result<Self, TableFault> {
+        let mut read_as = Vec::new();
+        let mut find = |name: &str, others: &[&str]| {
+            let of = |name: &str| -> Vec<usize> {
+                (0..header.len()).filter(|&at| header[at].eq_ignore_ascii_case(name)).collect()
+            };
+            let found = match of(name) {
+                found if found.is_empty() => others.iter().flat_map(|other| of(other)).collect(),
+                found => found,
+            };
+            match found[..] {
+                [at] => {
+                    if header[at] != name {
+                        read_as.push(format!("the column `{}` is `{name}`", shown_of(&header[at])));
+                    }
+                    Ok(at)
+                }
+                [] => Err(TableFault {
+                    problem: format!("no column `{name}`"),
+                    hint: format!("{TABLE_HINT}; it has: {}", some_of(header)),
+                }),
+                _ => Err(format!("{} columns could be `{name}`", found.len()).into()),
+            }
+        };
+        let (image, split) = (find("image", &IMAGE_NAMES)?, find("split", &[])?);
+        let is_index = |name: &str| name.is_empty() || name == "Unnamed: 0";
+        let unnamed: Vec<usize> =
+            (0..header.len()).filter(|&at| header[at].is_empty() || at == 0 && is_index(&header[at])).collect();
+        let index = unnamed.first().copied().filter(|&at| at == 0);
+        let classes: Vec<usize> =
+            (0..header.len()).filter(|&at| at != image && at != split && !unnamed.contains(&at)).collect();
+        if let [at] = classes[..]
+            && CLASS_COLUMNS.contains(&header[at].to_lowercase().as_str())
+        {
+            return Err(TableFault {
+                problem: format!("its one column of a class is named `{}`", shown_of(&header[at])),
+                hint: format!(
+                    "{TABLE_HINT}: write a column for each class, named as the class, in place of one that says which class \
+                     an image has"
+                ),
+            });
+        }
+        if classes.is_empty() || classes.len() >= usize::from(IGNORE) {
+            return Err(format!("{} columns of classes; there can be 1 to 254", classes.len()).into());
+        }
+        let mut names: Vec<String> = Vec::new();
+        for &at in &classes {
+            let name = header[at].clone();
+            let bare = name.trim_matches('_').to_lowercase();
+            if bare == "background" || bare == "bg" {
+                return Err(TableFault {
+                    problem: format!("column {} is named `{}`", at + 1, shown_of(&name)),
+                    hint: "remove this column: background is 0 in every mask and no label, and the columns of classes are \
+                           numbered from 1 on without it"
+                        .to_owned(),
+                });
+            }
+            check_name("the name of a class", &name)?;
+            if names.contains(&name) {
+                return Err(format!(
+                    "column {} is named `{}`; a class needs a name of its own",
+                    at + 1,
+                    shown_of(&name)
+                )
+                .into());
+            }
+            names.push(name);
+        }
+        Ok(Self { image, split, classes, names, unnamed, index, read_as })
+    }
+}
+
+/// What the cells of classes hold.
+struct Marks {
+    seen: Vec<String>,
+    /// `x` marks a class, and nothing else does.
+    by_x: bool,
+}
+
+impl Marks {
+    fn of(cells: &[(u64, Vec<String>)]) -> Self {
+        let mut seen: Vec<String> = cells.iter().flat_map(|(_, cells)| cells.iter().cloned()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        let by_x = seen.iter().all(|cell| cell.is_empty() || cell.eq_ignore_ascii_case("x"));
+        Self { seen, by_x }
+    }
+
+    fn is_set(&self, cell: &str) -> Result<bool, &'static str> {
+        match cell.to_lowercase().as_str() {
+            "1" | "1.0" | "1,0" | "true" | "yes" => Ok(true),
+            "0" | "0.0" | "0,0" | "false" | "no" | "" => Ok(false),
+            "x" if self.by_x => Ok(true),
+            _ => Err("which is neither 1 nor 0: no column of a class, or a typing error"),
+        }
+    }
+
+    fn shown(&self) -> String {
+        let shown: Vec<String> = self.seen.iter().take(6).map(|cell| format!("`{}`", shown_of(cell))).collect();
+        shown.join(", ")
+    }
+
+    fn is_plain(&self) -> bool {
+        self.seen.iter().all(|cell| ["", "0", "1"].contains(&cell.as_str()))
+    }
+}
+
+/// The name of a file in images/, which may be written with this folder.
+fn image_name(cell: &str) -> Result<String, String> {
+    let cell = cell.replace('\\', "/");
+    let inside = cell.strip_prefix("./").unwrap_or(&cell);
+    let inside = inside.strip_prefix("images/").unwrap_or(inside);
+    if inside.is_empty() || inside.contains('/') {
+        // A path of another machine leads to a file that is here under its name.
+        let is_whole_path = cell.starts_with('/') || cell.as_bytes().get(1) == Some(&b':');
+        return match file_name(&cell) {
+            name if is_whole_path && is_picture(name) => Ok(name.to_owned()),
+            _ => Err(format!(
+                "`{}`: `image` is the name of a file in images/ itself, without `/`; move the files there",
+                shown_of(&cell)
+            )),
+        };
+    }
+    check_name("an image's name", inside)?;
+    Ok(inside.to_owned())
+}
+
+fn draft(
     line: &Line,
-    classes: &[String],
-    is_train: bool,
+    [images, masks]: [&Folder; 2],
+    is_id: &impl Fn(&str) -> bool,
     memo: &dyn FileMemo,
-) -> Result<Item, String> {
-    let id = stem(&line.image);
-    if id.is_empty() || id.contains('/') {
-        return Err(format!("`{}`: `image` is the name of a file in images/, without `/`", line.image));
-    }
-    let images = options.root.join("images");
-    let names = std::iter::once(line.image.clone()).chain(ENDINGS.iter().map(|ending| format!("{id}{ending}")));
-    let found: Option<PathBuf> = names.map(|name| images.join(name)).find(|path| path.is_file());
-    let Some(found) = found else { return Err(format!("{id}: no image `{}`", images.join(&line.image).display())) };
-    let (image, size) = image(&found, memo)?;
-    if is_train && line.labels.is_empty() {
-        return Err(format!("{id}: a training image without a label: its line in labels.csv has no 1"));
-    }
-    let png = options.root.join(options.masks.unwrap_or(Path::new("masks"))).join(format!("{id}.png"));
-    let mask = if png.exists() { Some(mask((id, &png), &size, classes.len(), memo)?.0) } else { None };
-    let (height, width) = (size.height, size.width);
-    Ok(Item { id: id.to_owned(), image, mask, labels: line.labels.clone(), height, width })
+) -> Result<Draft, Fault> {
+    let id = line.id();
+    let path = images.image(id, Some(&line.image))?;
+    let picture = Picture::open(&path, memo)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mask = masks.mask(id, &name, is_id)?.map(|path| MaskDraft::open(&path, memo)).transpose()?;
+    let labels = line.labels.clone();
+    let unlabelled = "line in labels.csv has no 1";
+    Ok(Draft { id: id.to_owned(), picture, mask, labels: Some(labels.clone()), told: Some(labels), unlabelled })
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::super::scan::tests::{NoMemo, options};
+    use super::super::scan::tests::{NoMemo, options, without_overlap};
     use super::*;
     use crate::data::image::{encode_label_map, encode_rgb};
     use crate::vision::{Grid, Rgb};
@@ -149,7 +571,7 @@ mod tests {
         for id in ["a", "b", "c"] {
             fs::write(dir.path().join(format!("images/{id}.png")), encode_rgb(&image)).unwrap();
         }
-        put_mask(&dir, "a", 2);
+        put_mask(&dir, "a", 1);
         dir
     }
 
@@ -165,7 +587,7 @@ mod tests {
         let labels: Vec<_> = dataset.train.iter().map(|item| (item.id.as_str(), item.labels.as_slice())).collect();
         assert_eq!(labels, [("a", &[1][..]), ("b", &[1, 2])]);
         assert_eq!(
-            dataset.notes,
+            without_overlap(&dataset.notes),
             [
                 "1 of 2 train images have no mask: seeds and pseudo-labels are scored without them",
                 "no val image has a mask: predictions are made, but not scored",
@@ -200,12 +622,20 @@ mod tests {
             (table("split", "set"), "labels.csv`: no column `split`", TABLE_HINT),
             (table("\"dog, large\"", "cat"), "column 4 is named `cat`; a class needs a name of its own", TABLE_HINT),
             (table("b,train", "a,train"), "labels.csv`: line 3: `a` stands twice", TABLE_HINT),
-            (table(",val", ",test"), "no image of the split `val`", TABLE_HINT),
-            (table("c,val,0,0", "c,val,0"), "found record with 3 fields", TABLE_HINT),
-            (no_table, "labels.csv`: No such file", TABLE_HINT),
+            (
+                table(",val", ",test"),
+                "no image of the split `val`",
+                "set `dataset.val` to a value of the column `split`, which has: test 1, train 2",
+            ),
+            (table("c,val,0,0", "c,val,0"), "line 4 has 3 columns, the header 4", TABLE_HINT),
+            (no_table, "it has no `labels.csv`", TABLE_HINT),
             (table("b,train", "d,train"), "1 of 2 train images cannot be used:\n  d: no image `", "dataset.exclude"),
             (table("b,train, 1,1", "b,train,0,0"), "b: a training image without a label", "dataset.exclude"),
-            (unknown_label, "has class 3; known are 0..=2 and 255", "dataset.exclude"),
+            (
+                unknown_label,
+                "it has the number 3 (12 pixels); known are 0..=2 and 255",
+                "dataset.mask_values = { \"3\" = \"cat\" }",
+            ),
         ] {
             let error = scan(&options(dir.path()), &NoMemo).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");

@@ -39,7 +39,7 @@ pub fn decode_rgb(bytes: &[u8]) -> anyhow::Result<Rgb> {
 }
 
 /// Refuses what is declared and cannot be, before memory is taken for it.
-fn check_size(width: usize, height: usize, bytes: usize) -> anyhow::Result<()> {
+pub(super) fn check_size(width: usize, height: usize, bytes: usize) -> anyhow::Result<()> {
     let pixels = width.saturating_mul(height);
     ensure!(pixels <= MAX_PIXELS, "it declares {width}x{height} pixels; at most {MAX_PIXELS} are read");
     // Neither deflate nor a JPEG of one bit a block of 8x8 holds more pixels in a byte than this.

@@ -1,7 +1,11 @@
 //! What the scans of all kinds of data sets share: what is asked for, what can be wrong, what is learnt of a file and
 //! remembered by its content, so that a second scan of an unchanged data set reads no picture.
+//!
+//! A scan has two steps. Each image is a [`Draft`]: its files, and what they say of themselves. Then [`finish`] decides
+//! what only all of them together tell: what the numbers of masks mean, which way up images are, whether labels and
+//! masks agree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -9,11 +13,18 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::image::{decode_label_map, decode_rgb};
-use super::{Bytes, FileMemo, FileRef, Item, Mask, read_shared};
+use super::door::read_regular;
+use super::find::Folder;
+use super::image::{Orientation, decode_rgb};
+use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread};
+use super::orient::{self, OrientationPolicy, Oriented};
+use super::text::{NotText, Text, shown_of};
+use super::{Bytes, FileMemo, FileRef, Item, Mask, read_shared, turned};
 use crate::digest::BlobDigest;
 use crate::vision::IGNORE;
 
+/// Bytes of a list or a table; that of ImageNet has some 30 MB.
+const MAX_TEXT: u64 = 1 << 30;
 /// Offenders named in one message.
 const MAX_NAMED: usize = 5;
 
@@ -25,6 +36,8 @@ pub struct ScanOptions<'a> {
     /// Folder of masks within `root`; `None`: found by itself.
     pub masks: Option<&'a Path>,
     pub labels: LabelSource,
+    pub orientation: OrientationPolicy,
+    pub mask_values: &'a MaskValues,
     /// Name of the list, or split, of training images.
     pub train: &'a str,
     pub val: &'a str,
@@ -55,19 +68,37 @@ pub enum DataError {
     NoList { path: PathBuf, there: String },
     #[error("the image list `{0}` names no image")]
     EmptyList(PathBuf),
-    #[error("`{id}` stands twice in `{list}`")]
-    Twice { id: String, list: PathBuf },
     #[error("{} of {of} {list} images cannot be used:\n  {}{}", .faults.len(), named(.faults), more(.faults))]
-    Items { list: String, of: usize, faults: Vec<String> },
+    Items { list: String, of: usize, faults: Vec<Fault> },
     #[error("`{}`: {problem}", path.display())]
-    File { path: PathBuf, problem: String, hint: &'static str },
+    File { path: PathBuf, problem: String, hint: String },
 }
 
-fn named(faults: &[String]) -> String {
-    faults.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join("\n  ")
+/// Why an image cannot be used.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub(super) said: String,
+    /// What to do about it, where that is not the same for all faults.
+    hint: Option<String>,
 }
 
-fn more(faults: &[String]) -> String {
+impl Fault {
+    pub(super) fn new(said: String, hint: String) -> Self {
+        Self { said, hint: Some(hint) }
+    }
+}
+
+impl From<String> for Fault {
+    fn from(said: String) -> Self {
+        Self { said, hint: None }
+    }
+}
+
+fn named(faults: &[Fault]) -> String {
+    faults.iter().take(MAX_NAMED).map(|fault| fault.said.as_str()).collect::<Vec<_>>().join("\n  ")
+}
+
+fn more(faults: &[Fault]) -> String {
     match faults.len().saturating_sub(MAX_NAMED) {
         0 => String::new(),
         n => format!("\n  and {n} more"),
@@ -76,18 +107,40 @@ fn more(faults: &[String]) -> String {
 
 impl DataError {
     /// What to do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
+    pub fn hint(&self) -> String {
+        let hint = match self {
             Self::NoRoot(_) => {
                 "set `dataset.root` to the folder that holds JPEGImages and ImageSets (`kind = \"voc\"`), annotations \
                  (`\"coco\"`), or images and labels.csv (`\"folder\"`)"
             }
             Self::NoList { .. } => "set `dataset.train` and `dataset.val` to lists in ImageSets/Segmentation",
-            Self::EmptyList(_) | Self::Twice { .. } => "a list has one image id a line",
-            Self::Items { .. } => "mend the files, or name the images in `dataset.exclude`",
+            Self::EmptyList(_) => "a list has one image id a line",
+            Self::Items { faults, .. } => {
+                let own = faults.iter().find_map(|fault| fault.hint.as_deref());
+                own.unwrap_or("mend the files, or name the images in `dataset.exclude`")
+            }
             Self::File { hint, .. } => hint,
-        }
+        };
+        hint.to_owned()
     }
+
+    pub(super) fn file(path: &Path, problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), problem: problem.into(), hint: hint.into() }
+    }
+}
+
+/// The text of a file that people or programs wrote, and what it was where it is no plain UTF-8.
+pub(super) fn read_text(path: &Path) -> Result<Text, DataError> {
+    let bytes = read_regular(path, MAX_TEXT)
+        .map_err(|error| DataError::file(path, error.to_string(), "it has to be a text that you may read"))?;
+    super::text::decode(&bytes).map_err(|NotText { problem, hint }| DataError::file(path, problem, hint))
+}
+
+/// Some of many names for a message.
+pub(super) fn some_of(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<String> = names.iter().take(MAX_NAMED).map(|name| shown_of(name.as_ref())).collect();
+    let more = names.len().saturating_sub(MAX_NAMED);
+    format!("{}{}", shown.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() })
 }
 
 /// What may hold masks was named and is there, or was not named.
@@ -97,23 +150,53 @@ pub(super) fn check_folders(options: &ScanOptions<'_>) -> Result<(), DataError> 
     }
     match options.masks.map(|folder| options.root.join(folder)).filter(|folder| !folder.is_dir()) {
         None => Ok(()),
-        Some(path) => Err(DataError::File {
-            path,
-            problem: "no folder of masks".to_owned(),
-            hint: "`dataset.masks` is a folder in `dataset.root`; without it masks are found by themselves",
-        }),
+        Some(path) => Err(DataError::file(
+            &path,
+            "no folder of masks",
+            "`dataset.masks` is a folder in `dataset.root`; without it masks are found by themselves",
+        )),
     }
 }
 
-/// The items of a list, or every fault of it.
-pub(super) fn items<T: Sync>(
+/// The folder of images of a data set, in whatever letters.
+///
+/// # Errors
+/// It is not there.
+pub(super) fn images_in(root: &Folder, name: &str) -> Result<Folder, DataError> {
+    let path = root.folder(name);
+    if !path.is_dir() {
+        let there: Vec<&str> = root.folders().collect();
+        let there =
+            if there.is_empty() { "it has no folder".to_owned() } else { format!("it has {}", some_of(&there)) };
+        let problem = format!("images are looked for in its folder `{name}`, and {there}");
+        let hint = format!("set `dataset.root` to the folder that holds `{name}`, or rename the folder of images");
+        return Err(DataError::file(&root.path, problem, hint));
+    }
+    Ok(Folder::list(&path))
+}
+
+/// A note of folders whose names are written in other letters.
+pub(super) fn note_names<'a>(folders: impl Iterator<Item = (&'a Folder, &'a str)>, notes: &mut Vec<String>) {
+    for (folder, name) in folders {
+        let own = folder.path.file_name().unwrap_or_default().to_string_lossy();
+        if own != name && folder.path.is_dir() {
+            notes.push(format!("the folder `{}` is read as `{name}`", shown_of(&own)));
+        }
+    }
+}
+
+/// What each entry of a list becomes, or every fault of the list.
+pub(super) fn each<T: Sync, R: Send, F: Into<Fault> + Send>(
     list: &str,
     of: &[T],
-    item: impl Fn(&T) -> Result<Item, String> + Sync + Send,
-) -> Result<Vec<Item>, DataError> {
-    let scanned: Vec<Result<Item, String>> = of.par_iter().map(item).collect();
-    let of = scanned.len();
-    let (good, faults): (Vec<_>, Vec<_>) = scanned.into_iter().partition(Result::is_ok);
+    make: impl Fn(&T) -> Result<R, F> + Sync + Send,
+) -> Result<Vec<R>, DataError> {
+    all_or_faults(list, of.par_iter().map(|entry| make(entry).map_err(Into::into)).collect())
+}
+
+fn all_or_faults<R>(list: &str, made: Vec<Result<R, Fault>>) -> Result<Vec<R>, DataError> {
+    let of = made.len();
+    let (good, faults): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
     match faults.is_empty() {
         true => Ok(good.into_iter().flatten().collect()),
         false => {
@@ -124,7 +207,7 @@ pub(super) fn items<T: Sync>(
 }
 
 /// A list to be predicted and scored has masks for all of its images or for none; a note of the latter.
-pub(super) fn all_or_no_masks(list: &str, items: &[Item], notes: &mut Vec<String>) -> Result<(), DataError> {
+fn all_or_no_masks(list: &str, items: &[Item], notes: &mut Vec<String>) -> Result<(), DataError> {
     let without: Vec<&Item> = items.iter().filter(|item| item.mask.is_none()).collect();
     match without.len() {
         0 => Ok(()),
@@ -133,7 +216,8 @@ pub(super) fn all_or_no_masks(list: &str, items: &[Item], notes: &mut Vec<String
             Ok(())
         }
         _ => {
-            let faults = without.iter().map(|item| format!("{}: no mask, but others have one", item.id)).collect();
+            let said = |item: &&Item| format!("{}: no mask, but others have one", shown_of(&item.id)).into();
+            let faults = without.iter().map(said).collect();
             Err(DataError::Items { list: list.to_owned(), of: items.len(), faults })
         }
     }
@@ -150,54 +234,488 @@ pub(super) fn note_unscored(list: &str, items: &[Item], notes: &mut Vec<String>)
     }
 }
 
+/// # Errors
+/// Two ids of a list are one file: `a` and `A` where there is `a.jpg` alone.
+pub(super) fn one_id_a_file<'a>(
+    list: &str,
+    images: impl Iterator<Item = (&'a str, &'a Picture)>,
+) -> Result<(), DataError> {
+    let mut ids: HashMap<&Path, &str> = HashMap::new();
+    for (id, picture) in images {
+        let path = &*picture.file.path;
+        if let Some(other) = ids.insert(path, id).filter(|other| *other != id) {
+            let problem = format!("`{}` and `{}` of {list} are both this file", shown_of(other), shown_of(id));
+            return Err(DataError::file(path, problem, "name each image once, in the letters of its file"));
+        }
+    }
+    Ok(())
+}
+
+/// A note of images, by their bytes, that are trained on and scored.
+pub(super) fn note_overlap(lists: [&str; 2], pictures: [&[&Picture]; 2]) -> Option<String> {
+    let of_train: HashSet<BlobDigest> = pictures[0].iter().map(|picture| picture.file.digest).collect();
+    let both: Vec<String> = pictures[1]
+        .iter()
+        .filter(|picture| of_train.contains(&picture.file.digest))
+        .map(|picture| picture.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    (!both.is_empty()).then(|| {
+        format!(
+            "{} of {} {} images are {} images too, e.g. {}: scores on what is trained on tell little",
+            both.len(),
+            pictures[1].len(),
+            lists[1],
+            lists[0],
+            shown_of(&both[0])
+        )
+    })
+}
+
 /// What is remembered of a picture.
 #[derive(Serialize, Deserialize)]
-pub(super) struct ImageFact {
-    pub(super) height: usize,
-    pub(super) width: usize,
+struct ImageFact {
+    /// As stored.
+    height: usize,
+    width: usize,
+    /// What its EXIF orientation changes, if anything.
+    turned: Option<TurnedFact>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct MaskFact {
-    height: usize,
-    width: usize,
-    classes: Vec<u8>,
+struct TurnedFact {
+    swaps_sides: bool,
+    /// Of the bytes behind [`super::image::TURNED`].
+    digest: BlobDigest,
 }
 
-/// The image file of an id, decoded once to know its size.
-pub(super) fn image(path: &Path, memo: &dyn FileMemo) -> Result<(FileRef, ImageFact), String> {
-    let image = file(path, memo)?;
-    let size = fact("picture", &image, memo, |bytes| {
-        let image = decode_rgb(bytes)?;
-        Ok(ImageFact { height: image.height, width: image.width })
-    })
-    .map_err(said)?;
-    Ok((image, size))
+/// An image that was decoded once to know its size.
+pub(super) struct Picture {
+    pub(super) file: FileRef,
+    fact: ImageFact,
 }
 
-/// A mask and the classes in it, ascending; it has the size of the image and only known classes, `1..n_labels`.
-pub(super) fn mask(
-    (id, path): (&str, &Path),
-    size: &ImageFact,
-    n_labels: usize,
-    memo: &dyn FileMemo,
-) -> Result<(Mask, Vec<u8>), String> {
-    let mask = file(path, memo)?;
-    let MaskFact { height, width, classes } = fact("mask", &mask, memo, |bytes| {
-        let map = decode_label_map(bytes)?;
-        let present = map.data.iter().copied().filter(|&label| label != 0 && label != IGNORE);
-        let classes = present.collect::<BTreeSet<u8>>().into_iter().collect();
-        Ok(MaskFact { height: map.height, width: map.width, classes })
-    })
-    .map_err(said)?;
-    if (height, width) != (size.height, size.width) {
-        return Err(format!("{id}: the mask is {width}x{height}, the image {}x{}", size.width, size.height));
+impl Picture {
+    pub(super) fn open(path: &Path, memo: &dyn FileMemo) -> Result<Self, String> {
+        let file = file(path, memo)?;
+        let fact = fact("image", &file, memo, |bytes| {
+            let image = decode_rgb(bytes)?;
+            let orientation = Orientation::of(bytes);
+            let turned = (!orientation.is_upright())
+                .then(|| TurnedFact { swaps_sides: orientation.swaps_sides(), digest: BlobDigest::of(&turned(bytes)) });
+            Ok(ImageFact { height: image.height, width: image.width, turned })
+        });
+        Ok(Self { file, fact: fact.map_err(said)? })
     }
-    if let Some(class) = classes.iter().find(|&&class| usize::from(class) >= n_labels) {
-        let last = n_labels - 1;
-        return Err(format!("{id}: the mask `{}` has class {class}; known are 0..={last} and 255", path.display()));
+
+    pub(super) fn is_upright(&self) -> bool {
+        self.fact.turned.is_none()
     }
-    Ok((Mask::File(mask), classes))
+
+    /// Height and width, as stored or as it is seen.
+    pub(super) fn size(&self, turned: bool) -> (usize, usize) {
+        let ImageFact { height, width, turned: fact } = &self.fact;
+        match fact {
+            Some(TurnedFact { swaps_sides: true, .. }) if turned => (*width, *height),
+            _ => (*height, *width),
+        }
+    }
+
+    /// The file as stages read it.
+    pub(super) fn read(&self, turned: bool) -> FileRef {
+        match &self.fact.turned {
+            Some(TurnedFact { digest, .. }) if turned => FileRef { path: self.file.path.clone(), digest: *digest },
+            _ => self.file.clone(),
+        }
+    }
+
+    /// `64x48`, and both ways where they differ.
+    pub(super) fn sizes(&self) -> String {
+        let ((height, width), (h, w)) = (self.size(false), self.size(true));
+        match (height, width) == (h, w) {
+            true => format!("{width}x{height}"),
+            false => format!("{width}x{height} as stored and {w}x{h} as EXIF turns it"),
+        }
+    }
+}
+
+/// A mask as its file is, before what it means is known.
+pub(super) struct MaskDraft {
+    file: FileRef,
+    fact: MaskFact,
+}
+
+impl MaskDraft {
+    pub(super) fn open(path: &Path, memo: &dyn FileMemo) -> Result<Self, Fault> {
+        let file = file(path, memo)?;
+        let fact = fact("mask_file", &file, memo, |bytes| MaskFact::learn(bytes)).map_err(|error| {
+            let hint =
+                "a mask is a PNG with the numbers of classes; save it as one, or name the image in `dataset.exclude`";
+            Fault::new(said(error), hint.to_owned())
+        })?;
+        Ok(Self { file, fact })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
+    }
+}
+
+/// An image of a list as its files are.
+pub(super) struct Draft {
+    pub(super) id: String,
+    pub(super) picture: Picture,
+    pub(super) mask: Option<MaskDraft>,
+    /// `None`: its labels are the classes in its mask.
+    pub(super) labels: Option<Vec<u8>>,
+    /// What something beside the mask says of its labels.
+    pub(super) told: Option<Vec<u8>>,
+    /// Why it may have no label: `its mask is all background`.
+    pub(super) unlabelled: &'static str,
+}
+
+/// What the drafts of a data set are finished with.
+pub(super) struct Finish<'a> {
+    pub(super) options: &'a ScanOptions<'a>,
+    /// Background first.
+    pub(super) classes: &'a [String],
+    /// The classes are PASCAL VOC's.
+    pub(super) is_voc: bool,
+    /// Images that no size tells the orientation of are turned.
+    pub(super) turned_by_default: bool,
+    /// What tells labels beside the masks: `labels.csv`.
+    pub(super) label_file: &'static str,
+}
+
+/// Items with what was noted and decided.
+#[derive(Default)]
+pub(super) struct Finished {
+    pub(super) train: Vec<Item>,
+    pub(super) val: Vec<Item>,
+    pub(super) notes: Vec<String>,
+    pub(super) decided: Vec<(&'static str, String)>,
+}
+
+impl Finish<'_> {
+    /// The items of both lists.
+    ///
+    /// # Errors
+    /// Every image of the first list with a fault whose mask is not read, does not fit or has unknown classes, and every
+    /// training image without a label; labels that contradict all masks.
+    pub(super) fn finish(&self, train: Vec<Draft>, val: Vec<Draft>) -> Result<Finished, DataError> {
+        let lists = [self.options.train, self.options.val];
+        let n_train = train.len();
+        let drafts: Vec<Draft> = train.into_iter().chain(val).collect();
+        let mut finished = Finished::default();
+        let (of_train, of_val) = drafts.split_at(n_train);
+        for (list, drafts) in lists.iter().zip([of_train, of_val]) {
+            one_id_a_file(list, drafts.iter().map(|draft| (draft.id.as_str(), &draft.picture)))?;
+        }
+        let pictures: Vec<&Picture> = drafts.iter().map(|draft| &draft.picture).collect();
+        finished.notes.extend(note_overlap(lists, [&pictures[..n_train], &pictures[n_train..]]));
+        let readings = self.readings(&drafts)?;
+        let oriented = |draft: &'_ Draft| draft.mask.as_ref().map(|mask| (mask.fact.height, mask.fact.width));
+        let images: Vec<Oriented<'_>> =
+            drafts.iter().map(|draft| Oriented { picture: &draft.picture, size: oriented(draft) }).collect();
+        let (turned, line) = orient::decide(&images, self.options.orientation, self.turned_by_default);
+        finished.decided.push(("orientation", line.clone().unwrap_or_else(|| "all images are upright".to_owned())));
+        finished.notes.extend(line);
+
+        let mut made = Vec::new();
+        let (mut n_masks, mut n_with_background) = (0, 0);
+        for (i, (draft, reading)) in drafts.iter().zip(readings).enumerate() {
+            if let (Some(mask), Ok(Some(reading))) = (&draft.mask, &reading) {
+                n_masks += 1;
+                n_with_background += usize::from(mask.fact.has_background(reading));
+            }
+            let item = reading.and_then(|reading| self.item(draft, reading, turned[i], i < n_train));
+            made.push(item);
+        }
+        let made_of_val = made.split_off(n_train);
+        finished.train = all_or_faults(lists[0], made)?;
+        finished.val = all_or_faults(lists[1], made_of_val)?;
+        finished.decided.push(("masks", masks_line(lists, [&finished.train, &finished.val], &drafts)));
+        finished.notes.extend(self.masks_notes(finished.train.iter().chain(&finished.val)));
+        if n_masks > 1 && n_with_background == 0 {
+            finished.notes.push(format!(
+                "none of {n_masks} masks has a pixel of background (0): where another number is background, say it, e.g. \
+                 `dataset.mask_values = {{ \"1\" = \"background\" }}`"
+            ));
+        }
+        self.labels_against_masks(lists[0], of_train, &mut finished.train, &mut finished.notes)?;
+        self.labels_against_masks(lists[1], of_val, &mut finished.val, &mut finished.notes)?;
+        finished.decided.push(("labels", self.labels_line(&drafts, finished.train.iter().chain(&finished.val))));
+        note_unscored(lists[0], &finished.train, &mut finished.notes);
+        all_or_no_masks(lists[1], &finished.val, &mut finished.notes)?;
+        let (line, note) = classes_line(self.classes, lists[0], &finished.train);
+        finished.decided.push(("classes", line));
+        finished.notes.extend(note.filter(|_| !self.is_voc));
+        Ok(finished)
+    }
+
+    /// How the mask of each draft is read.
+    fn readings<'a>(&self, drafts: &'a [Draft]) -> Result<Vec<Result<Option<Reading>, Fault>>, DataError> {
+        let candidate = |draft: &'a Draft| {
+            Some(Candidate { id: &draft.id, fact: &draft.mask.as_ref()?.fact, labels: draft.told.as_deref() })
+        };
+        let candidates: Vec<Candidate<'_>> = drafts.iter().filter_map(candidate).collect();
+        let ScanOptions { mask_values, root, .. } = *self.options;
+        let meaning = Meaning { values: mask_values, classes: self.classes, is_voc: self.is_voc };
+        let decided = meaning.decide(&candidates);
+        let mut decided = decided.map_err(|Unread { problem, hint }| DataError::file(root, problem, hint))?.into_iter();
+        let reading = |draft: &Draft| {
+            let Some(mask) = &draft.mask else { return Ok(None) };
+            let place = shown_of(&mask.path().display().to_string());
+            let said = |Unread { problem, hint }| Fault {
+                said: format!("{}: the mask `{place}`: {problem}", shown_of(&draft.id)),
+                hint: Some(hint),
+            };
+            decided.next().transpose().map_err(said)
+        };
+        Ok(drafts.iter().map(reading).collect())
+    }
+
+    fn item(&self, draft: &Draft, reading: Option<Reading>, turned: bool, is_train: bool) -> Result<Item, Fault> {
+        let Draft { id, picture, mask, labels, told: _, unlabelled } = draft;
+        let (height, width) = picture.size(turned);
+        let (mut in_mask, mut truth) = (Vec::new(), None);
+        if let (Some(MaskDraft { file, fact }), Some(reading)) = (mask, reading) {
+            if (fact.height, fact.width) != (height, width) {
+                let said = format!(
+                    "{}: the mask is {}x{}, the image {}",
+                    shown_of(id),
+                    fact.width,
+                    fact.height,
+                    picture.sizes()
+                );
+                let of_turn = [picture.size(false), picture.size(true)].contains(&(fact.height, fact.width));
+                let hint = match of_turn {
+                    true => "set `dataset.orientation` to \"auto\", which turns images where their masks fit so",
+                    false => {
+                        "save each mask in the size of its image, without smoothing, or name the images in `dataset.exclude`"
+                    }
+                };
+                return Err(Fault::new(said, hint.to_owned()));
+            }
+            in_mask = fact.classes(&reading);
+            truth = Some(match reading {
+                Reading::AsIs => Mask::File(file.clone()),
+                reading => Mask::Translated { file: file.clone(), reading },
+            });
+        }
+        let is_of_mask = labels.is_none();
+        let labels = labels.as_ref().unwrap_or(&in_mask).clone();
+        if is_train && labels.is_empty() {
+            let has_255 =
+                mask.as_ref().is_some_and(|mask| mask.fact.numbers().any(|number| number == u32::from(IGNORE)));
+            if is_of_mask && has_255 {
+                return Err(Fault::new(
+                    format!(
+                        "{}: a training image without a label: its mask has background (0) and ignored pixels (255) alone",
+                        shown_of(id)
+                    ),
+                    format!(
+                        "if 255 stands for a class, write e.g. `dataset.mask_values = {{ \"255\" = \"{}\" }}`; else name the \
+                         images in `dataset.exclude`",
+                        shown_of(&self.classes[1])
+                    ),
+                ));
+            }
+            return Err(format!("{}: a training image without a label: its {unlabelled}", shown_of(id)).into());
+        }
+        Ok(Item { id: id.clone(), image: picture.read(turned), mask: truth, labels, in_mask, height, width })
+    }
+
+    /// Notes of masks that are not read by their numbers though nobody says so, and of those that may have been made for
+    /// one class.
+    fn masks_notes<'b>(&self, items: impl Iterator<Item = &'b Item>) -> Vec<String> {
+        let with_mask: Vec<&Item> = items.filter(|item| item.mask.is_some()).collect();
+        let n = with_mask.len();
+        let by_colour =
+            |item: &&&Item| matches!(item.mask, Some(Mask::Translated { reading: Reading::Colours(_), .. }));
+        let n_colours = with_mask.iter().filter(by_colour).count();
+        let mut notes = Vec::new();
+        if n_colours > 0 && *self.options.mask_values == MaskValues::default() {
+            notes.push(format!(
+                "{n_colours} of {n} masks are read by their colours, which are those of PASCAL VOC's palette \
+                 (`dataset.mask_values` says otherwise)"
+            ));
+        }
+        let class_1 = shown_of(&self.classes[1]);
+        if self.is_voc && n > 1 && n_colours == 0 && with_mask.iter().all(|item| item.in_mask == [1]) {
+            notes.push(format!(
+                "all {n} masks have the numbers of background and of `{class_1}` (1) alone: where 1 is an object of any class, \
+                 say which, e.g. `dataset.mask_values = {{ \"1\" = \"cat\" }}`"
+            ));
+        }
+        notes
+    }
+
+    /// Notes of what labels and masks say against each other. Masks that have no class at all score nothing: they are
+    /// taken away.
+    ///
+    /// # Errors
+    /// The labels promise classes, and no mask has one that they promise.
+    fn labels_against_masks(
+        &self,
+        list: &str,
+        drafts: &[Draft],
+        items: &mut [Item],
+        notes: &mut Vec<String>,
+    ) -> Result<(), DataError> {
+        let label_file = self.label_file;
+        let name = |labels: &[u8]| match labels {
+            [] => "nothing".to_owned(),
+            _ => labels.iter().map(|&label| shown_of(&self.classes[usize::from(label)])).collect::<Vec<_>>().join(", "),
+        };
+        let with_mask: Vec<(&Item, &Draft)> =
+            items.iter().zip(drafts).filter(|(item, _)| item.mask.is_some()).collect();
+        let both: Vec<(&Item, &[u8])> =
+            with_mask.iter().filter_map(|(item, draft)| Some((*item, draft.told.as_deref()?))).collect();
+        let promised = both.iter().filter(|(_, told)| !told.is_empty()).collect::<Vec<_>>();
+        let fits = |(item, told): &&&(&Item, &[u8])| item.in_mask.iter().any(|label| told.contains(label));
+        let n_fit = promised.iter().filter(fits).count();
+        let all_background = with_mask.iter().all(|(item, _)| item.in_mask.is_empty());
+        if n_fit == 0 && (promised.len() >= 2 || (all_background && !promised.is_empty())) {
+            let (item, told) = promised[0];
+            let numbers: BTreeSet<u32> =
+                drafts.iter().filter_map(|draft| draft.mask.as_ref()).flat_map(|mask| mask.fact.numbers()).collect();
+            let has: Vec<String> = numbers.iter().take(12).map(u32::to_string).collect();
+            let odd = numbers.iter().rfind(|number| **number != 0).map_or_else(|| "1".to_owned(), u32::to_string);
+            return Err(DataError::File {
+                path: self.options.root.to_owned(),
+                problem: format!(
+                    "the masks have other classes than {label_file} in all {} {list} images that have both, e.g. {}: {} in \
+                     {label_file}, {} in its mask (the masks have the numbers {})",
+                    promised.len(),
+                    shown_of(&item.id),
+                    name(told),
+                    name(&item.in_mask),
+                    has.join(", ")
+                ),
+                hint: format!(
+                    "say what the values of masks mean, e.g. `dataset.mask_values = {{ \"{odd}\" = \"{}\" }}`, or mend \
+                     {label_file}; numbers are 0 for background, 1 for `{}` and so on, 255 for ignored pixels",
+                    name(&told[..1]),
+                    shown_of(&self.classes[1])
+                ),
+            });
+        }
+        let other: Vec<&(&Item, &[u8])> = both.iter().filter(|(item, told)| item.in_mask != *told).collect();
+        if let Some((item, told)) = other.first() {
+            notes.push(format!(
+                "{label_file} and the masks differ for {} of {} {list} images that have both, e.g. {}: {} in {label_file}, {} in \
+                 its mask",
+                other.len(),
+                both.len(),
+                shown_of(&item.id),
+                name(told),
+                name(&item.in_mask)
+            ));
+        }
+        let told: BTreeSet<u8> = promised.iter().flat_map(|(_, told)| told.iter().copied()).collect();
+        let seen: BTreeSet<u8> = with_mask.iter().flat_map(|(item, _)| item.in_mask.iter().copied()).collect();
+        let missing: Vec<u8> = told.difference(&seen).copied().collect();
+        if !missing.is_empty() {
+            let n = promised.iter().filter(|(_, told)| told.iter().any(|label| missing.contains(label))).count();
+            notes.push(format!(
+                "no mask of a {list} image has {}, which {label_file} has in {n} of these images: it is scored nowhere",
+                name(&missing)
+            ));
+        }
+        let n_background = with_mask.iter().filter(|(item, _)| item.in_mask.is_empty()).count();
+        let n = with_mask.len();
+        match n_background {
+            0 => {}
+            _ if n_background == n => {
+                notes.push(format!(
+                    "all {n} masks of {list} images have background alone, which is no score: nothing is scored against them"
+                ));
+                items.iter_mut().for_each(|item| item.mask = None);
+            }
+            _ => notes.push(format!("{n_background} of {n} masks of {list} images have background alone")),
+        }
+        Ok(())
+    }
+
+    fn labels_line<'b>(&self, drafts: &[Draft], items: impl Iterator<Item = &'b Item>) -> String {
+        let label_file = self.label_file;
+        let (mut n_of_masks, mut both, mut agree) = (0, 0, 0);
+        for (draft, item) in drafts.iter().zip(items) {
+            n_of_masks += usize::from(draft.labels.is_none() && draft.mask.is_some());
+            if let (Some(told), Some(_)) = (&draft.told, &item.mask) {
+                both += 1;
+                agree += usize::from(item.in_mask == *told);
+            }
+        }
+        let n = drafts.iter().filter(|draft| draft.labels.is_some()).count();
+        let of = match (n_of_masks, n) {
+            (0, n) => format!("{n} of {label_file}"),
+            (n_of_masks, 0) => format!("{n_of_masks} of the masks"),
+            (n_of_masks, n) => format!("{n_of_masks} of the masks, {n} of {label_file}"),
+        };
+        match both {
+            0 => of,
+            _ => format!("{of}; {label_file} and mask agree in {agree} of the {both} images that have both"),
+        }
+    }
+}
+
+impl From<Unread> for Fault {
+    fn from(Unread { problem, hint }: Unread) -> Self {
+        Self { said: problem, hint: Some(hint) }
+    }
+}
+
+/// `train 12 of 12, val 0 of 6 images; 12 read by number (0, 8, 15, 255); 2 of background alone`
+fn masks_line(lists: [&str; 2], items: [&[Item]; 2], drafts: &[Draft]) -> String {
+    const MAX_VALUES: usize = 24;
+    let of = |k: usize| {
+        let n = items[k].iter().filter(|item| item.mask.is_some()).count();
+        format!("{} {n} of {}", lists[k], items[k].len())
+    };
+    let mut read: BTreeMap<&str, (usize, BTreeSet<u32>)> = BTreeMap::new();
+    let (mut n_background, colours) = (0, "read by colour");
+    for (item, draft) in items[0].iter().chain(items[1]).zip(drafts) {
+        let how = match &item.mask {
+            None => continue,
+            Some(Mask::File(_) | Mask::Outlines { .. }) => "read by number",
+            Some(Mask::Translated { reading: Reading::Colours(_), .. }) => colours,
+            Some(Mask::Translated { .. }) => "translated by number",
+        };
+        let (n, values) = read.entry(how).or_default();
+        *n += 1;
+        if let Some(MaskDraft { fact, .. }) = &draft.mask {
+            if how == colours { values.extend(fact.colours()) } else { values.extend(fact.numbers()) }
+        }
+        n_background += usize::from(item.in_mask.is_empty());
+    }
+    let mut parts = vec![format!("{}, {} images", of(0), of(1))];
+    for (how, (n, values)) in &read {
+        let value = |value: &u32| if *how == colours { format!("#{value:06x}") } else { value.to_string() };
+        let shown: Vec<String> = values.iter().take(MAX_VALUES).map(value).collect();
+        let more = if values.len() > MAX_VALUES { ", .." } else { "" };
+        parts.push(format!("{n} {how} ({}{more})", shown.join(", ")));
+    }
+    if !read.is_empty() {
+        parts.push(format!("{n_background} of background alone"));
+    }
+    parts.join("; ")
+}
+
+/// How many training images have each class, and a note of classes that none has.
+pub(super) fn classes_line(classes: &[String], list: &str, train: &[Item]) -> (String, Option<String>) {
+    let count = |label: usize| train.iter().filter(|item| item.labels.contains(&(label as u8))).count();
+    let counts: Vec<(&String, usize)> = classes.iter().enumerate().skip(1).map(|(i, name)| (name, count(i))).collect();
+    let none: Vec<&String> = counts.iter().filter(|(_, n)| *n == 0).map(|(name, _)| *name).collect();
+    let there: Vec<String> =
+        counts.iter().filter(|(_, n)| *n > 0).take(24).map(|(name, n)| format!("{} {n}", shown_of(name))).collect();
+    let n_there = counts.len() - none.len();
+    let more = if n_there > 24 { ", .." } else { "" };
+    let line = format!("{n_there} of {} are in {list} images: {}{more}", counts.len(), there.join(", "));
+    let note = (!none.is_empty()).then(|| {
+        format!("no {list} image has a label of {} of {} classes: {}", none.len(), counts.len(), some_of(&none))
+    });
+    (line, note)
 }
 
 pub(super) fn file(path: &Path, memo: &dyn FileMemo) -> Result<FileRef, String> {
@@ -233,6 +751,16 @@ pub(crate) fn fact<T: Serialize + for<'de> Deserialize<'de>>(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::data::mask_file::MaskRule;
+
+    /// Notes without that of pictures that stand in both lists.
+    pub(in crate::data) fn without_overlap(notes: &[String]) -> Vec<&str> {
+        notes
+            .iter()
+            .map(String::as_str)
+            .filter(|note| !note.contains("scores on what is trained on tell little"))
+            .collect()
+    }
 
     /// Remembers nothing.
     pub(in crate::data) struct NoMemo;
@@ -250,6 +778,9 @@ pub(super) mod tests {
     pub(in crate::data) fn options(root: &Path) -> ScanOptions<'_> {
         let labels = LabelSource::Auto;
         let (train, val, exclude) = ("train", "val", &[][..]);
-        ScanOptions { name: "t", root, masks: None, labels, train, val, max_train: 0, max_val: 0, exclude }
+        let (orientation, mask_values) = (OrientationPolicy::Auto, &MaskValues::Rule(MaskRule::Auto));
+        let (masks, max_train, max_val) = (None, 0, 0);
+        let name = "t";
+        ScanOptions { name, root, masks, labels, orientation, mask_values, train, val, max_train, max_val, exclude }
     }
 }

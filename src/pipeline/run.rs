@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use crate::artifact::{ArtifactRef, Fingerprint, Manifest};
 use crate::cache::{BlobStore, Cache, RecordIdx, SYNC_SECONDS, StoreError, locked};
-use crate::data::read_shared;
+use crate::data::read_as;
 use crate::digest::{BlobDigest, UnitKey};
 use crate::pipeline::agenda::Agenda;
 use crate::pipeline::executor::{Executor, Finished, PastLimit, UnitIo, UnitTask};
@@ -371,9 +371,8 @@ impl BlobReader for RunIo {
         let path = known.files.get(digest).cloned();
         drop(known);
         let Some(path) = path else { return Ok(self.store.read(digest)?.into()) };
-        let bytes = read_shared(&path).with_context(|| format!("could not read `{}`", path.display()))?;
-        anyhow::ensure!(BlobDigest::of(&bytes) == *digest, "`{}` changed while running; run again", path.display());
-        Ok(bytes)
+        let bytes = read_as(&path, digest).with_context(|| format!("could not read `{}`", path.display()))?;
+        bytes.with_context(|| format!("`{}` changed while running; run again", path.display()))
     }
 }
 

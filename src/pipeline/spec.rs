@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::affinity::{IrnSpec, PsaSpec};
 pub use super::crf::{CrfSpec, CrfStart};
-pub use crate::data::scan::LabelSource;
+pub use crate::data::mask_file::MaskValues;
+use crate::data::orient::OrientationPolicy;
+use crate::data::scan::LabelSource;
 pub use crate::stage::params::{
     AlphaCam, AlphaSam, Backbone, Head, IdCompaction, IdWidth, OverlapRule, PadLabel, Refinement, SscLevel,
     SscPrototypes, Sweep,
@@ -82,6 +84,14 @@ pub struct DatasetSpec {
     /// Where image-level labels of `voc` come from: the mask, or Annotations where there is none (`auto`), `masks` or
     /// `annotations` alone. Objects marked difficult count.
     pub labels: LabelSource,
+    /// What the values of masks mean: `auto` reads numbers, or the colours of PASCAL VOC where only these can be meant.
+    /// `numbers` and `colours` say which; a table says it of each value, e.g. `{ "255" = "cat", "#ff0000" = "dog" }`, with
+    /// `background` and `ignored` beside the classes.
+    pub mask_values: MaskValues,
+    /// Images with an EXIF orientation (`voc`, `coco`, `folder`): read as `stored`, `turned` as viewers show them, or
+    /// `auto`: as the sizes of masks and annotations tell, else as stored in `voc` and of COCO's own images, and turned in
+    /// `folder` and other `coco`.
+    pub orientation: OrientationPolicy,
     /// List of training images: in ImageSets/Segmentation, without `.txt` (`voc`); LIST of
     /// annotations/instances_LIST.json (`coco`); value of the column `split` (`folder`).
     pub train: String,
@@ -433,6 +443,8 @@ impl Default for DatasetSpec {
             root: None,
             masks: None,
             labels: LabelSource::Auto,
+            mask_values: MaskValues::default(),
+            orientation: OrientationPolicy::Auto,
             train: "train".into(),
             val: "val".into(),
             max_train: 0,

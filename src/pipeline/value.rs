@@ -37,6 +37,9 @@ enum Kind {
     Texts,
     Words,
     Numbers,
+    /// Names of a user's own, each with a text.
+    Table,
+    WordOrTable,
 }
 
 impl Kind {
@@ -54,6 +57,7 @@ impl Kind {
         match &kinds[..] {
             [kind] => Some(*kind),
             [Self::Number, Self::Word] => Some(Self::NumberOrWord),
+            [Self::Word, Self::Table] => Some(Self::WordOrTable),
             _ => None,
         }
     }
@@ -83,6 +87,7 @@ fn collect(schema: &Json, part: &Json, found: &mut Vec<Kind>) {
             "integer" => Some(Kind::Whole),
             "number" => Some(Kind::Number),
             "boolean" => Some(Kind::Truth),
+            "object" if part.get("additionalProperties").is_some_and(Json::is_object) => Some(Kind::Table),
             "array" => {
                 let mut of_items = Vec::new();
                 let fixed = part.get("prefixItems").and_then(|items| items.get(0));
@@ -123,7 +128,16 @@ pub(super) fn of_command_line(field: &str, written: &str) -> Result<Value, FileE
                 format!("{axis}; for a text with brackets write {very}"),
             ))
         }
-        Some(Kind::Text | Kind::Word) => Ok(Value::String(quoted.unwrap_or_else(|| typed.to_owned()))),
+        Some(Kind::Table | Kind::WordOrTable) if typed.starts_with('{') => {
+            let parsed = toml::from_str::<Table>(&format!("value = {typed}")).ok();
+            let example = set("{ \"255\" = \"cat\" }");
+            parsed
+                .and_then(|mut table| table.remove("value"))
+                .ok_or_else(|| FileError::hinted(said("no table of TOML"), format!("write it as in {example}")))
+        }
+        Some(Kind::Text | Kind::Word | Kind::Table | Kind::WordOrTable) => {
+            Ok(Value::String(quoted.unwrap_or_else(|| typed.to_owned())))
+        }
         Some(Kind::Truth) => match typed.to_ascii_lowercase().as_str() {
             "true" => Ok(Value::Boolean(true)),
             "false" => Ok(Value::Boolean(false)),
@@ -328,7 +342,7 @@ mod tests {
             ("pseudo_label.threshold", Kind::NumberOrWord), ("seed.flip", Kind::Truth), ("dataset.exclude", Kind::Texts),
             ("pseudo_label.refine", Kind::Words), ("seed.scales", Kind::Numbers), ("classifier.jitter", Kind::Numbers),
             ("pseudo_label.crf.bilateral_sxy", Kind::Number), ("pseudo_label.crf.iterations", Kind::Whole),
-            ("segmentation.crf.parameters", Kind::Word),
+            ("segmentation.crf.parameters", Kind::Word), ("dataset.mask_values", Kind::WordOrTable),
         ];
         for (field, kind) in cases {
             let field = if field == "irn.backbone" { "pseudo_label.irn.backbone" } else { field };

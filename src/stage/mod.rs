@@ -21,6 +21,7 @@ pub mod irn_epoch;
 pub mod irn_walk;
 #[cfg(feature = "torch")]
 pub(crate) mod loader;
+pub mod mask_file;
 pub mod params;
 pub mod prompt;
 #[cfg(feature = "torch")]

@@ -3,6 +3,9 @@
 
 use super::LabelMap;
 
+/// Corners farther out are taken to be there.
+const FAR: f64 = 1e15;
+
 /// Sub-pixels a pixel is divided into along each axis where a polygon is drawn.
 const FINE: f64 = 5.0;
 
@@ -13,21 +16,24 @@ const FINE: f64 = 5.0;
 ///
 /// The boundary is drawn on a grid five times as fine. Where it steps from one fine column to the next in the middle
 /// of a pixel's column, the pixel below the boundary starts a run; two starts in one place cancel.
+///
+/// Only these steps are looked at: the time is that of the corners times the columns, however far out corners are.
 pub fn polygon_runs(xy: &[f64], height: usize, width: usize) -> Vec<u32> {
-    let fine = |v: f64| (FINE * v + 0.5) as i32;
-    let corners: Vec<(i32, i32)> = xy.chunks_exact(2).map(|corner| (fine(corner[0]), fine(corner[1]))).collect();
+    let fine = |v: f64| (FINE * v.clamp(-FAR, FAR) + 0.5) as i64;
+    let corners: Vec<(i64, i64)> = xy.chunks_exact(2).map(|corner| (fine(corner[0]), fine(corner[1]))).collect();
     let next = corners.iter().cycle().skip(1);
-    let boundary: Vec<(i32, i32)> = corners.iter().zip(next).flat_map(|(&from, &to)| line(from, to)).collect();
-
-    let (rows, columns) = (height as f64, width as f64);
-    let coarse = |v: i32| (f64::from(v) + 0.5) / FINE - 0.5;
-    let start = |step: &[(i32, i32)]| {
-        let [(x0, y0), (x1, y1)] = [step[0], step[1]];
-        let x = coarse(if x1 < x0 { x1 } else { x1 - 1 });
-        let crosses = x0 != x1 && x.floor() == x && x >= 0.0 && x <= columns - 1.0;
-        crosses.then(|| x as usize * height + coarse(y0.min(y1)).clamp(0.0, rows).ceil() as usize)
-    };
-    let mut starts: Vec<usize> = boundary.windows(2).filter_map(start).collect();
+    let rows = height as f64;
+    let coarse = |v: i64| (v as f64 + 0.5) / FINE - 0.5;
+    let mut starts: Vec<usize> = Vec::new();
+    let mut room = MIN_ROOM.max(2 * height * width);
+    for (&from, &to) in corners.iter().zip(next) {
+        steps(from, to, width, |column, y| starts.push(column * height + coarse(y).clamp(0.0, rows).ceil() as usize));
+        // A polygon that crosses itself for ever has no more starts than pixels.
+        if starts.len() > room {
+            cancel_pairs(&mut starts);
+            room = MIN_ROOM.max(2 * starts.len());
+        }
+    }
     starts.push(height * width);
     starts.sort_unstable();
 
@@ -43,22 +49,54 @@ pub fn polygon_runs(xy: &[f64], height: usize, width: usize) -> Vec<u32> {
     runs
 }
 
-/// The points of a line on the fine grid, both ends included, one for each step along its longer axis.
-fn line((mut xs, mut ys): (i32, i32), (mut xe, mut ye): (i32, i32)) -> impl Iterator<Item = (i32, i32)> {
+/// Starts of runs that are kept before those that cancel are removed.
+const MIN_ROOM: usize = 1 << 20;
+
+fn cancel_pairs(starts: &mut Vec<usize>) {
+    starts.sort_unstable();
+    let mut odd = Vec::new();
+    for run in starts.chunk_by(|a, b| a == b) {
+        odd.extend((run.len() % 2 == 1).then_some(run[0]));
+    }
+    *starts = odd;
+}
+
+/// Where a line on the fine grid steps over the middle of a column of the image: the column, and the upper of the two
+/// points' rows, which may lie outside. A line has one point for each step along its longer axis.
+fn steps((mut xs, mut ys): (i64, i64), (mut xe, mut ye): (i64, i64), width: usize, mut found: impl FnMut(usize, i64)) {
     let (dx, dy) = ((xe - xs).abs(), (ye - ys).abs());
     let is_flat = dx >= dy;
     // Always drawn in one direction, so that neighbours share the points of their common side.
-    let flip = if is_flat { xs > xe } else { ys > ye };
-    if flip {
+    if if is_flat { xs > xe } else { ys > ye } {
         (xs, xe, ys, ye) = (xe, xs, ye, ys);
     }
     let n = if is_flat { dx } else { dy };
-    let slope = f64::from(if is_flat { ye - ys } else { xe - xs }) / f64::from(n);
-    let along = move |start: i32, t: i32| (f64::from(start) + slope * f64::from(t) + 0.5) as i32;
-    (0..=n).map(move |d| {
-        let t = if flip { n - d } else { d };
-        if is_flat { (xs + t, along(ys, t)) } else { (along(xs, t), ys + t) }
-    })
+    let slope = (if is_flat { ye - ys } else { xe - xs }) as f64 / n as f64;
+    let along = |start: i64, t: i64| (start as f64 + slope * t as f64 + 0.5) as i64;
+    // The middle of column k lies between the fine columns 5k + 2 and 5k + 3.
+    let (left, right) = (xs.min(xe), xs.max(xe));
+    let first = (left - 2).div_euclid(5).max(0);
+    let last = (right - 2).div_euclid(5).min(width as i64 - 1);
+    for column in first..=last {
+        let x = 5 * column + 2;
+        if is_flat {
+            let t = x - xs;
+            if (0..n).contains(&t) {
+                found(column as usize, along(ys, t).min(along(ys, t + 1)));
+            }
+            continue;
+        }
+        // The first point beyond; the points go to one side only.
+        let is_beyond = |t: i64| if xe > xs { along(xs, t) > x } else { along(xs, t) <= x };
+        let (mut before, mut beyond) = (-1, n + 1);
+        while beyond - before > 1 {
+            let t = before + (beyond - before) / 2;
+            if is_beyond(t) { beyond = t } else { before = t }
+        }
+        if (1..=n).contains(&beyond) {
+            found(column as usize, ys + beyond - 1);
+        }
+    }
 }
 
 /// The counts of COCO's compressed RLE, the inverse of [`super::mask::coco_rle`]; `None`: the text is no RLE.
@@ -114,7 +152,53 @@ mod tests {
         assert_eq!(painted(&[1.0, 1.0, 4.0, 1.0, 4.0, 3.0, 1.0, 3.0]), ["00000", "01110", "01110", "00000"]);
         assert_eq!(painted(&[-9.0, -9.0, 2.0, -9.0, 2.0, 99.0, -9.0, 99.0]), ["11000"; 4]);
         assert_eq!(painted(&[50.0, 50.0, 60.0, 50.0, 60.0, 60.0]), ["00000"; 4]);
+        for far in [1e5, 1e9, 1e15] {
+            assert_eq!(painted(&[-far, -far, 2.0, -far, 2.0, far, -far, far]), ["11000"; 4], "{far}");
+        }
         assert_eq!(painted(&[2.0, 2.0, 2.0, 2.0, 2.0, 2.0]), ["00000"; 4]);
+    }
+
+    /// A line drawn point by point, as `maskApi.c` has it, gives the same steps.
+    #[test]
+    fn steps_are_those_of_all_points() {
+        let points = |(mut xs, mut ys): (i64, i64), (mut xe, mut ye): (i64, i64)| -> Vec<(i64, i64)> {
+            let (dx, dy) = ((xe - xs).abs(), (ye - ys).abs());
+            let is_flat = dx >= dy;
+            let flip = if is_flat { xs > xe } else { ys > ye };
+            if flip {
+                (xs, xe, ys, ye) = (xe, xs, ye, ys);
+            }
+            let n = if is_flat { dx } else { dy };
+            let slope = (if is_flat { ye - ys } else { xe - xs }) as f64 / n as f64;
+            let along = |start: i64, t: i64| (start as f64 + slope * t as f64 + 0.5) as i64;
+            let point = |d: i64| {
+                let t = if flip { n - d } else { d };
+                if is_flat { (xs + t, along(ys, t)) } else { (along(xs, t), ys + t) }
+            };
+            (0..=n).map(point).collect()
+        };
+        let width = 9;
+        let mut state = 7u32;
+        let mut random = |of: i64| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            i64::from(state >> 8) * of / (1 << 24) - of / 3
+        };
+        for i in 0..20_000 {
+            let (from, to) = ((random(90), random(90 + i % 200)), (random(90), random(90)));
+            let mut expected = Vec::new();
+            for pair in points(from, to).windows(2) {
+                let [(x0, y0), (x1, y1)] = [pair[0], pair[1]];
+                let x = ((if x1 < x0 { x1 } else { x1 - 1 }) as f64 + 0.5) / FINE - 0.5;
+                if x0 != x1 && x.floor() == x && x >= 0.0 && x <= (width - 1) as f64 {
+                    expected.push((x as usize, y0.min(y1)));
+                }
+            }
+            let mut found = Vec::new();
+            steps(from, to, width, |column, y| found.push((column, y)));
+            expected.sort_unstable();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{from:?} {to:?}");
+        }
     }
 
     #[test]

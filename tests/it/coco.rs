@@ -5,6 +5,8 @@ use std::path::Path;
 
 use s2c_pipe::data::coco::{paint_mask, scan};
 use s2c_pipe::data::image::encode_rgb;
+use s2c_pipe::data::mask_file::MaskValues;
+use s2c_pipe::data::orient::OrientationPolicy;
 use s2c_pipe::data::scan::{LabelSource, ScanOptions};
 use s2c_pipe::data::{FileMemo, Mask};
 use s2c_pipe::digest::BlobDigest;
@@ -39,7 +41,10 @@ fn masks_are_those_of_pycocotools() {
     }
     let (root, labels, exclude) = (dir.path(), LabelSource::Auto, &[][..]);
     let (train, val) = ("all", "all");
-    let options = ScanOptions { name: "", root, masks: None, labels, train, val, max_train: 0, max_val: 0, exclude };
+    let (orientation, mask_values) = (OrientationPolicy::Auto, &MaskValues::default());
+    let (name, masks, max_train, max_val) = ("", None, 0, 0);
+    let options =
+        ScanOptions { name, root, masks, labels, orientation, mask_values, train, val, max_train, max_val, exclude };
     let dataset = scan(&options, &NoMemo, dir.path()).unwrap();
     assert_eq!(dataset.classes, ["background", "person", "dog", "toothbrush"]);
     assert_eq!(dataset.train.len(), golden.len());

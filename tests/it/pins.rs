@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use s2c_pipe::artifact::{Fingerprint, FingerprintInput, SetListing};
-use s2c_pipe::data::image::{decode_label_map, decode_se_map, encode_label_map, encode_rgb, encode_se_map};
+use s2c_pipe::data::image::{
+    decode_label_map, decode_se_map, encode_label_map, encode_rgb, encode_se_map, voc_palette,
+};
 use s2c_pipe::model::weights::{Weights, to_safetensors};
 use s2c_pipe::pipeline::build::registry;
 use s2c_pipe::stage::cam_file::{write_cam, write_scores};
 use s2c_pipe::stage::seg_crf::CrfSet;
 use s2c_pipe::stage::{Output, StageContext, StageEntry, UnitInput};
-use s2c_pipe::vision::{Cam, Grid, IGNORE, LabelMap, ScoreMap};
+use s2c_pipe::vision::{Cam, Grid, IGNORE, LabelMap, Rgb, ScoreMap};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -156,6 +158,13 @@ fn cam(i: usize) -> Cam {
     Cam { classes: vec![1, 3], height, width, data }
 }
 
+/// The labels of the picture 1 as a picture in VOC's colours.
+fn picture_in_colours() -> Vec<u8> {
+    let (labels, palette) = (labels(1), voc_palette());
+    let data = labels.data.iter().flat_map(|label| palette[usize::from(*label) * 3..][..3].to_vec()).collect();
+    encode_rgb(&Rgb { height: labels.height, width: labels.width, data })
+}
+
 /// What SAM makes of the picture 1, in blocks of 4 x 4 and whole 16ths: see [`make_the_embedding`].
 fn embedding() -> Vec<u8> {
     let blocks = Weights::parse(std::fs::read(path("tests/golden/pins/embedding.safetensors")).unwrap()).unwrap();
@@ -247,6 +256,12 @@ fn case(kind: &str) -> (Value, Vec<(&'static str, Slot)>) {
         }
         // A picture of 6 x 5: 7 pixels of nothing, 9 of class 3, the rest of nothing.
         "coco_mask" => (json!({}), vec![("outlines", One(vec![6, 5, 3, 1, 3, 7, 9, 14]))]),
+        // The classes of a map in the colours of VOC.
+        "mask_file" => {
+            let colours =
+                json!({"reading": {"colours": {"0": 0, "8388608": 1, "32768": 2, "8421376": 3, "14737600": IGNORE}}});
+            (colours, vec![("file", One(picture_in_colours()))])
+        }
         "seed_eval" => (json!({"n_classes": 3, "classes": []}), vec![("cams", cams), ("masks", label_maps)]),
         "select_epoch" => {
             let metrics = Set([0.2, 0.4, 0.3].map(scores).into());

@@ -2,276 +2,473 @@
 //! 604,907 annotations of train2014 never stand in memory as JSON.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::io::Read;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
-use serde::{Deserialize as Derive, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::outlines::{Shape, outlines};
+use super::loose::{Id, Loose, Segmentation, as_json};
+use super::outlines::{Shape, in_order};
+use crate::data::image::MAX_PIXELS;
+use crate::data::text::{NotText, check_name, clean, shown_of};
 use crate::vision::IGNORE;
-use crate::vision::outline::runs_of_rle;
 
-/// Corners farther out are an error: they would take for ever to draw.
-const MAX_COORDINATE: f64 = 1e5;
+/// A corner so far outside of its image, in pixels, is no rounding.
+const BEYOND: f64 = 2.0;
 
 /// One image with what is in it.
-#[derive(Clone, Debug, PartialEq, Serialize, Derive)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Picture {
     pub(super) file_name: String,
-    pub(super) height: usize,
-    pub(super) width: usize,
-    /// Ascending.
+    /// Height and width, where the file says them.
+    pub(super) size: Option<(usize, usize)>,
+    /// Of all its annotations, ascending.
     pub(super) labels: Vec<u8>,
-    /// See [`super::paint_mask`].
+    /// Of those with an outline, crowds left out.
+    pub(super) in_mask: Vec<u8>,
+    /// Each pixel is known to be of a class, of none, or ignored.
+    pub(super) is_scored: bool,
+    /// See [`super::outlines::outlines`].
     #[serde(skip)]
-    pub(super) outlines: Vec<u8>,
+    pub(super) shapes: Vec<u8>,
 }
 
 /// What a file says.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Derive)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Instances {
     /// Background first, then the categories by id.
     pub(super) classes: Vec<String>,
     /// Those with an annotation, by id.
     pub(super) pictures: Vec<Picture>,
-    pub(super) n_pictures: usize,
-    pub(super) n_annotations: usize,
-    /// Annotations left out: without an outline.
-    pub(super) n_empty: usize,
+    pub(super) counts: Counts,
 }
 
-#[derive(Derive)]
+/// What notes tell of a file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    pub(super) pictures: usize,
+    pub(super) annotations: usize,
+    /// Annotations without an outline: with a box, and with neither.
+    pub(super) boxes: usize,
+    pub(super) bare: usize,
+    pub(super) crowds: usize,
+    /// Annotations with a corner outside of the image.
+    pub(super) beyond: usize,
+    /// Annotations without an id, or with that of another.
+    pub(super) without_id: usize,
+    /// Images whose size the file does not say.
+    pub(super) without_size: usize,
+    /// A category of this name that no annotation has and that is no class.
+    pub(super) background: Option<String>,
+}
+
+/// A file that is not read, and what to do about it.
+pub(super) struct Unread {
+    pub(super) problem: String,
+    pub(super) hint: String,
+}
+
+/// What to do about an annotation that is not read.
+const MEND: &str = "mend this annotation, or leave it out";
+const HINT: &str =
+    "the file has to be as COCO's instances_*.json: an object with `images`, `annotations` and `categories`";
+
+impl From<String> for Unread {
+    fn from(problem: String) -> Self {
+        Self { problem, hint: HINT.to_owned() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object with `images`, `annotations` and `categories`")]
 struct File {
     images: Vec<Image>,
-    annotations: Vec<Annotation>,
+    #[serde(default)]
+    annotations: Option<Vec<Annotation>>,
     categories: Vec<Category>,
 }
 
-#[derive(Derive)]
+#[derive(Deserialize)]
+#[serde(expecting = "an image, as an object")]
 struct Image {
-    id: u64,
-    file_name: String,
-    height: usize,
-    width: usize,
-}
-
-#[derive(Derive)]
-struct Category {
-    id: u64,
-    name: String,
-}
-
-#[derive(Derive)]
-struct Annotation {
-    id: u64,
-    image_id: u64,
-    category_id: u64,
     #[serde(default)]
-    iscrowd: u8,
-    area: Option<f64>,
+    id: Id,
+    #[serde(default)]
+    file_name: Value,
+    #[serde(default)]
+    height: Value,
+    #[serde(default)]
+    width: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "a category, as an object")]
+struct Category {
+    #[serde(default)]
+    id: Id,
+    #[serde(default)]
+    name: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an annotation, as an object")]
+struct Annotation {
+    #[serde(default)]
+    id: Id,
+    #[serde(default)]
+    image_id: Id,
+    #[serde(default)]
+    category_id: Id,
+    #[serde(default)]
+    iscrowd: Value,
+    #[serde(default)]
+    area: Area,
+    #[serde(default)]
+    bbox: Bbox,
+    #[serde(default)]
     segmentation: Segmentation,
 }
 
-/// `segmentation` of an annotation.
-enum Segmentation {
-    Empty,
-    Polygons(Shape),
-    /// Its size and the number of pixels its runs cover.
-    Runs {
-        shape: Shape,
-        size: (usize, usize),
-        pixels: u64,
-    },
+/// A number, or what stands in its place.
+#[derive(Default)]
+struct Value(Option<Box<Loose>>);
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Loose::deserialize(deserializer)? {
+            Loose::Null => Self(None),
+            other => Self(Some(Box::new(other))),
+        })
+    }
+}
+
+/// A number of pixels, where it is one.
+#[derive(Default)]
+struct Area(Option<f64>);
+
+impl<'de> Deserialize<'de> for Area {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Loose::deserialize(deserializer)?.number().filter(|area| area.is_finite() && *area >= 0.0)))
+    }
+}
+
+/// Left, top, width and height, where there is such a box.
+#[derive(Default)]
+struct Bbox(Option<Box<[f64; 4]>>);
+
+impl<'de> Deserialize<'de> for Bbox {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let numbers = Loose::deserialize(deserializer)?.numbers().unwrap_or_default();
+        let bbox = <[f64; 4]>::try_from(numbers).ok().filter(|bbox| bbox.iter().all(|v| v.is_finite()));
+        Ok(Self(bbox.filter(|[_, _, width, height]| *width > 0.0 && *height > 0.0).map(Box::new)))
+    }
+}
+
+impl Bbox {
+    fn shape(&self) -> Option<Shape> {
+        let [x, y, width, height] = **self.0.as_ref()?;
+        Some(Shape::polygons(&[vec![x, y, x + width, y, x + width, y + height, x, y + height]]))
+    }
+}
+
+impl Value {
+    /// `iscrowd`: 0 and 1, also as a boolean.
+    fn is_set(&self) -> Result<bool, String> {
+        let value = self.0.as_deref();
+        match value {
+            None => Ok(false),
+            Some(Loose::Bool(value)) => Ok(*value),
+            Some(Loose::Text(text)) if ["true", "false"].contains(&text.to_lowercase().as_str()) => {
+                Ok(text.eq_ignore_ascii_case("true"))
+            }
+            Some(other) => match other.whole() {
+                Some(0) => Ok(false),
+                Some(1) => Ok(true),
+                _ => Err(format!("its `iscrowd` is {other}, neither 0 nor 1")),
+            },
+        }
+    }
+
+    /// A text without what cannot be seen at its ends.
+    fn text(&self) -> Result<&str, String> {
+        match self.0.as_deref() {
+            Some(Loose::Text(text)) => Ok(clean(text)),
+            None => Err("is missing".to_owned()),
+            Some(other) => Err(format!("is {other}, no text")),
+        }
+    }
+
+    /// Pixels along a side; `None`: the file does not say.
+    fn side(&self, what: &str) -> Result<Option<usize>, String> {
+        let Some(value) = self.0.as_deref() else { return Ok(None) };
+        let side = value.whole().and_then(|side| usize::try_from(side).ok()).filter(|side| *side > 0);
+        side.map(Some).ok_or_else(|| format!("its {what} is {value}"))
+    }
+}
+
+impl Annotation {
+    /// An outline that is drawn, though its corners may lie outside of an image; where all are outside, nothing is.
+    fn paints(&self, size: Option<(usize, usize)>) -> bool {
+        match (&self.segmentation, size) {
+            (Segmentation::Polygons { bounds: [left, top, right, bottom], .. }, Some((height, width))) => {
+                *right > 0.0 && *bottom > 0.0 && *left < width as f64 && *top < height as f64
+            }
+            (segmentation, _) => matches!(segmentation, Segmentation::Polygons { .. } | Segmentation::Runs { .. }),
+        }
+    }
+
+    /// Its outline lies within the first pixel, and whether not all of its corners are those of the pixel.
+    fn in_first_pixel(&self) -> Option<bool> {
+        let Segmentation::Polygons { bounds, .. } = &self.segmentation else { return None };
+        let is_within = bounds.iter().all(|corner| (0.0..=1.0).contains(corner));
+        is_within.then(|| bounds.iter().any(|corner| corner.fract() != 0.0))
+    }
+
+    /// For messages.
+    fn name(&self, place: usize) -> String {
+        match &self.id {
+            Id::None(_) => format!("annotation no. {} (of image {})", place + 1, self.image_id),
+            id => format!("annotation {id}"),
+        }
+    }
+}
+
+/// Places by id. A text of digits is found by its number where no other id is that number.
+struct Ids {
+    places: HashMap<Id, usize>,
+    by_number: HashMap<i128, Option<usize>>,
+}
+
+impl Ids {
+    /// # Errors
+    /// An id that stands twice, or is none.
+    fn of<'a>(what: &str, ids: impl Iterator<Item = &'a Id>) -> Result<Self, String> {
+        let (mut places, mut by_number) = (HashMap::new(), HashMap::new());
+        for (place, id) in ids.enumerate() {
+            if let Id::None(other) = id {
+                return Err(format!("the id of {what} no. {} is {other}", place + 1));
+            }
+            if places.insert(id.clone(), place).is_some() {
+                return Err(format!("{what} id {id} stands twice"));
+            }
+            if let Some(number) = id.number() {
+                by_number.entry(number).and_modify(|place| *place = None).or_insert(Some(place));
+            }
+        }
+        Ok(Self { places, by_number })
+    }
+
+    fn find(&self, id: &Id) -> Option<usize> {
+        self.places.get(id).copied().or_else(|| *self.by_number.get(&id.number()?)?)
+    }
 }
 
 impl Instances {
     /// # Errors
     /// The file is no JSON of that kind (with line and column), or contradicts itself.
-    pub(super) fn read(file: impl Read) -> Result<Self, String> {
-        let File { images, annotations, categories } =
-            serde_json::from_reader(std::io::BufReader::with_capacity(1 << 16, file))
-                .map_err(|error| error.to_string())?;
-        let (classes, label_of) = classes(categories)?;
-        let (n_pictures, n_annotations) = (images.len(), annotations.len());
-
-        let mut by_image: HashMap<u64, Vec<&Annotation>> = HashMap::with_capacity(n_pictures);
-        for image in &images {
-            if by_image.insert(image.id, Vec::new()).is_some() {
-                return Err(format!("image id {} stands twice", image.id));
-            }
-        }
-        let (mut ids, mut n_empty) = (HashSet::with_capacity(n_annotations), 0);
-        for annotation in &annotations {
-            let Annotation { id, image_id, category_id, segmentation, .. } = annotation;
-            if !ids.insert(*id) {
-                return Err(format!("annotation id {id} stands twice"));
-            }
-            if !label_of.contains_key(category_id) {
-                return Err(format!("annotation {id} has category {category_id}, which is not in `categories`"));
-            }
-            let Some(of_image) = by_image.get_mut(image_id) else {
-                return Err(format!("annotation {id} is of image {image_id}, which is not in `images`"));
+    pub(super) fn read(file: impl Read) -> Result<Self, Unread> {
+        let json = as_json(file).map_err(|error| error.to_string())?;
+        let json = json.map_err(|NotText { problem, hint }| Unread { problem, hint })?;
+        let unread = |error: serde_json::Error| {
+            let hint = match error.classify() {
+                serde_json::error::Category::Eof => "the file is cut off; get it again",
+                _ => HINT,
             };
-            match segmentation {
-                Segmentation::Empty => n_empty += 1,
-                _ => of_image.push(annotation),
+            Unread { problem: shown_of(&error.to_string()), hint: hint.to_owned() }
+        };
+        let file = serde_json::from_reader(std::io::BufReader::with_capacity(1 << 20, json)).map_err(unread)?;
+        let File { images, annotations, categories } = file;
+        let annotations = annotations.unwrap_or_default();
+        let mut counts = Counts { pictures: images.len(), annotations: annotations.len(), ..Counts::default() };
+
+        let categories = Categories::of(categories, &annotations, &mut counts)?;
+        let images_by_id = Ids::of("image", images.iter().map(|image| &image.id))?;
+        let mut by_image: Vec<Vec<(usize, u8)>> = vec![Vec::new(); images.len()];
+        let mut ids = HashSet::with_capacity(annotations.len());
+        for (place, annotation) in annotations.iter().enumerate() {
+            let Annotation { id, image_id, category_id, segmentation, bbox, .. } = annotation;
+            let name = || annotation.name(place);
+            // Nothing is found by it.
+            counts.without_id += usize::from(matches!(id, Id::None(_)) || !ids.insert(id));
+            if let Some(field) =
+                [(category_id, "category_id"), (image_id, "image_id")].into_iter().find(|(id, _)| **id == Id::default())
+            {
+                return Err(format!("{} has no `{}`", name(), field.1).into());
             }
+            let Some(label) = categories.label(category_id) else {
+                let problem = format!("{} has category {category_id}, which is not in `categories`", name());
+                return Err(Unread { problem, hint: MEND.to_owned() });
+            };
+            let Some(image) = images_by_id.find(image_id) else {
+                let problem = format!("{} is of image {image_id}, which is not in `images`", name());
+                return Err(Unread { problem, hint: MEND.to_owned() });
+            };
+            match (segmentation, &bbox.0) {
+                (Segmentation::Fault(fault), _) => {
+                    return Err(Unread { problem: format!("{}: {fault}", name()), hint: MEND.to_owned() });
+                }
+                (Segmentation::Empty, Some(_)) => counts.boxes += 1,
+                (Segmentation::Empty, None) => counts.bare += 1,
+                _ => {}
+            }
+            by_image[image].push((place, label));
         }
 
-        let mut images = images;
-        images.sort_unstable_by_key(|image| image.id);
-        let picture = |image: Image| {
-            let annotations = by_image.remove(&image.id).filter(|annotations| !annotations.is_empty())?;
-            Some(picture(image, annotations, &label_of))
-        };
-        let pictures = images.into_iter().filter_map(picture).collect::<Result<_, _>>()?;
-        Ok(Self { classes, pictures, n_pictures, n_annotations, n_empty })
+        let outlined = annotations.iter().filter(|annotation| annotation.paints(None));
+        let in_first: Option<Vec<bool>> = outlined.map(Annotation::in_first_pixel).collect();
+        if in_first.is_some_and(|in_first| in_first.contains(&true)) {
+            return Err(Unread {
+                problem: "all outlines lie within the first pixel of their images: their coordinates are parts of the image's \
+                          size"
+                    .to_owned(),
+                hint: "COCO's coordinates are pixels: multiply x by the width and y by the height of the image".to_owned(),
+            });
+        }
+        let mut order: Vec<usize> = (0..images.len()).collect();
+        order.sort_by(|&a, &b| images[a].id.cmp(&images[b].id));
+        let mut pictures = Vec::new();
+        for at in order {
+            let named = images[at]
+                .file_name
+                .text()
+                .map_err(|what| format!("the `file_name` of image {} {what}", images[at].id))?;
+            check_name("the file name of an image", named)?;
+            let of_image = std::mem::take(&mut by_image[at]);
+            if !of_image.is_empty() {
+                pictures.push(picture(named, &images[at], &annotations, &of_image, &mut counts)?);
+            }
+        }
+        Ok(Self { classes: categories.classes, pictures, counts })
     }
 }
 
-/// Names, and labels by id: 1 is the lowest id, without gaps.
-fn classes(mut categories: Vec<Category>) -> Result<(Vec<String>, HashMap<u64, u8>), String> {
-    categories.sort_unstable_by_key(|category| category.id);
-    if categories.is_empty() || categories.len() >= usize::from(IGNORE) {
-        return Err(format!("{} categories; there can be 1 to 254", categories.len()));
-    }
-    let mut classes = vec!["background".to_owned()];
-    let mut label_of = HashMap::new();
-    for Category { id, name } in categories {
-        if label_of.insert(id, classes.len() as u8).is_some() {
-            return Err(format!("category id {id} stands twice"));
+/// Classes, and labels by id: 1 is the lowest id, without gaps.
+struct Categories {
+    classes: Vec<String>,
+    ids: Ids,
+    /// By place; `None`: background.
+    labels: Vec<Option<u8>>,
+}
+
+impl Categories {
+    fn of(mut categories: Vec<Category>, annotations: &[Annotation], counts: &mut Counts) -> Result<Self, Unread> {
+        categories.sort_by(|a, b| a.id.cmp(&b.id));
+        let ids = Ids::of("category", categories.iter().map(|category| &category.id))?;
+        let mut classes = vec!["background".to_owned()];
+        let mut labels = Vec::new();
+        for (place, Category { id, name }) in categories.iter().enumerate() {
+            let name = name.text().map_err(|what| format!("the name of category {id} {what}"))?;
+            check_name("the name of a category", name)?;
+            let bare = name.trim_matches('_').to_lowercase();
+            if bare == "background" || bare == "bg" {
+                if let Some(annotation) = annotations.iter().find(|a| ids.find(&a.category_id) == Some(place)) {
+                    return Err(Unread {
+                        problem: format!("category {id} is named `{}`, and annotation {} is of it", shown_of(name), annotation.id),
+                        hint: "what no object covers is background already: rename the category if it is a class, or leave out \
+                               its annotations"
+                            .to_owned(),
+                    });
+                }
+                counts.background = Some(name.to_owned());
+                labels.push(None);
+                continue;
+            }
+            if classes.iter().any(|class| class == name) {
+                return Err(format!("two categories are named `{}`", shown_of(name)).into());
+            }
+            labels.push(u8::try_from(classes.len()).ok());
+            classes.push(name.to_owned());
         }
-        if classes.contains(&name) {
-            return Err(format!("two categories are named `{name}`"));
+        match classes.len() - 1 {
+            1..=254 => Ok(Self { classes, ids, labels }),
+            n => Err(format!("{n} categories; there can be 1 to 254").into()),
         }
-        classes.push(name);
     }
-    Ok((classes, label_of))
+
+    fn label(&self, id: &Id) -> Option<u8> {
+        self.labels[self.ids.find(id)?]
+    }
 }
 
 /// The smallest object lies on top, of equals the first (the rule of coco2voc, which the field's COCO masks are made
-/// with); crowds are ignored, and lie below all objects.
-fn picture(image: Image, annotations: Vec<&Annotation>, label_of: &HashMap<u64, u8>) -> Result<Picture, String> {
-    let Image { file_name, height, width, id: _ } = image;
-    if height == 0 || width == 0 || height.saturating_mul(width) > u32::MAX as usize {
-        return Err(format!("image `{file_name}` is {width}x{height}"));
-    }
-    let mut labels: Vec<u8> = annotations.iter().map(|annotation| label_of[&annotation.category_id]).collect();
-    labels.sort_unstable();
-    labels.dedup();
-
-    let mut shapes = Vec::new();
-    for annotation in annotations {
-        let Annotation { id, category_id, iscrowd, area, segmentation, image_id: _ } = annotation;
-        let shape = match segmentation {
-            Segmentation::Empty => continue,
-            Segmentation::Polygons(shape) => shape,
-            Segmentation::Runs { size, .. } if *size != (height, width) => {
-                let (h, w) = size;
-                return Err(format!("annotation {id} is an RLE of {w}x{h} in an image of {width}x{height}"));
+/// with); crowds are ignored, and lie below all objects, and so are boxes of objects without an outline.
+fn picture(
+    file_name: &str,
+    image: &Image,
+    annotations: &[Annotation],
+    of_image: &[(usize, u8)],
+    counts: &mut Counts,
+) -> Result<Picture, Unread> {
+    let of_file = |problem: String| format!("image `{}`: {problem}", shown_of(file_name));
+    let sides = (image.height.side("height").map_err(of_file)?, image.width.side("width").map_err(of_file)?);
+    let mut size = match sides {
+        (Some(height), Some(width)) if height.saturating_mul(width) > MAX_PIXELS => {
+            return Err(
+                of_file(format!("it is said to have {width}x{height} pixels; at most {MAX_PIXELS} are read")).into()
+            );
+        }
+        (Some(height), Some(width)) => Some((height, width)),
+        _ => None,
+    };
+    counts.without_size += usize::from(size.is_none());
+    let (mut labels, mut in_mask) = (Vec::new(), Vec::new());
+    let (mut shapes, mut boxes) = (Vec::new(), Vec::new());
+    let (mut has_outline, mut is_known) = (false, true);
+    for &(place, label) in of_image {
+        let annotation = &annotations[place];
+        let name = || annotation.name(place);
+        let fault = |problem: String| Unread { problem, hint: MEND.to_owned() };
+        let is_crowd = annotation.iscrowd.is_set().map_err(|problem| fault(format!("{}: {problem}", name())))?;
+        labels.push(label);
+        let (shape, own_area) = match &annotation.segmentation {
+            Segmentation::Empty | Segmentation::Fault(_) => {
+                boxes.extend(annotation.bbox.shape());
+                is_known &= annotation.bbox.0.is_some();
+                continue;
             }
-            Segmentation::Runs { pixels, .. } if *pixels != (height * width) as u64 => {
-                return Err(format!("annotation {id} is an RLE of {pixels} pixels in an image of {}", height * width));
+            Segmentation::Polygons { shape, area, bounds: [left, top, right, bottom] } => {
+                let is_beyond = |(height, width): (usize, usize)| {
+                    left.min(*top) < -BEYOND || *right > width as f64 + BEYOND || *bottom > height as f64 + BEYOND
+                };
+                counts.beyond += usize::from(size.is_some_and(is_beyond));
+                // Of two objects the smaller one lies on top, by its pixels where the file does not say.
+                let pixels = size.filter(|_| annotation.area.0.is_none()).map(|size| shape.pixels(size) as f64);
+                (shape, pixels.unwrap_or(*area))
             }
-            Segmentation::Runs { shape, .. } => shape,
+            Segmentation::Runs { shape, size: of_runs, pixels, area } => {
+                let (height, width) = *size.get_or_insert(*of_runs);
+                if *of_runs != (height, width) {
+                    let (h, w) = of_runs;
+                    return Err(fault(format!("{} is an RLE of {w}x{h} in an image of {width}x{height}", name())));
+                }
+                if *pixels != height as u64 * width as u64 {
+                    let of = height as u64 * width as u64;
+                    return Err(fault(format!("{} is an RLE of {pixels} pixels in an image of {of}", name())));
+                }
+                (shape, *area)
+            }
         };
-        let area = match area {
-            Some(area) => *area,
-            None => shape.area(height, width).map_err(|error| format!("annotation {id}: {error}"))? as f64,
-        };
-        let is_crowd = *iscrowd != 0;
-        let label = if is_crowd { IGNORE } else { label_of[category_id] };
-        shapes.push((!is_crowd, area, label, shape));
+        has_outline = true;
+        counts.crowds += usize::from(is_crowd);
+        in_mask.extend((!is_crowd && annotation.paints(size)).then_some(label));
+        let area = annotation.area.0.unwrap_or(own_area);
+        shapes.push((!is_crowd, area, if is_crowd { IGNORE } else { label }, shape));
     }
     shapes.reverse();
     shapes.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
-    let outlines = outlines(height, width, shapes.into_iter().map(|(_, _, label, shape)| (label, shape)));
-    Ok(Picture { file_name, height, width, labels, outlines })
-}
-
-impl<'de> Deserialize<'de> for Segmentation {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SegmentationVisitor)
+    let painted =
+        boxes.iter().map(|shape| (IGNORE, shape)).chain(shapes.iter().map(|&(_, _, label, shape)| (label, shape)));
+    let shapes = in_order(painted);
+    for labels in [&mut labels, &mut in_mask] {
+        labels.sort_unstable();
+        labels.dedup();
     }
-}
-
-struct SegmentationVisitor;
-
-impl<'de> Visitor<'de> for SegmentationVisitor {
-    type Value = Segmentation;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of polygons or an RLE")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Segmentation, A::Error> {
-        let mut parts = Vec::new();
-        while let Some(part) = seq.next_element::<Vec<f64>>()? {
-            if part.len() % 2 == 1 {
-                return Err(A::Error::custom(format!("a polygon has {} coordinates, an odd number", part.len())));
-            }
-            if let Some(far) = part.iter().find(|v| v.abs() > MAX_COORDINATE) {
-                return Err(A::Error::invalid_value(Unexpected::Float(*far), &"a coordinate in pixels"));
-            }
-            // Two corners have no area (and pycocotools would take them for a box).
-            if part.len() >= 6 {
-                parts.push(part);
-            }
-        }
-        Ok(if parts.is_empty() { Segmentation::Empty } else { Segmentation::Polygons(Shape::polygons(&parts)) })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Segmentation, A::Error> {
-        let (mut runs, mut size) = (None, None);
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "counts" => runs = Some(map.next_value::<Counts>()?.0),
-                "size" => size = Some(map.next_value::<(usize, usize)>()?),
-                _ => drop(map.next_value::<serde::de::IgnoredAny>()?),
-            }
-        }
-        let runs = runs.ok_or_else(|| A::Error::missing_field("counts"))?;
-        let size = size.ok_or_else(|| A::Error::missing_field("size"))?;
-        let pixels = runs.iter().map(|&run| u64::from(run)).sum();
-        Ok(Segmentation::Runs { shape: Shape::runs(&runs), size, pixels })
-    }
-}
-
-/// Run lengths as a list, or packed in a text.
-struct Counts(Vec<u32>);
-
-impl<'de> Deserialize<'de> for Counts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(CountsVisitor)
-    }
-}
-
-struct CountsVisitor;
-
-impl<'de> Visitor<'de> for CountsVisitor {
-    type Value = Counts;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("run lengths, as a list or as COCO's compressed text")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Counts, A::Error> {
-        let mut runs = Vec::new();
-        while let Some(run) = seq.next_element()? {
-            runs.push(run);
-        }
-        Ok(Counts(runs))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Counts, E> {
-        runs_of_rle(text).map(Counts).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-    }
+    let (file_name, is_scored) = (file_name.to_owned(), has_outline && is_known);
+    Ok(Picture { file_name, size, labels, in_mask, is_scored, shapes })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::paint_mask;
+    use super::super::outlines::{outlines, paint_mask};
     use super::*;
 
     /// An image of 4x3 with one category, and annotations.
@@ -284,7 +481,11 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Instances, String> {
-        Instances::read(text.as_bytes())
+        Instances::read(text.as_bytes()).map_err(|unread| unread.problem)
+    }
+
+    fn painted(Picture { size, shapes, .. }: &Picture) -> Vec<u8> {
+        paint_mask(&outlines(size.unwrap(), shapes)).unwrap().data
     }
 
     fn annotation(id: u64, rest: &str) -> String {
@@ -300,7 +501,7 @@ mod tests {
         let mask = |annotations: &[String]| {
             let found = read(&file(&annotations.join(", "))).unwrap();
             assert_eq!(found.classes, ["background", "cat", "cow"]);
-            paint_mask(&found.pictures[0].outlines).unwrap().data
+            painted(&found.pictures[0])
         };
         let (left, top) = (annotation(1, LEFT), annotation(2, TOP));
         let expected = [2, 2, 2, 2, 1, 1, 0, 0, 1, 1, 0, 0];
@@ -317,16 +518,24 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_see_is_counted() {
+    fn objects_without_an_outline_are_labels_that_are_not_scored() {
         let empty =
-            [r#""category_id": 5, "segmentation": []"#, r#""category_id": 5, "segmentation": [[1, 1, 2, 2], []]"#];
+            [r#""category_id": 5, "segmentation": []"#, r#""category_id": 9, "segmentation": [[1, 1, 2, 2], []]"#];
         let found = read(&file(&[annotation(1, empty[0]), annotation(2, empty[1])].join(","))).unwrap();
-        assert_eq!((found.pictures.len(), found.n_pictures, found.n_empty, found.n_annotations), (0, 1, 2, 2));
+        assert_eq!((found.counts.pictures, found.counts.bare, found.counts.annotations), (1, 2, 2));
+        let Picture { labels, in_mask, is_scored, .. } = &found.pictures[0];
+        assert_eq!((labels.as_slice(), in_mask.len(), *is_scored), (&[1, 2][..], 0, false));
+        // Beside an outline, what a box covers is ignored where no outline lies.
+        let boxed = annotation(2, r#""category_id": 9, "bbox": [1, 0, 3, 1]"#);
+        let found = read(&file(&[annotation(1, LEFT), boxed].join(","))).unwrap();
+        let Picture { labels, in_mask, is_scored, .. } = &found.pictures[0];
+        assert_eq!((labels.as_slice(), in_mask.as_slice(), *is_scored), (&[1, 2][..], &[1][..], true));
+        assert_eq!(painted(&found.pictures[0]), [1, 1, 255, 255, 1, 1, 0, 0, 1, 1, 0, 0]);
         // The corners that are left make the shape.
         let part = r#""category_id": 5, "segmentation": [[1, 1, 2, 2], [0, 0, 1, 0, 1, 1, 0, 1]]"#;
         let found = read(&file(&annotation(1, part))).unwrap();
-        assert_eq!((found.n_empty, found.pictures[0].labels.as_slice()), (0, &[1][..]));
-        assert_eq!(paint_mask(&found.pictures[0].outlines).unwrap().data[..5], [1, 0, 0, 0, 0]);
+        assert_eq!((found.counts.bare, found.pictures[0].labels.as_slice()), (0, &[1][..]));
+        assert_eq!(painted(&found.pictures[0])[..5], [1, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -336,7 +545,8 @@ mod tests {
         let seen = |from: &str, to: &str| file(&annotation(1, LEFT)).replace(from, to);
         for (text, expected) in [
             (whole[..whole.len() / 2].to_owned(), "EOF while parsing"),
-            (String::new(), "EOF while parsing a value at line 1 column 0"),
+            (String::new(), "it is an empty file"),
+            ("[]".to_owned(), "it is a list, as detections are"),
             ("{}".to_owned(), "missing field `images`"),
             (
                 seen("\"category_id\": 5", "\"category_id\": 6"),
@@ -345,15 +555,20 @@ mod tests {
             (seen("\"image_id\": 7", "\"image_id\": 8"), "annotation 1 is of image 8, which is not in `images`"),
             (seen("\"id\": 9", "\"id\": 5"), "category id 5 stands twice"),
             (seen("cow", "cat"), "two categories are named `cat`"),
-            (file(&[annotation(1, LEFT), annotation(1, TOP)].join(",")), "annotation id 1 stands twice"),
-            (seen("\"height\": 3", "\"height\": 0"), "image `a.jpg` is 4x0"),
-            (seen("2, 0, ", "2, "), "a polygon has 7 coordinates, an odd number at line 1"),
-            (seen("2, 0, ", "2, 1e9, "), "expected a coordinate in pixels"),
+            (seen("\"height\": 3", "\"height\": 0"), "image `a.jpg`: its height is 0"),
+            (seen("2, 0, ", "2, "), "annotation 1: a polygon has 7 coordinates, an odd number"),
+            (seen("2, 0, ", "2, true, "), "annotation 1: a coordinate is true, no number"),
             (one(&TOP.replace("[3, 4]", "[4, 3]")), "annotation 1 is an RLE of 3x4 in an image of 4x3"),
             (one(&TOP.replace("[0, 1,", "[1, 1,")), "annotation 1 is an RLE of 13 pixels in an image of 12"),
-            (one(r#""category_id": 5, "segmentation": {"counts": "é", "size": [3, 4]}"#), "COCO's compressed text"),
-            (one(r#""category_id": 5, "segmentation": {"size": [3, 4]}"#), "missing field `counts`"),
-            (one(r#""category_id": 5, "segmentation": 3"#), "expected a list of polygons or an RLE"),
+            (
+                one(r#""category_id": 5, "segmentation": {"counts": "é", "size": [3, 4]}"#),
+                "annotation 1: its `counts` are no text of COCO's compressed RLE",
+            ),
+            (one(r#""category_id": 5, "segmentation": {"size": [3, 4]}"#), "annotation 1: its RLE has no `counts`"),
+            (
+                one(r#""category_id": 5, "segmentation": 3"#),
+                "annotation 1: its segmentation is 3, neither a list of polygons nor",
+            ),
         ] {
             let message = read(&text).unwrap_err();
             assert!(message.contains(expected), "{message}");

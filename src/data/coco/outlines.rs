@@ -7,6 +7,8 @@ use crate::vision::{Grid, LabelMap};
 
 /// Corners of COCO have two decimals; these are stored as differences in hundredths, about two bytes a number.
 const HUNDRED: f64 = 100.0;
+/// Differences of numbers below fit an `i64`.
+const MAX_EXACT: f64 = 1e15;
 
 /// One shape as bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +21,8 @@ impl Shape {
         put(&mut bytes, parts.len() as u64);
         for part in parts {
             put(&mut bytes, part.len() as u64);
-            let hundredths = |&v: &f64| Some((v * HUNDRED).round()).filter(|n| n / HUNDRED == v).map(|n| n as i64);
+            let is_exact = |n: &f64, v: f64| n / HUNDRED == v && n.abs() < MAX_EXACT;
+            let hundredths = |&v: &f64| Some((v * HUNDRED).round()).filter(|n| is_exact(n, v)).map(|n| n as i64);
             match part.iter().map(hundredths).collect::<Option<Vec<i64>>>() {
                 Some(numbers) => {
                     bytes.push(0);
@@ -43,23 +46,45 @@ impl Shape {
         Self(bytes)
     }
 
-    /// Pixels inside, in an image of a size.
-    pub(super) fn area(&self, height: usize, width: usize) -> anyhow::Result<usize> {
-        let mut map = Grid::filled(height, width, 0);
-        draw(&mut &self.0[..], &mut map, 1)?;
-        Ok(map.data.iter().filter(|&&label| label == 1).count())
+    /// Pixels that it covers in an image of a size.
+    pub(super) fn pixels(&self, (height, width): (usize, usize)) -> u64 {
+        // Runs of its parts, which may overlap: where one begins and ends.
+        let mut inside: Vec<(u64, u64)> = Vec::new();
+        let drawn = runs_of(&mut &self.0[..], (height, width), |runs| {
+            let mut at = 0;
+            for pair in runs.chunks(2) {
+                let (begin, end) = (at + u64::from(pair[0]), at + pair.iter().map(|&run| u64::from(run)).sum::<u64>());
+                inside.push((begin, end));
+                at = end;
+            }
+        });
+        debug_assert!(drawn.is_ok());
+        inside.sort_unstable();
+        let (mut covered, mut pixels) = (0, 0);
+        for (begin, end) in inside {
+            pixels += end.saturating_sub(begin.max(covered));
+            covered = covered.max(end);
+        }
+        pixels
     }
 }
 
-/// The outlines of an image as bytes, in the order they are painted.
-pub(super) fn outlines<'a>(height: usize, width: usize, shapes: impl Iterator<Item = (u8, &'a Shape)>) -> Vec<u8> {
+/// Shapes as bytes, in the order they are painted.
+pub(super) fn in_order<'a>(shapes: impl Iterator<Item = (u8, &'a Shape)>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    put(&mut bytes, height as u64);
-    put(&mut bytes, width as u64);
     for (label, shape) in shapes {
         bytes.push(label);
         bytes.extend_from_slice(&shape.0);
     }
+    bytes
+}
+
+/// What [`paint_mask`] reads: the size of an image before its shapes.
+pub(super) fn outlines((height, width): (usize, usize), shapes: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, height as u64);
+    put(&mut bytes, width as u64);
+    bytes.extend_from_slice(shapes);
     bytes
 }
 
@@ -83,10 +108,15 @@ pub fn paint_mask(mut bytes: &[u8]) -> anyhow::Result<LabelMap> {
 }
 
 fn draw(from: &mut &[u8], map: &mut LabelMap, label: u8) -> anyhow::Result<()> {
+    runs_of(from, (map.height, map.width), |runs| paint(map, runs, label))
+}
+
+/// The runs of each part of a shape in an image of a size.
+fn runs_of(from: &mut &[u8], (height, width): (usize, usize), mut found: impl FnMut(&[u32])) -> anyhow::Result<()> {
     if byte(from)? == 1 {
         let n = take(from)?;
         let runs = (0..n).map(|_| Ok(u32::try_from(take(from)?)?)).collect::<anyhow::Result<Vec<u32>>>()?;
-        paint(map, &runs, label);
+        found(&runs);
         return Ok(());
     }
     for _ in 0..take(from)? {
@@ -109,7 +139,7 @@ fn draw(from: &mut &[u8], map: &mut LabelMap, label: u8) -> anyhow::Result<()> {
                 }
             }
         }
-        paint(map, &polygon_runs(&corners, map.height, map.width), label);
+        found(&polygon_runs(&corners, height, width));
     }
     Ok(())
 }
@@ -160,7 +190,7 @@ mod tests {
         // Neither in hundredths nor near the image.
         let third = vec![1.0 / 3.0, 0.1, 2.5, -7.25, 1e-9, 3.0];
         let shapes = [(3, Shape::polygons(&[square.clone(), third.clone()])), (255, Shape::runs(&[0, 2, 18]))];
-        let bytes = outlines(4, 5, shapes.iter().map(|(label, shape)| (*label, shape)));
+        let bytes = outlines((4, 5), &in_order(shapes.iter().map(|(label, shape)| (*label, shape))));
         let map = paint_mask(&bytes).unwrap();
         let mut expected = Grid::filled(4, 5, 0);
         for part in [square, third] {
@@ -168,7 +198,10 @@ mod tests {
         }
         paint(&mut expected, &[0, 2, 18], 255);
         assert!(map == expected && map.at(0, 0) == 255 && map.at(2, 2) == 3);
-        assert_eq!(Shape::runs(&[0, 2, 18]).area(4, 5).unwrap(), 2);
+        for (label, shape) in &shapes {
+            let map = paint_mask(&outlines((4, 5), &in_order([(*label, shape)].into_iter()))).unwrap();
+            assert_eq!(shape.pixels((4, 5)), map.data.iter().filter(|at| **at == *label).count() as u64);
+        }
         for n in 0..bytes.len() {
             // Some beginnings are outlines of fewer shapes; none is a panic.
             let _ = paint_mask(&bytes[..n]);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 
 use crate::data::{Dataset, FileMemo, FileRef, Item, Mask};
@@ -15,6 +15,7 @@ use crate::stage::cam_epoch::CamEpoch;
 use crate::stage::cam_infer::{AdvCam, CamInfer, CamInferParams};
 use crate::stage::coco_mask::{CocoMask, CocoMaskParams};
 use crate::stage::evaluate::{Evaluate, EvaluateParams};
+use crate::stage::mask_file::{MaskFile, MaskFileParams};
 use crate::stage::params::Compute;
 use crate::stage::pseudo_label::{PseudoLabel, PseudoLabelParams};
 use crate::stage::sam_embed::{SamEmbed, SamEmbedParams};
@@ -216,15 +217,20 @@ impl Builder<'_> {
         if scored.is_empty() {
             return Ok(None);
         }
+        let classes = self.evaluated()?;
+        let is_scored = |item: &Item| classes.iter().any(|label| item.in_mask.contains(label));
+        if !classes.is_empty() && !with_mask().any(|(item, ..)| is_scored(item)) {
+            bail!(
+                "`evaluate.classes`: no mask of the {} images that are scored has one of these classes, and a mean over \
+                 background alone is no score",
+                scored.len()
+            );
+        }
         let masks = with_mask().map(|(item, _, mask)| Ok((item.id.clone(), self.mask(item, mask)?)));
         let masks = masks.collect::<anyhow::Result<_>>()?;
         let scored = self.graph.add_set(InputSet { members: scored });
         let inputs = vec![(slot, scored), ("masks", self.graph.add_set(InputSet { members: masks }))];
         let n_classes = self.n_classes();
-        let known = &self.dataset.classes;
-        let classes = labels_of(known, &self.spec.evaluate.classes)
-            .map_err(|unknown| UnknownEvaluated { unknown, known: known[1..].to_vec() })?;
-        let classes = BTreeSet::from_iter(classes).into_iter().collect();
         let unit = if kind == SeedEval::KIND {
             self.add::<SeedEval>("train", &SeedEvalParams { n_classes, classes, sweep: self.spec.seed.sweep }, inputs)?
         } else {
@@ -234,10 +240,23 @@ impl Builder<'_> {
         Ok(Some(unit))
     }
 
+    /// Labels of the classes that means are over, ascending; none: all that the truth has.
+    fn evaluated(&self) -> Result<Vec<u8>, UnknownEvaluated> {
+        let known = &self.dataset.classes;
+        let classes = labels_of(known, &self.spec.evaluate.classes);
+        let classes = classes.map_err(|unknown| UnknownEvaluated { unknown, known: known[1..].to_vec() })?;
+        Ok(BTreeSet::from_iter(classes).into_iter().collect())
+    }
+
     /// The ground truth of an item.
     fn mask(&mut self, item: &Item, mask: &Mask) -> anyhow::Result<Source> {
         match mask {
             Mask::File(mask) => Ok(file(mask)),
+            Mask::Translated { file: mask, reading } => {
+                let params = MaskFileParams { reading: reading.clone() };
+                let unit = self.add::<MaskFile>(&item.id, &params, vec![("file", file(mask))])?;
+                Ok(of(unit, "mask"))
+            }
             Mask::Outlines { bytes, digest } => {
                 let outlines = Source::Value { bytes: bytes.clone(), digest: *digest };
                 let unit = self.add::<CocoMask>(&item.id, &CocoMaskParams {}, vec![("outlines", outlines)])?;

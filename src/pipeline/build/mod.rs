@@ -21,6 +21,7 @@ use crate::stage::coco_mask::CocoMask;
 use crate::stage::evaluate::Evaluate;
 use crate::stage::irn_epoch::IrnEpoch;
 use crate::stage::irn_walk::IrnWalk;
+use crate::stage::mask_file::MaskFile;
 use crate::stage::params::Compute;
 use crate::stage::psa_epoch::PsaEpoch;
 use crate::stage::psa_walk::PsaWalk;
@@ -47,6 +48,7 @@ pub fn registry() -> Registry {
         .with(StageEntry::of::<CamEpoch>())
         .with(StageEntry::of::<CamInfer>())
         .with(StageEntry::of::<CocoMask>())
+        .with(StageEntry::of::<MaskFile>())
         .with(StageEntry::of::<SeedEval>())
         .with(StageEntry::of::<SelectEpoch>())
         .with(StageEntry::of::<SamRefine>())
@@ -245,6 +247,7 @@ mod tests {
             image: file(format!("{id}.jpg")),
             mask: Some(Mask::File(file(format!("{id}.png")))),
             labels: vec![8],
+            in_mask: vec![8],
             height: 10,
             width: 10,
             id,
@@ -255,6 +258,7 @@ mod tests {
             train: (0..n_train).map(|i| item(format!("train{i}"))).collect(),
             val: vec![item("val".into())],
             notes: Vec::new(),
+            decided: Vec::new(),
         })
     }
 
