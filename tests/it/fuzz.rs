@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
-use s2c_pipe::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb};
+use s2c_pipe::data::image::{TURNED, decode_label_map, decode_rgb, decode_se_map, encode_rgb};
+use s2c_pipe::data::mask_file::{MaskValues, Reading, decode_mask};
+use s2c_pipe::data::orient::OrientationPolicy;
 use s2c_pipe::data::scan::{LabelSource, ScanOptions};
 use s2c_pipe::data::{FileMemo, Mask, coco, folder, voc};
 use s2c_pipe::digest::BlobDigest;
@@ -189,7 +191,17 @@ fn pictures() {
     let png = encode_rgb(&Rgb { height: 3, width: 5, data: vec![7; 45] });
     mutations("label_map", std::slice::from_ref(&png), |bytes| drop(decode_label_map(bytes)));
     mutations("se_map", std::slice::from_ref(&png), |bytes| drop(decode_se_map(bytes)));
+    let numbers = Reading::Numbers([(7, 1), (255, 0)].into());
+    mutations("mask_file", std::slice::from_ref(&png), |bytes| drop(decode_mask(bytes, &numbers)));
     mutations("rgb", &[png], |bytes| drop(decode_rgb(bytes)));
+}
+
+#[test]
+fn jpegs() {
+    mutations("jpeg", &golden("pixels/files", &[".jpg"]), |bytes| {
+        drop(decode_rgb(bytes));
+        drop(decode_rgb(&[TURNED, bytes].concat()));
+    });
 }
 
 /// Remembers nothing, so that every case is read.
@@ -225,6 +237,8 @@ fn scanned(reader: &str, root: &Path, file: &str, text: &str, scan: impl Fn(&Sca
         root,
         masks: None,
         labels: LabelSource::Annotations,
+        orientation: OrientationPolicy::default(),
+        mask_values: &MaskValues::default(),
         train: "train",
         val: "train",
         max_train: 0,
