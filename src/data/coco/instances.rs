@@ -275,7 +275,7 @@ impl Instances {
             };
             Unread { problem: shown_of(&error.to_string()), hint: hint.to_owned() }
         };
-        let file = serde_json::from_reader(std::io::BufReader::with_capacity(1 << 20, json)).map_err(unread)?;
+        let file = serde_json::from_reader(std::io::BufReader::with_capacity(1 << 16, json)).map_err(unread)?;
         let File { images, annotations, categories } = file;
         let annotations = annotations.unwrap_or_default();
         let mut counts = Counts { pictures: images.len(), annotations: annotations.len(), ..Counts::default() };
