@@ -610,7 +610,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_or_too_manifold_is_no_mask() {
-        let many = Rgb { height: 40, width: 40, data: (0..1600u16).flat_map(|i| [i as u8, (i >> 8) as u8, 0]).collect() };
+        let many =
+            Rgb { height: 40, width: 40, data: (0..1600u16).flat_map(|i| [i as u8, (i >> 8) as u8, 0]).collect() };
         let error = MaskFact::learn(&encode_rgb(&many)).unwrap_err();
         assert!(error.to_string().contains("more than 1024 distinct values, as a photograph has"), "{error}");
         let mut bomb = encode_label_map(&Grid::filled(1, 1, 0));

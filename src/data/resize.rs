@@ -157,9 +157,8 @@ fn weighted_sum(rows: &[u8], weights: &[i32], out: &mut [u8]) {
     let length = out.len();
     let narrow = |sum: i32| (sum >> PRECISION).clamp(0, 255) as u8;
     // The last block overlaps the one before it.
-    let starts =
-        (0..length / BLOCK).map(|i| i * BLOCK).chain((length % BLOCK != 0).then(|| length.saturating_sub(BLOCK)));
-    for start in starts {
+    let last = (!length.is_multiple_of(BLOCK)).then(|| length.saturating_sub(BLOCK));
+    for start in (0..length / BLOCK).map(|i| i * BLOCK).chain(last) {
         if let Some((out, _)) = out[start..].split_first_chunk_mut::<BLOCK>() {
             let mut sums = [HALF; BLOCK];
             for (k, &weight) in weights.iter().enumerate() {

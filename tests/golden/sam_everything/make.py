@@ -6,10 +6,10 @@ MOBILE_SAM_CHECKOUT is a checkout of the public MobileSAM repository (PyPI's mob
 torch, torchvision, timm, numpy, pillow, safetensors, opencv-python-headless. An IMAGE is a JPEG, those of
 tests/it/sam_everything.rs in that order: decoding and resizing are the public code's as well.
 
-Kept for image i, 32 points a side, in the order of `generate`: `i.iou` and `i.stability` (M), `i.box` (M, 4) xywh, and
+Kept for image i, 16 points a side, in the order of `generate`: `i.iou` and `i.stability` (M), `i.box` (M, 4) xywh, and
 the masks: `i.counts`, the uncompressed COCO run lengths (column-major, zeros first) of all masks in a row, `i.lengths`
-(M) of them each. `area.*` is image 0 with 16 points a side and min_mask_region_area=100; `crop.*` is image 0 with 16
-points a side, crop_n_layers=1 and crop_n_points_downscale_factor=2, with `crop.crop_box` (M, 4) xywh.
+(M) of them each. `area.*` is image 0 with min_mask_region_area=100; `crop.*` is image 0
+with crop_n_layers=1 and crop_n_points_downscale_factor=2, with `crop.crop_box` (M, 4) xywh.
 """
 import sys
 
@@ -29,9 +29,9 @@ sam.eval()
 golden = {}
 
 
-def generate(prefix, path, points_per_side=16, **options):
+def generate(prefix, path, **options):
     rgb = np.array(Image.open(path).convert("RGB"))
-    found = SamAutomaticMaskGenerator(sam, points_per_side=points_per_side, output_mode="uncompressed_rle", **options).generate(rgb)
+    found = SamAutomaticMaskGenerator(sam, points_per_side=16, output_mode="uncompressed_rle", **options).generate(rgb)
     counts = [mask["segmentation"]["counts"] for mask in found]
     table = lambda key, dtype: torch.tensor([mask[key] for mask in found], dtype=dtype)  # noqa: E731
     golden.update({
@@ -46,7 +46,7 @@ def generate(prefix, path, points_per_side=16, **options):
 
 
 for i, path in enumerate(images):
-    generate(i, path, points_per_side=32)
+    generate(i, path)
 generate("area", images[0], min_mask_region_area=100)
 generate("crop", images[0], crop_n_layers=1, crop_n_points_downscale_factor=2)
 save_file(golden, out)
