@@ -12,6 +12,7 @@ use super::Hinted;
 use crate::data::Bytes;
 use crate::data::door::{Format, read_regular};
 use crate::data::image::{Orientation, TURNED, decode_rgb};
+use crate::data::text::counted;
 use crate::pipeline::names::{digits_of, printable, shortened};
 use crate::vision::Rgb;
 
@@ -56,6 +57,12 @@ pub(super) struct Upright {
     /// A file of these pixels.
     pub(super) bytes: Bytes,
     pub(super) was_turned: bool,
+}
+
+/// That pictures were turned.
+pub(super) fn note_turned(n_turned: usize) -> String {
+    let were = if n_turned == 1 { "was" } else { "were" };
+    format!("{} {were} turned upright, as the EXIF orientation says", counted(n_turned, "picture"))
 }
 
 /// Reads a picture and turns it as its EXIF orientation says.

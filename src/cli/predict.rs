@@ -10,7 +10,7 @@ use super::args::{Cli, PredictArgs};
 use super::doctor::parse_device;
 use super::experiment::Experiment;
 use super::export::one_cell;
-use super::pictures::{Picture, Pictures, make_folder, read_picture};
+use super::pictures::{Picture, Pictures, make_folder, note_turned, read_picture};
 use super::report::put;
 use super::{Hinted, read_cache};
 use crate::artifact::{Fingerprint, FingerprintInput};
@@ -98,7 +98,7 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
         }
     }
     if !cli.quiet && n_turned > 0 {
-        eprintln!("note: {n_turned} pictures were turned upright, as their EXIF orientation says");
+        eprintln!("note: {}", note_turned(n_turned));
     }
     pictures.end()
 }

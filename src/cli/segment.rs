@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Hinted;
 use super::args::{Cli, Overlap, PrecisionArg, SegmentArgs};
 use super::doctor::{has_bf16, parse_device};
-use super::pictures::{Picture, Pictures, make_folder, read_picture};
+use super::pictures::{Picture, Pictures, make_folder, note_turned, read_picture};
 use super::report::put;
 use crate::data::image::{encode_rgb, encode_se_map};
 use crate::data::read_shared;
@@ -124,7 +124,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
     });
     written?;
     if !cli.quiet && n_turned > 0 {
-        eprintln!("note: {n_turned} pictures were turned upright, as their EXIF orientation says");
+        eprintln!("note: {}", note_turned(n_turned));
     }
     if !cli.quiet && !empty.is_empty() {
         let named = empty.iter().take(N_NAMED).cloned().collect::<Vec<_>>().join(", ");

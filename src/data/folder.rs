@@ -137,7 +137,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
         label_file: "labels.csv",
     };
     let Finished { train, val, notes: of_items, mut decided } = finish.finish(drafts.0, drafts.1)?;
-    let list = format!("labels.csv has {} images: {}; {}", lines.len(), splits.all(), read_as.join("; "));
+    let list = format!("labels.csv has {}: {}; {}", counted(lines.len(), "image"), splits.all(), read_as.join("; "));
     decided.insert(0, ("lists", list));
     notes.extend(of_items);
     Ok(Dataset { name: options.name.to_owned(), classes, train, val, notes, decided })

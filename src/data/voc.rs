@@ -179,7 +179,7 @@ fn read_list(options: &ScanOptions<'_>, list: &str, max: usize, images: &Folder)
     if ids.is_empty() {
         return Err(DataError::EmptyList(path));
     }
-    let mut parts = vec![format!("{n_ids} ids")];
+    let mut parts = vec![counted(n_ids, "id")];
     if n_ids > ids.len() {
         parts.push(format!("{} used", ids.len()));
     }

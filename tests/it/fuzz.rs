@@ -205,7 +205,7 @@ fn jpegs() {
 }
 
 /// Remembers nothing, so that every case is read.
-struct NoMemo;
+pub(crate) struct NoMemo;
 
 impl FileMemo for NoMemo {
     fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {

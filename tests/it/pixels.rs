@@ -4,8 +4,14 @@ use std::path::{Path, PathBuf};
 
 use s2c_pipe::data::augment::{Jitter, Transform};
 use s2c_pipe::data::image::{Filter, Orientation, TURNED, decode_rgb, resize_rgb};
+use s2c_pipe::data::mask_file::MaskValues;
+use s2c_pipe::data::orient::OrientationPolicy;
+use s2c_pipe::data::scan::{LabelSource, ScanOptions};
+use s2c_pipe::data::{folder as layout, read_as};
 use s2c_pipe::vision::Rgb;
 use serde::Deserialize;
+
+use crate::fuzz::NoMemo;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -86,6 +92,43 @@ fn orientation_is_applied_where_it_is_asked_for() {
         let orientation = Orientation::of(&bytes);
         assert_eq!(orientation.is_upright(), expected.file == "turned_1.jpg");
         assert_eq!(orientation.swaps_sides(), expected.height == 19, "{}", expected.file);
+    }
+}
+
+/// Both ways of reading it: where no size tells, a picture is turned, and `orientation` decides otherwise.
+#[test]
+fn a_turned_image_of_a_data_set_is_the_picture_that_pillow_turns() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("images")).unwrap();
+    for (name, file) in [("a", "turned_6.jpg"), ("b", "turned_3.jpg")] {
+        std::fs::write(root.path().join(format!("images/{name}.jpg")), bytes_of(file)).unwrap();
+    }
+    std::fs::write(root.path().join("labels.csv"), "image,split,cat\na.jpg,train,1\nb.jpg,val,1\n").unwrap();
+    for (orientation, is_turned) in [(OrientationPolicy::Auto, true), (OrientationPolicy::Stored, false)] {
+        let options = ScanOptions {
+            name: "t",
+            root: root.path(),
+            masks: None,
+            labels: LabelSource::Auto,
+            orientation,
+            mask_values: &MaskValues::default(),
+            train: "train",
+            val: "val",
+            max_train: 0,
+            max_val: 0,
+            exclude: &[],
+        };
+        let data = layout::scan(&options, &NoMemo).unwrap();
+        for (item, file) in [(&data.train[0], "turned_6.jpg"), (&data.val[0], "turned_3.jpg")] {
+            let bytes = read_as(&item.image.path, &item.image.digest).unwrap().unwrap();
+            let image = decode_rgb(&bytes).unwrap();
+            assert_eq!((item.height, item.width), (image.height, image.width), "{file}");
+            if is_turned {
+                assert_is(golden().turned.iter().find(|expected| expected.file == file).unwrap(), &image);
+            } else {
+                assert_eq!(image.data, decode_rgb(&bytes_of(file)).unwrap().data, "{file}");
+            }
+        }
     }
 }
 

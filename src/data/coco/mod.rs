@@ -27,7 +27,7 @@ use super::orient::{self, Oriented};
 use super::scan::{
     self, DataError, Fault, ScanOptions, classes_line, each, note_overlap, note_unscored, one_id_a_file, some_of,
 };
-use super::text::shown_of;
+use super::text::{counted, shown_of};
 use super::{Dataset, FileMemo, Item, Mask, temporary};
 use crate::digest::BlobDigest;
 use crate::regular;
@@ -133,11 +133,12 @@ fn read_list(
     let (path, instances) = open(options.root, list, memo, folder)?;
     let Instances { classes, mut pictures, counts } = instances;
     let mut notes = notes_of(list, &counts, pictures.len());
+    let n_categories = classes.len() - 1;
     let line = format!(
-        "annotations/instances_{list}.json has {} images and {} annotations of {} categories",
-        counts.pictures,
-        counts.annotations,
-        classes.len() - 1
+        "annotations/instances_{list}.json has {} and {} of {n_categories} {}",
+        counted(counts.pictures, "image"),
+        counted(counts.annotations, "annotation"),
+        if n_categories == 1 { "category" } else { "categories" }
     );
     let id = |picture: &Picture| stem(file_name(&picture.file_name)).to_owned();
     pictures.retain(|picture| !options.exclude.contains(&id(picture)));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use s2c_pipe::data::image::encode_rgb;
+use s2c_pipe::data::image::{decode_se_map, encode_rgb};
 use s2c_pipe::vision::Rgb;
 
 use crate::program::{call, text};
@@ -102,4 +102,29 @@ fn what_would_write_over_pictures_is_refused_before_any_work() {
         assert!(line("error: ").contains(error) && line("hint: ").contains(hint), "{args:?}: {said}");
         assert_eq!(crate::program::walk(dir.path()), before, "{args:?}");
     }
+}
+
+/// A PNG with EXIF's orientation 6: turned a quarter to the right to be seen.
+fn turned(height: usize, width: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().unwrap();
+    // A TIFF header, one field: tag 0x0112, of one u16, 6.
+    let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    writer.write_chunk(png::chunk::ChunkType(*b"eXIf"), exif).unwrap();
+    writer.write_image_data(&vec![90; height * width * 3]).unwrap();
+    drop(writer);
+    bytes
+}
+
+#[test]
+fn a_picture_is_segmented_as_viewers_show_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("phone.png"), turned(30, 50)).unwrap();
+    let (code, said) = segment(dir.path(), &["phone.png", "--to", "out"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("note: 1 picture was turned upright, as the EXIF orientation says"), "{said}");
+    let map = decode_se_map(&fs::read(dir.path().join("out/phone.png")).unwrap()).unwrap();
+    assert_eq!((map.height, map.width), (50, 30));
 }

@@ -363,7 +363,7 @@ fn lists_are_read_as_windows_sbd_and_editors_write_them() {
     let utf_16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
     #[rustfmt::skip]
     check(&VOC, vec![
-        read("CRLF", text("a\r\nb\r\n"), &["train.txt has 2 ids; val.txt has 1 ids"]),
+        read("CRLF", text("a\r\nb\r\n"), &["train.txt has 2 ids; val.txt has 1 id"]),
         read("CR", text("a\rb\r"), &["train.txt has 2 ids;"]),
         read("byte order mark", text("\u{feff}a\nb\n"), &["note: ImageSets/Segmentation/train.txt has 2 ids, UTF-8 with a byte order mark"]),
         read("UTF-16", list(utf_16("\u{feff}a\nb\n")), &["train.txt has 2 ids, UTF-16"]),
@@ -637,7 +637,7 @@ fn doctor_says_what_was_decided_in_lines() {
         (
             &VOC,
             "data        data: 2 training and 1 validation images, every file whole
-  lists       ImageSets/Segmentation: train.txt has 2 ids; val.txt has 1 ids
+  lists       ImageSets/Segmentation: train.txt has 2 ids; val.txt has 1 id
   orientation all images are upright
   masks       train 2 of 2, val 1 of 1 images; 3 read by number (0, 8, 15); 0 of background alone
   labels      3 of the masks
@@ -647,7 +647,7 @@ fn doctor_says_what_was_decided_in_lines() {
         (
             &COCO,
             "data        data: 2 training and 1 validation images, every file whole
-  lists       annotations/instances_train.json has 2 images and 2 annotations of 2 categories; annotations/instances_val.json has 1 images and 1 annotations of 2 categories
+  lists       annotations/instances_train.json has 2 images and 2 annotations of 2 categories; annotations/instances_val.json has 1 image and 1 annotation of 2 categories
   orientation all images are upright
   masks       train 2 of 2, val 1 of 1 images, painted from 3 outlines of 2 classes; 0 crowds and 0 objects without an outline are ignored
   labels      of all annotations, crowds and objects without an outline too
