@@ -21,13 +21,16 @@ const MAX_VALUES: usize = 1024;
 /// Values named in one message.
 const MAX_NAMED: usize = 6;
 
+/// VOC's colour of ignored pixels.
+const BORDER: u32 = 0xe0_e0c0;
+
 /// What the pixels of masks mean, as a user says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected \"auto\", \"numbers\", \"colours\", or a table such as { \"255\" = \"cat\" }")]
 pub enum MaskValues {
     Rule(MaskRule),
     /// Numbers or colours (`"#ff0000"`), each with the class that it means, `background` or `ignored`; other numbers mean
-    /// themselves.
+    /// themselves, and so do PASCAL VOC's colours where the classes are PASCAL VOC's.
     Table(BTreeMap<String, String>),
 }
 
@@ -140,6 +143,41 @@ impl MaskFact {
         self.form == Form::Rgb && !self.is_grey()
     }
 
+    /// It has no object: it is background alone.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.iter().all(|value| value.number == Some(0))
+    }
+
+    /// Its values with how they are shown and written in a table.
+    pub(super) fn shown(&self, by_colour: bool) -> impl Iterator<Item = (u32, String)> {
+        self.values.iter().filter_map(move |value| match by_colour {
+            true => value.colour.map(|colour| (colour, hex(colour))),
+            false => Some(value.number.map_or_else(
+                || {
+                    let colour = value.colour.unwrap_or_default();
+                    (colour, hex(colour))
+                },
+                |number| (number, number.to_string()),
+            )),
+        })
+    }
+
+    /// A value as a table names it: a colour where some pixel has one.
+    fn key(&self, value: &Value) -> String {
+        match (value.number, value.colour) {
+            (Some(number), _) if !self.has_colours() => number.to_string(),
+            (_, Some(colour)) => hex(colour),
+            (number, None) => number.unwrap_or_default().to_string(),
+        }
+    }
+
+    /// What its object is, as a table names it: the most frequent value but background, and but 255 where there is another.
+    pub(super) fn object(&self) -> Option<String> {
+        let ignored = Some(u32::from(IGNORE));
+        let objects = self.values.iter().filter(|value| value.number != Some(0));
+        objects.max_by_key(|value| (value.number != ignored, value.pixels)).map(|value| self.key(value))
+    }
+
     /// The numbers in it, ascending.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
         self.values.iter().filter_map(|value| value.number)
@@ -153,6 +191,16 @@ impl MaskFact {
     /// Some pixel of it is background under a reading.
     pub(super) fn has_background(&self, reading: &Reading) -> bool {
         self.labels(reading).contains(&Some(0))
+    }
+
+    /// A palette picture whose colours are grey, or VOC's colour of ignored pixels.
+    fn is_grey_palette(&self) -> bool {
+        self.form == Form::Palette && !self.has_hues()
+    }
+
+    /// A colour that is neither grey nor VOC's of ignored pixels.
+    fn has_hues(&self) -> bool {
+        self.colours().any(|colour| grey_of(colour).is_none() && colour != BORDER)
     }
 
     /// Colours of a palette that tell its numbers apart, and are not the numbers themselves, as a grey ramp's are.
@@ -170,6 +218,37 @@ impl MaskFact {
         labels.dedup();
         labels
     }
+}
+
+fn hex(colour: u32) -> String {
+    format!("#{colour:06x}")
+}
+
+/// The value that all objects of masks have, where it is one, as in masks of 0 and 255: with the pixels that 255 ignores
+/// or without.
+pub(super) fn one_value<'a>(facts: impl Iterator<Item = &'a MaskFact>) -> Option<String> {
+    let mut objects: BTreeSet<(Option<u32>, String)> = facts
+        .flat_map(|fact| fact.values.iter().map(|value| (value.number, fact.key(value))))
+        .filter(|(number, _)| *number != Some(0))
+        .collect();
+    if objects.len() == 2 {
+        objects.retain(|(number, _)| *number != Some(u32::from(IGNORE)));
+    }
+    match objects.len() {
+        1 => objects.pop_first().map(|(_, shown)| shown),
+        _ => None,
+    }
+}
+
+/// What is needed where one value stands for objects of several classes.
+pub(super) fn label_maps(classes: &[String]) -> String {
+    let names: Vec<String> =
+        classes.iter().enumerate().skip(1).take(2).map(|(i, name)| format!("{i} for `{}`", shown_of(name))).collect();
+    format!(
+        "one value cannot tell classes apart: save label maps, PNG with a number per class ({}{})",
+        names.join(", "),
+        if classes.len() > 3 { ", .." } else { "" }
+    )
 }
 
 /// The number that a grey colour stands for.
@@ -290,6 +369,12 @@ pub(super) struct Meaning<'a> {
 }
 
 impl Meaning<'_> {
+    /// The value of all objects, where it is one and labels tell several classes.
+    fn value_of_several(masks: &[Candidate<'_>]) -> Option<String> {
+        let told: BTreeSet<u8> = masks.iter().flat_map(|mask| mask.labels.unwrap_or_default()).copied().collect();
+        one_value(masks.iter().map(|mask| mask.fact)).filter(|_| told.len() > 1)
+    }
+
     /// The reading of each mask, or why there is none.
     ///
     /// # Errors
@@ -311,8 +396,32 @@ impl Meaning<'_> {
                     (MaskRule::Numbers, (by_number, _)) => (by_number, false),
                     (MaskRule::Colours, (_, by_colour)) => (false, by_colour),
                 };
-                let readings: Vec<Result<Reading, Unread>> =
-                    masks.iter().map(|mask| self.by_rule(*rule, mask, can_be(mask), by_colour)).collect();
+                if *rule == MaskRule::Auto {
+                    self.check_greyed(masks)?;
+                }
+                // A palette of black and grey is one for objects of any class, unless others show VOC's colours.
+                let is_car =
+                    |fact: &MaskFact| fact.is_grey_palette() && fact.colours().any(|colour| colour == 0x80_8080);
+                let shows_voc = masks.iter().any(|mask| mask.fact.has_hues() && self.can_be(mask.fact).1);
+                let is_unclear = *rule == MaskRule::Auto && self.is_voc && !shows_voc;
+                let by_labels = if is_unclear { self.by_labels(masks) } else { None };
+                let by_colour = |mask: &Candidate<'_>| match is_unclear && is_car(mask.fact) {
+                    true => by_labels,
+                    false => by_colour,
+                };
+                let of_several = Self::value_of_several(masks);
+                let explained = |unread: Unread| match &of_several {
+                    Some(value) => Unread {
+                        problem: format!(
+                            "{}; all objects are {value}, and the labels say several classes",
+                            unread.problem
+                        ),
+                        hint: label_maps(self.classes),
+                    },
+                    None => unread,
+                };
+                let reading = |mask| self.by_rule(*rule, mask, can_be(mask), by_colour(mask)).map_err(explained);
+                let readings: Vec<Result<Reading, Unread>> = masks.iter().map(reading).collect();
                 if *rule == MaskRule::Auto {
                     self.check_palettes(masks, &readings)?;
                 }
@@ -359,9 +468,11 @@ impl Meaning<'_> {
     /// Of palettes whose numbers and whose colours both are classes, and not the same ones: whether colours count. For
     /// VOC's classes they do; else the labels of the images decide, where they fit one of the two alone.
     fn reordered(&self, masks: &[Candidate<'_>]) -> Option<bool> {
-        if self.is_voc {
-            return Some(true);
-        }
+        if self.is_voc { Some(true) } else { self.by_labels(masks) }
+    }
+
+    /// The reading that labels leave, of numbers and colours: whether it is by colours.
+    fn by_labels(&self, masks: &[Candidate<'_>]) -> Option<bool> {
         let mut contradicted = [false; 2];
         for mask in masks {
             let (Some(labels), (true, true)) = (mask.labels, self.can_be(mask.fact)) else { continue };
@@ -419,6 +530,88 @@ impl Meaning<'_> {
         Ok(())
     }
 
+    /// Programs that read pictures as grey make greys of VOC's colours: some of these are the numbers of other classes.
+    ///
+    /// # Errors
+    /// Every grey mask has such greys alone. Labels say that these are meant, or there are none and some grey is no class.
+    fn check_greyed(&self, masks: &[Candidate<'_>]) -> Result<(), Unread> {
+        if !self.is_voc {
+            return Ok(());
+        }
+        let mut greys: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        for (colour, label) in self.colours() {
+            let [_, r, g, b] = colour.to_be_bytes().map(u32::from);
+            greys.entry((r * 299 + g * 587 + b * 114 + 500) / 1000).or_default().push(label);
+        }
+        greys.insert(221, vec![IGNORE]);
+        greys.insert(255, vec![IGNORE]);
+        greys.values_mut().for_each(|labels| labels.sort_unstable());
+        let has_colours = masks.iter().any(|mask| mask.fact.has_colours());
+        let mut found: BTreeMap<u32, &[u8]> = BTreeMap::new();
+        let (mut n_masks, mut n_told, mut n_by_grey, mut n_by_number) = (0, 0, 0, 0);
+        let mut are_numbers = true;
+        for mask in masks {
+            let fact = mask.fact;
+            let grey = |value: &Value| match fact.form {
+                Form::Palette => value.colour.and_then(grey_of),
+                Form::Grey { .. } | Form::Rgb => value.number,
+            };
+            let can_be_grey = match fact.form {
+                Form::Grey { bits } => bits == 8,
+                Form::Rgb => !has_colours && fact.is_grey(),
+                Form::Palette => !self.can_be(fact).1 && fact.values.iter().all(|value| grey(value).is_some()),
+            };
+            if !can_be_grey {
+                continue;
+            }
+            let mut objects: Vec<(u32, &[u8])> = Vec::new();
+            for value in &fact.values {
+                let Some((&grey, labels)) = grey(value).and_then(|grey| greys.get_key_value(&grey)) else {
+                    return Ok(());
+                };
+                are_numbers &= value.number == Some(grey);
+                if ![0, 255].contains(&grey) {
+                    objects.push((grey, labels.as_slice()));
+                }
+            }
+            found.extend(objects.iter().copied());
+            objects.retain(|(_, labels)| **labels != [IGNORE]);
+            n_masks += usize::from(!objects.is_empty());
+            let Some(told) = mask.labels.filter(|told| !told.is_empty() && !objects.is_empty()) else { continue };
+            n_told += 1;
+            n_by_grey += usize::from(objects.iter().all(|(_, labels)| labels.iter().any(|label| told.contains(label))));
+            let mut numbers = fact.numbers().filter(|number| ![0, 255].contains(number));
+            n_by_number += usize::from(numbers.all(|number| told.iter().any(|label| u32::from(*label) == number)));
+        }
+        // 128 alone, which would be `car`, is as likely a number for any object.
+        let is_foreign = found.keys().any(|grey| !self.is_label(*grey) && ![128, 220, 221].contains(grey));
+        let is_meant = if n_told > 0 { n_by_grey * 2 > n_told && n_by_grey > n_by_number } else { is_foreign };
+        if n_masks == 0 || !is_meant {
+            return Ok(());
+        }
+        let name = |label: &u8| match *label {
+            IGNORE => "ignored".to_owned(),
+            label => shown_of(self.classes.get(usize::from(label)).map_or("", String::as_str)),
+        };
+        let names = |labels: &[u8]| labels.iter().map(name).collect::<Vec<_>>().join(" or ");
+        let shown: Vec<String> =
+            found.iter().take(MAX_NAMED).map(|(grey, labels)| format!("{grey} is {}", names(labels))).collect();
+        let more = if found.len() > MAX_NAMED { ", .." } else { "" };
+        let table = (are_numbers && found.values().all(|labels| labels.len() == 1)).then(|| {
+            let rows: Vec<String> =
+                found.iter().map(|(grey, labels)| format!("\"{grey}\" = \"{}\"", names(labels))).collect();
+            format!(", or name each grey: `dataset.mask_values = {{ {} }}`", rows.join(", "))
+        });
+        Err(Unread {
+            problem: format!("the masks have PASCAL VOC's colours turned to grey ({}{more})", shown.join(", ")),
+            hint: format!(
+                "save the masks again from those in colours, without turning them to grey (OpenCV: IMREAD_UNCHANGED; Pillow: no \
+                 convert(\"L\")){}",
+                table.unwrap_or_default()
+            ),
+        })
+    }
+
     /// `can_be`: its numbers and its colours are classes.
     fn by_rule(
         &self,
@@ -444,6 +637,22 @@ impl Meaning<'_> {
             (true, true) => match by_colour {
                 Some(true) => Ok(colours),
                 Some(false) => Ok(numbers),
+                None if self.is_voc => Err(Unread {
+                    problem: format!(
+                        "its palette has black and #808080, so its objects are `{}` by their number, `car` by PASCAL VOC's \
+                         colours, or of any class",
+                        fact.classes(&numbers)
+                            .first()
+                            .and_then(|&label| self.classes.get(usize::from(label)))
+                            .map_or_else(String::new, |class| shown_of(class))
+                    ),
+                    hint: format!(
+                        "write `dataset.mask_values = \"numbers\"` or `\"colours\"`; where all objects are of another class, say \
+                         which, e.g. `dataset.mask_values = {{ \"{}\" = \"cat\" }}`; where of several, {}",
+                        fact.object().unwrap_or_default(),
+                        label_maps(self.classes)
+                    ),
+                }),
                 None => Err(Unread {
                     problem:
                         "its palette has PASCAL VOC's colours in another order, so its numbers and its colours are \
@@ -462,12 +671,10 @@ impl Meaning<'_> {
         if fact.form == Form::Rgb && !fact.values.iter().all(|value| value.number.is_some()) {
             let unknown: Vec<&Value> =
                 fact.values.iter().filter(|value| value.colour.is_some_and(|c| !colours.contains_key(&c))).collect();
-            let swapped = |value: &&Value| {
-                let [_, r, g, b] = value.colour.unwrap_or_default().to_be_bytes();
-                colours.contains_key(&u32::from_be_bytes([0, b, g, r]))
+            let swapped = match self.is_swapped(fact) {
+                true => "; with red and blue in each other's place all would be",
+                false => "",
             };
-            let is_swapped = fact.values.iter().all(|value| swapped(&value)) && !unknown.is_empty();
-            let swapped = if is_swapped { "; with red and blue in each other's place all would be" } else { "" };
             let found = named(&unknown, |value| format!("#{:06x}", value.colour.unwrap_or_default()));
             let mixed = if unknown.len() > MAX_NAMED { "; so many are made by smoothing or JPEG" } else { "" };
             return format!("it has the {found}, no colours of PASCAL VOC's classes{swapped}{mixed}");
@@ -481,24 +688,59 @@ impl Meaning<'_> {
     /// A refusal with a table as it could be written for this file.
     fn unread(&self, mask: &Candidate<'_>, problem: String) -> Unread {
         let fact = mask.fact;
-        let known = |value: &&Value| match fact.form {
-            Form::Rgb => value.colour.is_some_and(|colour| self.colours().contains_key(&colour)),
+        let colours = self.colours();
+        let by_colour = fact.has_colours();
+        let is_known = |value: &&Value| match fact.form {
+            _ if by_colour => value.colour.is_some_and(|colour| colours.contains_key(&colour)),
             Form::Grey { bits: 1 } => value.number == Some(0),
             _ => value.number.is_some_and(|number| self.is_label(number)),
         };
-        let example = fact.values.iter().filter(|value| !known(value)).max_by_key(|value| value.pixels);
+        let unknown: Vec<&Value> = fact.values.iter().filter(|value| !is_known(value)).collect();
+        let lossless = "save label maps: PNG with the numbers of classes";
+        if self.is_swapped(fact) {
+            let hint = format!("put red and blue of the masks in their places (OpenCV writes BGR), or {lossless}");
+            return Unread { problem, hint };
+        }
+        if by_colour && unknown.len() > MAX_NAMED {
+            let hint =
+                format!("{lossless}, from the masks as they were before smoothing, resizing or JPEG, which mix values");
+            return Unread { problem, hint };
+        }
+        // White beside VOC's colours, and the largest number of 16 bits, are what is drawn around objects.
+        let is_border = |value: &&&Value| match by_colour {
+            true => value.number == Some(255) && unknown.len() == 1 && fact.values.len() > 2,
+            false => value.number == Some(0xffff),
+        };
+        let border = unknown.iter().find(is_border);
         let label = mask.labels.and_then(|labels| labels.first()).map_or(1, |&label| usize::from(label));
-        let class = shown_of(self.classes.get(label).map_or("", String::as_str));
-        let key = match example {
-            Some(Value { number: Some(number), .. }) => number.to_string(),
-            Some(Value { colour: Some(colour), .. }) => format!("#{colour:06x}"),
-            _ => "255".to_owned(),
+        let class =
+            border.map_or_else(|| shown_of(self.classes.get(label).map_or("", String::as_str)), |_| "ignored".into());
+        let Some(example) = border.or_else(|| unknown.iter().max_by_key(|value| value.pixels)) else {
+            return Unread { problem, hint: lossless.to_owned() };
+        };
+        let of_one = if (fact.form == Form::Grey { bits: 1 }) { " where all objects are of one class" } else { "" };
+        let mixed = if unknown.len() > MAX_NAMED {
+            ", as they were before smoothing or resizing, which mix values"
+        } else {
+            ""
         };
         let hint = format!(
-            "say what the values of masks mean, e.g. `dataset.mask_values = {{ \"{key}\" = \"{class}\" }}` (or \
-             \"background\", \"ignored\"), or save label maps: PNG with the numbers of classes"
+            "say what the values of masks mean{of_one}, e.g. `dataset.mask_values = {{ \"{}\" = \"{class}\" }}` (or \
+             \"background\", \"ignored\"), or {lossless}{mixed}",
+            fact.key(example)
         );
         Unread { problem, hint }
+    }
+
+    /// Each colour is one of VOC's with red and blue in each other's place, and some is none as it is.
+    fn is_swapped(&self, fact: &MaskFact) -> bool {
+        let colours = self.colours();
+        let is_known = |value: &Value| value.colour.is_some_and(|colour| colours.contains_key(&colour));
+        let is_swapped = |value: &Value| {
+            let [_, r, g, b] = value.colour.unwrap_or_default().to_be_bytes();
+            colours.contains_key(&u32::from_be_bytes([0, b, g, r]))
+        };
+        fact.has_colours() && fact.values.iter().all(is_swapped) && !fact.values.iter().all(is_known)
     }
 
     fn by_table(
@@ -513,6 +755,16 @@ impl Meaning<'_> {
             Form::Palette => !colours.is_empty() && numbers.is_empty(),
             Form::Grey { .. } => false,
         };
+        // VOC's own colours keep their meaning. Only those that a file has are added: the table is part of a key.
+        let mut colours = colours.clone();
+        if by_colour && self.is_voc {
+            let own = self.colours();
+            for colour in fact.colours() {
+                if let Some(&label) = own.get(&colour) {
+                    colours.entry(colour).or_insert(label);
+                }
+            }
+        }
         let is_known = |value: &Value| match by_colour {
             true => value.colour.is_some_and(|colour| colours.contains_key(&colour)),
             false => value.number.is_some_and(|number| numbers.contains_key(&number) || self.is_label(number)),
@@ -523,15 +775,24 @@ impl Meaning<'_> {
                 true => value.colour.map_or_else(|| "none".to_owned(), |colour| format!("#{colour:06x}")),
                 false => value.number.unwrap_or_default().to_string(),
             });
-            return Err(Unread {
-                problem: format!("it has the {found}, which `dataset.mask_values` does not name"),
-                hint: "name every value of the masks in `dataset.mask_values`".to_owned(),
-            });
+            let by_number = unknown
+                .iter()
+                .find(|value| by_colour && value.number.is_some_and(|n| n > 0 && numbers.contains_key(&n)));
+            let hint = match by_number.and_then(|value| value.colour) {
+                Some(colour) => format!(
+                    "masks in colours are read by colour: write `\"{}\"` in place of `\"{}\"`",
+                    hex(colour),
+                    colour & 0xff
+                ),
+                None => "name every value of the masks in `dataset.mask_values`".to_owned(),
+            };
+            let problem = format!("it has the {found}, which `dataset.mask_values` does not name");
+            return Err(Unread { problem, hint });
         }
         let is_named = |value: &Value| value.number.is_some_and(|number| numbers.contains_key(&number));
         let [as_it_is, _] = self.readings(fact);
         Ok(match by_colour {
-            true => Reading::Colours(colours.clone()),
+            true => Reading::Colours(colours),
             false if as_it_is == Reading::AsIs && !fact.values.iter().any(is_named) => Reading::AsIs,
             false => Reading::Numbers(numbers.clone()),
         })
@@ -561,7 +822,7 @@ impl Meaning<'_> {
         }
         if !colours.is_empty() {
             colours.entry(0).or_insert(0);
-            colours.entry(0xe0_e0c0).or_insert(IGNORE);
+            colours.entry(BORDER).or_insert(IGNORE);
         }
         Ok((numbers, colours))
     }

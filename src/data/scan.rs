@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::door::read_regular;
 use super::find::Folder;
 use super::image::{Orientation, decode_rgb};
-use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread};
+use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread, label_maps, one_value};
 use super::orient::{self, OrientationPolicy, Oriented};
 use super::text::{NotText, Text, shown_of};
 use super::{Bytes, FileMemo, FileRef, Item, Mask, read_shared, turned};
@@ -441,6 +441,7 @@ impl Finish<'_> {
                  `dataset.mask_values = {{ \"1\" = \"background\" }}`"
             ));
         }
+        self.check_table(&drafts, finished.train.iter().chain(&finished.val))?;
         self.labels_against_masks(lists[0], of_train, &mut finished.train, &mut finished.notes)?;
         self.labels_against_masks(lists[1], of_val, &mut finished.val, &mut finished.notes)?;
         finished.decided.push(("labels", self.labels_line(&drafts, finished.train.iter().chain(&finished.val))));
@@ -514,9 +515,10 @@ impl Finish<'_> {
                         shown_of(id)
                     ),
                     format!(
-                        "if 255 stands for a class, write e.g. `dataset.mask_values = {{ \"255\" = \"{}\" }}`; else name the \
-                         images in `dataset.exclude`",
-                        shown_of(&self.classes[1])
+                        "if 255 stands for one class, write e.g. `dataset.mask_values = {{ \"255\" = \"{}\" }}`; if for objects \
+                         of several, {}; else name the images in `dataset.exclude`",
+                        shown_of(&self.classes[1]),
+                        label_maps(self.classes)
                     ),
                 ));
             }
@@ -544,10 +546,52 @@ impl Finish<'_> {
         if self.is_voc && n > 1 && n_colours == 0 && with_mask.iter().all(|item| item.in_mask == [1]) {
             notes.push(format!(
                 "all {n} masks have the numbers of background and of `{class_1}` (1) alone: where 1 is an object of any class, \
-                 say which, e.g. `dataset.mask_values = {{ \"1\" = \"cat\" }}`"
+                 say which if all are of one, e.g. `dataset.mask_values = {{ \"1\" = \"cat\" }}`; if of several, {}",
+                label_maps(self.classes)
             ));
         }
         notes
+    }
+
+    /// # Errors
+    /// The user's table makes one class of what the labels say is several: most masks of images that the class is no label
+    /// of have it, and none of their labels, which no other mask has either.
+    fn check_table<'b>(&self, drafts: &[Draft], items: impl Iterator<Item = &'b Item>) -> Result<(), DataError> {
+        let MaskValues::Table(table) = self.options.mask_values else { return Ok(()) };
+        let items: Vec<(&Item, &[u8])> = items
+            .zip(drafts)
+            .filter(|(item, _)| item.mask.is_some())
+            .map(|(item, draft)| (item, draft.told.as_deref().unwrap_or_default()))
+            .collect();
+        let seen: BTreeSet<u8> = items.iter().flat_map(|(item, _)| item.in_mask.iter().copied()).collect();
+        let named: BTreeSet<&String> = table.values().collect();
+        for (label, class) in self.classes.iter().enumerate().skip(1).filter(|(_, class)| named.contains(class)) {
+            let label = label as u8;
+            let without: Vec<&(&Item, &[u8])> =
+                items.iter().filter(|(_, told)| !told.is_empty() && !told.contains(&label)).collect();
+            let is_against = |(item, told): &&&(&Item, &[u8])| {
+                item.in_mask.contains(&label) && !told.iter().any(|label| seen.contains(label))
+            };
+            let against: Vec<&&(&Item, &[u8])> = without.iter().filter(is_against).collect();
+            let Some((item, told)) = against.first().filter(|_| against.len() * 2 > without.len()) else { continue };
+            let keys: Vec<&String> = table.iter().filter(|(_, name)| *name == class).map(|(key, _)| key).collect();
+            let (class, label_file) = (shown_of(class), self.label_file);
+            let told: Vec<String> = told.iter().map(|&label| shown_of(&self.classes[usize::from(label)])).collect();
+            return Err(DataError::File {
+                path: self.options.root.to_owned(),
+                problem: format!(
+                    "`dataset.mask_values` says that {} is `{class}`, but of {} images with masks that {label_file} does not \
+                     name `{class}` for, {} have it, and nothing that {label_file} names, e.g. {}: {} in {label_file}",
+                    some_of(&keys),
+                    without.len(),
+                    against.len(),
+                    shown_of(&item.id),
+                    told.join(", ")
+                ),
+                hint: format!("{}, or mend {label_file}", label_maps(self.classes)),
+            });
+        }
+        Ok(())
     }
 
     /// Notes of what labels and masks say against each other. Masks that have no class at all score nothing: they are
@@ -577,25 +621,55 @@ impl Finish<'_> {
         let all_background = with_mask.iter().all(|(item, _)| item.in_mask.is_empty());
         if n_fit == 0 && (promised.len() >= 2 || (all_background && !promised.is_empty())) {
             let (item, told) = promised[0];
-            let numbers: BTreeSet<u32> =
-                drafts.iter().filter_map(|draft| draft.mask.as_ref()).flat_map(|mask| mask.fact.numbers()).collect();
-            let has: Vec<String> = numbers.iter().take(12).map(u32::to_string).collect();
-            let odd = numbers.iter().rfind(|number| **number != 0).map_or_else(|| "1".to_owned(), u32::to_string);
+            let masks: Vec<(&MaskFact, bool)> = with_mask
+                .iter()
+                .filter_map(|(item, draft)| {
+                    let by_colour = matches!(item.mask, Some(Mask::Translated { reading: Reading::Colours(_), .. }));
+                    Some((&draft.mask.as_ref()?.fact, by_colour))
+                })
+                .collect();
+            let n = promised.len();
+            let label = name(told);
+            if !masks.is_empty() && masks.iter().all(|(fact, _)| fact.is_empty()) {
+                return Err(DataError::File {
+                    path: self.options.root.to_owned(),
+                    problem: format!(
+                        "the masks of all {} {list} images are empty: each is background (0) alone, without an object, though \
+                         {label_file} names classes for {n}, e.g. {}: {label}",
+                        masks.len(),
+                        shown_of(&item.id)
+                    ),
+                    hint: "put the masks there that have the objects, or take the empty ones away: training needs no masks"
+                        .to_owned(),
+                });
+            }
+            let values: BTreeSet<_> = masks.iter().flat_map(|(fact, by_colour)| fact.shown(*by_colour)).collect();
+            let has: Vec<&str> = values.iter().take(12).map(|(_, shown)| shown.as_str()).collect();
+            let classes: BTreeSet<u8> = promised.iter().flat_map(|(_, told)| told.iter().copied()).collect();
+            let of_item = with_mask.iter().find(|(other, _)| other.id == item.id);
+            let odd = of_item.and_then(|(_, draft)| draft.mask.as_ref()?.fact.object());
+            let say = match (one_value(masks.iter().map(|(fact, _)| *fact)), odd) {
+                (Some(value), _) if classes.len() > 1 => {
+                    format!("all objects are {value}; {}", label_maps(self.classes))
+                }
+                (_, Some(odd)) => format!(
+                    "say what the values of masks mean, e.g. `dataset.mask_values = {{ \"{odd}\" = \"{}\" }}`",
+                    name(&told[..1])
+                ),
+                (_, None) => label_maps(self.classes),
+            };
             return Err(DataError::File {
                 path: self.options.root.to_owned(),
                 problem: format!(
-                    "the masks have other classes than {label_file} in all {} {list} images that have both, e.g. {}: {} in \
-                     {label_file}, {} in its mask (the masks have the numbers {})",
-                    promised.len(),
+                    "the masks have other classes than {label_file} in all {n} {list} images that have both, e.g. {}: {label} in \
+                     {label_file}, {} in its mask (the masks have the {} {})",
                     shown_of(&item.id),
-                    name(told),
                     name(&item.in_mask),
+                    if masks.iter().any(|(_, by_colour)| *by_colour) { "values" } else { "numbers" },
                     has.join(", ")
                 ),
                 hint: format!(
-                    "say what the values of masks mean, e.g. `dataset.mask_values = {{ \"{odd}\" = \"{}\" }}`, or mend \
-                     {label_file}; numbers are 0 for background, 1 for `{}` and so on, 255 for ignored pixels",
-                    name(&told[..1]),
+                    "{say}, or mend {label_file}; numbers are 0 for background, 1 for `{}` and so on, 255 for ignored pixels",
                     shown_of(&self.classes[1])
                 ),
             });

@@ -86,7 +86,8 @@ pub struct DatasetSpec {
     pub labels: LabelSource,
     /// What the values of masks mean: `auto` reads numbers, or the colours of PASCAL VOC where only these can be meant.
     /// `numbers` and `colours` say which; a table says it of each value, e.g. `{ "255" = "cat", "#ff0000" = "dog" }`, with
-    /// `background` and `ignored` beside the classes.
+    /// `background` and `ignored` beside the classes. What it does not name keeps its meaning: numbers, and PASCAL VOC's
+    /// colours where the classes are PASCAL VOC's.
     pub mask_values: MaskValues,
     /// Images with an EXIF orientation (`voc`, `coco`, `folder`): read as `stored`, `turned` as viewers show them, or
     /// `auto`: as the sizes of masks and annotations tell, else as stored in `voc` and of COCO's own images, and turned in

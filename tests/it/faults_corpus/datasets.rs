@@ -78,6 +78,42 @@ fn coloured(labels: &Grid<u8>, palette: &[u8]) -> Vec<u8> {
     encode_rgb(&Rgb { height: HEIGHT, width: WIDTH, data: labels.data.iter().flat_map(colour).collect() })
 }
 
+/// A palette of black and grey, for an object of any class.
+fn two_greys(labels: &Grid<u8>) -> Vec<u8> {
+    let data: Vec<u8> = labels.data.iter().map(|label| u8::from(*label > 0)).collect();
+    png(png::ColorType::Indexed, png::BitDepth::Eight, Some(vec![0, 0, 0, 128, 128, 128]), &data)
+}
+
+/// Annotations of VOC that name one object.
+fn objects(root: &Path, id: &str, name: &str) {
+    let object = format!("<object><name>{name}</name></object>");
+    put(&root.join(format!("Annotations/{id}.xml")), format!("<annotation>{object}</annotation>"));
+}
+
+/// VOC's colours as OpenCV and Pillow turn them to grey.
+fn greyed(labels: &Grid<u8>) -> Vec<u8> {
+    let grey_of = |label: &u8| match label {
+        8 => 19,
+        15 => 147,
+        _ => 0,
+    };
+    grey(&Grid::new(HEIGHT, WIDTH, labels.data.iter().map(grey_of).collect()))
+}
+
+/// The lowest row ignored.
+fn bordered(labels: &Grid<u8>) -> Grid<u8> {
+    let mut labels = labels.clone();
+    labels.data[(HEIGHT - 1) * WIDTH..].fill(255);
+    labels
+}
+
+/// VOC's colours with white where pixels are ignored.
+fn white_border(labels: &Grid<u8>) -> Vec<u8> {
+    let mut palette = voc_palette();
+    palette[255 * 3..].fill(255);
+    coloured(&bordered(labels), &palette)
+}
+
 /// A palette picture whose palette has only the colours that are there, in another order than VOC's: `quantize` and
 /// programs that save small files do so.
 fn requantized(labels: &Grid<u8>, palette: &[u8]) -> Vec<u8> {
@@ -285,14 +321,29 @@ fn masks_mean_what_their_colours_or_labels_tell_or_are_refused() {
         refused("red and blue swapped", |root| masks(root, |labels| {
             let swapped: Vec<u8> = voc_palette().chunks(3).flat_map(|c| [c[2], c[1], c[0]]).collect();
             coloured(labels, &swapped)
-        }), &["colour #000040 (42 pixels), no colours of PASCAL VOC's classes; with red and blue in each other's place", "dataset.mask_values = { \"#000040\" = "]),
-        refused("0 and 255", |root| numbers(root, |label| if label > 0 { 255 } else { 0 }), &["its mask has background (0) and ignored pixels (255) alone", "dataset.mask_values = { \"255\" = "]),
+        }), &["colour #000040 (42 pixels), no colours of PASCAL VOC's classes; with red and blue in each other's place", "hint: put red and blue of the masks in their places (OpenCV writes BGR)"]),
+        refused("0 and 255", |root| numbers(root, |label| if label > 0 { 255 } else { 0 }), &["its mask has background (0) and ignored pixels (255) alone", "dataset.mask_values = { \"255\" = ", "one value cannot tell classes apart: save label maps, PNG with a number per class (1 for `aeroplane`, 2 for `bicycle`, ..)"]),
         refused("0 and 128", |root| numbers(root, |label| if label > 0 { 128 } else { 0 }), &["it has the number 128 (42 pixels); known are 0..=20 and 255", "dataset.mask_values = { \"128\" = "]),
+        refused("VOC's colours as grey", |root| masks(root, greyed), &["DATA`: the masks have PASCAL VOC's colours turned to grey (19 is cat, 147 is person)", "{ \"19\" = \"cat\", \"147\" = \"person\" }"]),
+        with(&["dataset.mask_values={ \"19\" = \"cat\", \"147\" = \"person\" }"], read("VOC's colours as grey, said", |root| masks(root, greyed), &["3 translated by number (0, 19, 147)", "cat 1, person 1"])),
+        refused("VOC's colours as grey, told", |root| { masks(root, |_| greyed(&labels(8))); IDS.iter().for_each(|id| objects(root, id, "cat")) }, &["turned to grey (19 is cat)"]),
+        read("numbers that are greys too", |root| { masks(root, |_| grey(&labels(19))); IDS.iter().for_each(|id| objects(root, id, "train")) }, &["3 read by number (0, 19)", "train 2"]),
+        refused("a palette of black and grey", |root| masks(root, two_greys), &["its palette has black and #808080, so its objects are `aeroplane` by their number, `car` by PASCAL VOC's colours", "dataset.mask_values = \"numbers\"", "{ \"1\" = \"cat\" }"]),
+        with(&["dataset.mask_values=colours"], read("a palette of black and grey, said", |root| masks(root, two_greys), &["3 read by colour (#000000, #808080)", "1 of 20 are in train images: car 2"])),
+        read("a palette of black and grey, told", |root| { masks(root, two_greys); IDS.iter().for_each(|id| objects(root, id, "car")) }, &["3 read by colour (#000000, #808080)", "1 of 20 are in train images: car 2"]),
+        refused("0 and 128 in RGB", |root| masks(root, |labels| coloured(labels, &[&[0; 3][..], &[128; 765]].concat())), &["it has the number 128 (42 pixels); known are 0..=20 and 255", "dataset.mask_values = { \"128\" = "]),
+        refused("a white border", |root| masks(root, white_border), &["it has the colour #ffffff (16 pixels), no colours of PASCAL VOC's classes", "dataset.mask_values = { \"#ffffff\" = \"ignored\" }"]),
+        with(&["dataset.mask_values={ \"#ffffff\" = \"ignored\" }"], read("a white border, said", |root| masks(root, white_border), &["3 read by colour (#000000, #400000, #c08080, #ffffff)", "cat 1, person 1"])),
+        with(&["dataset.mask_values={ \"255\" = \"ignored\" }"], refused("a white border, said by number", |root| masks(root, white_border), &["it has the colour #ffffff (16 pixels), which `dataset.mask_values` does not name", "write `\"#ffffff\"` in place of `\"255\"`"])),
+        refused("a border of 65535", |root| masks(root, |labels| {
+            let data: Vec<u8> = bordered(labels).data.iter().flat_map(|&label| if label == 255 { [255; 2] } else { [0, label] }).collect();
+            png(png::ColorType::Grayscale, png::BitDepth::Sixteen, None, &data)
+        }), &["it has the number 65535 (16 pixels)", "dataset.mask_values = { \"65535\" = \"ignored\" }"]),
         refused("one bit", |root| masks(root, one_bit), &["it has 1 bit a pixel, which tells objects from background and not which of 20 classes they are"]),
         read("0 and 1", |root| numbers(root, |label| u8::from(label > 0)), &["note: all 3 masks have the numbers of background and of `aeroplane` (1) alone: where 1 is an object of any class, say which"]),
         with(&["dataset.mask_values={ \"1\" = \"cat\" }"], read("one bit, said", |root| masks(root, one_bit), &["3 translated by number (0, 1)", "1 of 20 are in train images: cat 2"])),
         refused("palettes of each file's own", move |root| masks(root, |labels| requantized(labels, &[&[0, 0, 0].repeat(8)[..], &[255, 0, 0].repeat(7), &[0, 0, 255]].concat())), &["the palettes of masks differ: 0 is #ff0000 in the mask of a and #0000ff in that of b", "dataset.mask_values = \"numbers\""]),
-        refused("a photograph", |root| put(&root.join("SegmentationClass/b.png"), encode_rgb(&picture(1))), &["no colours of PASCAL VOC's classes; so many are made by smoothing or JPEG"]),
+        refused("a photograph", |root| put(&root.join("SegmentationClass/b.png"), encode_rgb(&picture(1))), &["no colours of PASCAL VOC's classes; so many are made by smoothing or JPEG", "hint: save label maps: PNG with the numbers of classes, from the masks as they were before smoothing, resizing or JPEG"]),
         refused("no PNG", |root| put(&root.join("SegmentationClass/b.png"), b"BM\x36\x5a\0\0\0\0\0\0\x36\0\0\0"), &["b.png`: it is a BMP picture; masks are read as PNG", "a mask is a PNG with the numbers of classes"]),
         refused("another size", |root| put(&root.join("SegmentationClass/b.png"), encode_label_map(&Grid::filled(HEIGHT, 8, 8))), &["b: the mask is 8x12, the image 16x12", "save each mask in the size of its image"]),
         with(&["dataset.masks=SegmentationObject"], refused("numbers of objects", |root| rename(root, "SegmentationClass", "SegmentationObject"), &["number the objects of an image, not classes"])),
@@ -307,7 +358,11 @@ fn masks_mean_what_their_colours_or_labels_tell_or_are_refused() {
         refused("colours of its own", move |root| masks(root, |labels| coloured(labels, &own_palette())), &["it has the colour #ff0000 (42 pixels)", "dataset.mask_values = { \"#ff0000\" = \"disc\" }"]),
         with(&["dataset.mask_values={ \"#ff0000\" = \"disc\", \"#0000ff\" = \"square\" }"], read("colours of its own, said", move |root| masks(root, |labels| coloured(labels, &own_palette())), &["3 read by colour (#000000, #0000ff, #ff0000)", AGREE])),
         refused("the classes swapped", |root| numbers(root, |label| if label > 0 { 3 - label } else { 0 }), &["the masks have other classes than labels.csv in all 2 train images that have both, e.g. a: disc in labels.csv, square in its mask"]),
-        refused("background alone", |root| numbers(root, |_| 0), &["e.g. a: disc in labels.csv, nothing in its mask (the masks have the numbers 0)"]),
+        refused("background alone", |root| numbers(root, |_| 0), &["the masks of all 2 train images are empty: each is background (0) alone, without an object, though labels.csv names classes for 2, e.g. a: disc", "hint: put the masks there that have the objects"]),
+        refused("0 and 255", |root| numbers(root, |label| if label > 0 { 255 } else { 0 }), &["e.g. a: disc in labels.csv, nothing in its mask (the masks have the numbers 0, 255)", "hint: all objects are 255; one value cannot tell classes apart: save label maps, PNG with a number per class (1 for `disc`, 2 for `square`), or mend labels.csv"]),
+        refused("one bit", |root| masks(root, one_bit), &["all objects are 1, and the labels say several classes", "hint: one value cannot tell classes apart"]),
+        with(&["dataset.mask_values={ \"255\" = \"disc\" }"], refused("0 and 255, said to be one class", |root| numbers(root, |label| if label > 0 { 255 } else { 0 }), &["`dataset.mask_values` says that 255 is `disc`, but of 1 images with masks that labels.csv does not name `disc` for, 1 have it, and nothing that labels.csv names, e.g. b: square in labels.csv", "hint: one value cannot tell classes apart"])),
+        with(&["dataset.mask_values={ \"255\" = \"disc\" }"], read("0 and 255 of one class, said", |root| { numbers(root, |label| if label > 0 { 255 } else { 0 }); edit(&root.join("labels.csv"), |text| text.replace("0,1", "1,0")) }, &["3 translated by number (0, 255)", AGREE])),
         refused("one more each", |root| numbers(root, |label| label + 1), &["b: the mask `DATA/masks/b.png`: it has the number 3", "{ \"3\" = \"square\" }"]),
         read("a class that no mask has", |root| numbers(root, |label| label % 2), &["no mask of a train image has square, which labels.csv has in 1 of these images: it is scored nowhere", "1 of 2 masks of train images have background alone"]),
         read("no background", |root| { numbers(root, |label| label.max(1)); edit(&root.join("labels.csv"), |text| text.replace("0,1", "1,1")) }, &["none of 3 masks has a pixel of background (0)"]),
