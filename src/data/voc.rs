@@ -314,7 +314,7 @@ impl<'a> Tree<'a> {
                 let (told, others) = match objects.transpose() {
                     Ok(told) => told.map_or((None, Vec::new()), |(labels, others)| (Some(labels), others)),
                     Err(fault) => {
-                        unread = Some(fault.said);
+                        unread = Some(fault.said());
                         (None, Vec::new())
                     }
                 };
