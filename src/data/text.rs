@@ -162,23 +162,29 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let text = text.strip_suffix("\r\n").or_else(|| text.strip_suffix(['\n', '\r'])).unwrap_or(text);
     let mut rest = Some(text);
     let split = std::iter::from_fn(move || {
-        let text = rest?;
-        let (line, after) = match text.find(['\n', '\r']) {
-            None => (text, None),
-            Some(end) => {
-                let length = if text[end..].starts_with("\r\n") { 2 } else { 1 };
-                (&text[..end], Some(&text[end + length..]))
-            }
-        };
+        let (line, after) = split_line(rest?);
         rest = after;
         Some(line)
     });
     (1..).zip(split.map(clean))
 }
 
-/// How many lines have characters that are neither seen nor white space.
-pub(crate) fn n_with_unseen(text: &str) -> usize {
-    text.split(['\n', '\r']).filter(|line| line.contains(is_invisible)).count()
+/// The first line, and what comes behind its end, if it has one.
+pub(crate) fn split_line(text: &str) -> (&str, Option<&str>) {
+    let Some(end) = text.find(['\n', '\r']) else { return (text, None) };
+    let length = if text[end..].starts_with("\r\n") { 2 } else { 1 };
+    (&text[..end], Some(&text[end + length..]))
+}
+
+/// How many lines have characters that are neither seen nor white space, where some have.
+pub(crate) fn unseen(text: &str) -> Option<String> {
+    let n = text.split(['\n', '\r']).filter(|line| line.contains(is_invisible)).count();
+    (n > 0).then(|| format!("{} with characters that cannot be seen", counted(n, "line")))
+}
+
+/// Whether a class has the name of the background, which is a label of every data set already.
+pub(crate) fn is_background(name: &str) -> bool {
+    ["background", "bg"].contains(&name.trim_matches('_').to_lowercase().as_str())
 }
 
 /// `1 line`, `2 lines`.
