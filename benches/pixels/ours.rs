@@ -31,7 +31,7 @@ fn load(asked: &Value) -> anyhow::Result<Loaded> {
     Ok(Loaded { files, images })
 }
 
-/// The time, and one digest for all the images that were made.
+/// The time that making images takes, and a digest of each.
 fn answer(make: impl FnOnce() -> anyhow::Result<Vec<Rgb>>) -> anyhow::Result<Value> {
     let (seconds, images) = timed(make)?;
     let digests: Vec<String> = images.iter().map(|image| BlobDigest::of(&image.data).to_string()).collect();
@@ -50,8 +50,8 @@ fn main() -> anyhow::Result<()> {
             let longest = number(asked, "longest")? as usize;
             let filter = if asked["filter"] == "bicubic" { Filter::Bicubic } else { Filter::Bilinear };
             let resized = |image: &Rgb| {
-                let side =
-                    |of: usize| (of * longest + image.height.max(image.width) / 2) / image.height.max(image.width);
+                let most = image.height.max(image.width);
+                let side = |of: usize| (of * longest + most / 2) / most;
                 resize_rgb(image, side(image.height).max(1), side(image.width).max(1), filter)
             };
             answer(|| Ok(loaded.images.iter().map(resized).collect()))

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 use super::args::{Cli, PipelineArgs};
-use super::experiment::Experiment;
+use super::experiment::{Experiment, print_decided};
 use super::{Hinted, read_cache, size, weights};
 use crate::pipeline::file::load;
 use crate::stage::Device;
@@ -108,7 +108,7 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     weights::check(cli, &cache, &experiment)?;
     for (name, lines) in experiment.decided() {
         println!("data        {name}, every file whole");
-        lines.iter().for_each(|(what, decided)| println!("  {what:<12}{decided}"));
+        print_decided(lines);
     }
     experiment.notes().iter().for_each(|note| println!("note        {note}"));
     Ok(())

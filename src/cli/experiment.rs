@@ -81,15 +81,10 @@ impl Experiment {
             inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset });
         }
         let built = build(&inputs, cache, has_bf16());
-        // What is missing in the data may be why.
+        // Notes tell what the data lack, which may be the cause.
         let (graph, cells) = built.map_err(|error| {
-            let mut notes: Vec<String> = Vec::new();
-            for note in inputs.iter().flat_map(|input| &input.dataset.notes) {
-                if !notes.contains(note) {
-                    notes.push(note.clone());
-                }
-            }
-            OfData { error, notes }
+            let notes = distinct_notes(inputs.iter().map(|input| &*input.dataset));
+            OfData { error, notes: notes.into_iter().map(str::to_owned).collect() }
         })?;
         Ok(Self { pipeline, graph, cells })
     }
@@ -106,11 +101,9 @@ impl Experiment {
         finished(&self.graph, cache, &self.targets())
     }
 
-    /// What a user should know of the data, each once.
+    /// The notes on the data sets, each once.
     pub(super) fn notes(&self) -> Vec<&str> {
-        let mut seen = BTreeSet::new();
-        let notes = self.cells.iter().flat_map(|cell| &cell.dataset.notes).map(String::as_str);
-        notes.filter(|note| seen.insert(*note)).collect()
+        distinct_notes(self.cells.iter().map(|cell| &*cell.dataset))
     }
 
     pub(super) fn print_notes(&self, cli: &Cli) {
@@ -119,7 +112,7 @@ impl Experiment {
         }
     }
 
-    /// What was decided of the data, a data set after the other: its name with the numbers of its images, and lines.
+    /// The decisions on each data set: its name with the numbers of its images, and a line for each subject.
     pub(super) fn decided(&self) -> Vec<(String, &[(&'static str, String)])> {
         let mut decided: Vec<(String, &[(&'static str, String)])> = Vec::new();
         for data in self.cells.iter().map(|cell| &cell.dataset) {
@@ -137,6 +130,16 @@ impl Experiment {
         targets.dedup();
         targets
     }
+}
+
+fn distinct_notes<'a>(datasets: impl Iterator<Item = &'a Dataset>) -> Vec<&'a str> {
+    let mut seen = BTreeSet::new();
+    datasets.flat_map(|data| &data.notes).map(String::as_str).filter(|note| seen.insert(*note)).collect()
+}
+
+/// Prints the decisions on a data set: see [`Experiment::decided`].
+pub(super) fn print_decided(lines: &[(&'static str, String)]) {
+    lines.iter().for_each(|(subject, decision)| println!("  {subject:<12}{decision}"));
 }
 
 fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {

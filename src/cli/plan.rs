@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::args::{Cli, PipelineArgs};
-use super::experiment::Experiment;
+use super::experiment::{Experiment, print_decided};
 use super::{read_cache, weights};
 use crate::pipeline::build::registry;
 use crate::pipeline::cost::Cost;
@@ -37,7 +37,7 @@ pub(super) fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
     }
     for (name, lines) in experiment.decided() {
         println!("{name}");
-        lines.iter().for_each(|(what, decided)| println!("  {what:<12}{decided}"));
+        print_decided(lines);
         println!();
     }
     let mut rows = vec![["stage", "cached", "to run", "time", "size"].map(str::to_owned).to_vec()];

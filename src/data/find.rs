@@ -1,8 +1,11 @@
 //! Files by id: a folder is listed once, and a file is found under the names that people give it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::scan::Fault;
 use super::text::shown_of;
 
 /// How the names of images that are read end, in small letters.
@@ -27,14 +30,15 @@ const MASK_NAMES: [&str; 14] = [
     "label_ID",
 ];
 
-/// The files of a folder.
+/// The files of a folder. A clone shares what was listed.
+#[derive(Clone, Debug)]
 pub(super) struct Folder {
     pub(super) path: PathBuf,
-    names: HashSet<String>,
-    /// By name in small letters.
-    folded: BTreeMap<String, Vec<String>>,
-    /// What is no file: by name what it is.
-    others: BTreeMap<String, &'static str>,
+    names: Arc<HashSet<String>>,
+    /// The names by themselves in small letters.
+    folded: Arc<BTreeMap<String, Vec<String>>>,
+    /// What each name that is no file stands for.
+    others: Arc<BTreeMap<String, &'static str>>,
 }
 
 /// What a folder is among [`Folder::others`].
@@ -89,7 +93,7 @@ impl Folder {
         }
         let mut folded: BTreeMap<String, Vec<String>> = BTreeMap::new();
         names.iter().for_each(|name| folded.entry(name.to_lowercase()).or_default().push(name.clone()));
-        Self { path: path.to_owned(), names, folded, others }
+        Self { path: path.to_owned(), names: names.into(), folded: folded.into(), others: others.into() }
     }
 
     /// Names of the folders in it, hidden ones left out.
@@ -154,17 +158,18 @@ impl Folder {
     }
 
     /// The image of an id; `named`: the file as a table names it.
-    pub(super) fn image(&self, id: &str, named: Option<&str>) -> Result<PathBuf, String> {
+    pub(super) fn image(&self, id: &str, named: Option<&str>) -> Result<PathBuf, Fault> {
         let of = |endings: &[&str]| endings.iter().map(|ending| format!("{id}.{ending}")).collect::<Vec<_>>();
         let named: Vec<String> = named.map(str::to_owned).into_iter().collect();
-        let said = |problem: String| format!("{}: {problem}", shown_of(id));
+        let said = |problem: String| Fault::from(format!("{}: {problem}", shown_of(id)));
         for names in [named, of(&READ), of(&OTHER)] {
             if let Some(found) = self.one_of(&names).map_err(said)? {
                 return Ok(self.path.join(found));
             }
         }
         let place = self.path.join(format!("{id}.jpg"));
-        Err(format!("{}: no image `{}`{}", shown_of(id), shown_of(&place.display().to_string()), self.instead(id)))
+        let problem = format!("{}: no image `{}`", shown_of(id), shown_of(&place.display().to_string()));
+        Err(Fault::missing(problem, self, id))
     }
 
     /// The mask of an id, under its name or another that can be meant; `ids`: what other images are called.
@@ -185,7 +190,7 @@ impl Folder {
     }
 
     /// What is there where no image has an id: something that is no file, one in a folder below, a name that is alike.
-    fn instead(&self, id: &str) -> String {
+    pub(super) fn instead(&self, id: &str) -> String {
         let is_of_id = |(name, what): &(&String, &&str)| **what != A_FOLDER && stem(name) == id;
         if let Some((name, what)) = self.others.iter().find(is_of_id) {
             return format!(", and `{}` is {what}", shown_of(name));
@@ -204,19 +209,19 @@ impl Folder {
     /// `, but ..` the name that is most alike.
     fn near(&self, id: &str) -> String {
         const LIKE: f64 = 0.7;
-        // A folder of a whole data set: comparing each missing id with all of them would take for ever.
+        // Comparing an id with the names of a whole data set takes too long.
         if self.names.len() > 20_000 {
             return String::new();
         }
-        let like = |name: &&String| match bare(stem(name)) == bare(id) && !bare(id).is_empty() {
+        let (bare_id, small_id) = (bare(id), id.to_lowercase());
+        let likeness = |name: &str| match bare(stem(name)) == bare_id && !bare_id.is_empty() {
             true => 1.0,
-            false => strsim::normalized_levenshtein(&stem(name).to_lowercase(), &id.to_lowercase()),
+            false => strsim::normalized_levenshtein(&stem(name).to_lowercase(), &small_id),
         };
-        let best = self.names.iter().filter(|name| like(name) >= LIKE).max_by(|a, b| {
-            let (a, b) = ((like(a), std::cmp::Reverse(*a)), (like(b), std::cmp::Reverse(*b)));
-            a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
-        });
-        best.map_or(String::new(), |name| format!(", but `{}`", shown_of(name)))
+        let near =
+            self.names.iter().map(|name| (likeness(name), Reverse(name))).filter(|(likeness, _)| *likeness >= LIKE);
+        let nearest = near.max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
+        nearest.map_or(String::new(), |(_, Reverse(name))| format!(", but `{}`", shown_of(name)))
     }
 }
 
@@ -264,7 +269,7 @@ mod tests {
                 (Ok(found), Ok(expected)) => assert_eq!(found.file_name().unwrap(), expected),
                 (Err(found), Err(expected)) => {
                     let expected = expected.replace("DIR", &dir.path().display().to_string());
-                    assert!(found.contains(&expected), "{found}");
+                    assert!(found.said().contains(&expected), "{}", found.said());
                 }
                 _ => panic!("{there:?} {id}: {found:?}"),
             }

@@ -17,7 +17,7 @@ use super::scan::{
     DataError, Draft, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each, images_in,
     note_names, read_text, some_of,
 };
-use super::text::{are, check_name, clean, counted, lines, n_with_unseen, shown_of};
+use super::text::{are, check_name, clean, counted, is_background, lines, shown_of, split_line, unseen};
 use super::{Dataset, FileMemo};
 use crate::vision::IGNORE;
 
@@ -243,9 +243,9 @@ fn masks_elsewhere(options: &ScanOptions<'_>, root: &Folder, masks: &Folder) -> 
 
 /// A note of files that no line names.
 fn unnamed(folder: &Folder, ids: &HashSet<&str>, what: &str) -> Option<String> {
-    let rest: Vec<&str> = folder.pictures().into_iter().filter(|name| !ids.contains(stem(name))).collect();
-    let rest: Vec<&str> =
-        rest.into_iter().filter(|name| !ids.iter().any(|id| id.eq_ignore_ascii_case(stem(name)))).collect();
+    let small: HashSet<String> = ids.iter().map(|id| id.to_ascii_lowercase()).collect();
+    let is_unnamed = |name: &&str| !small.contains(&stem(name).to_ascii_lowercase());
+    let rest: Vec<&str> = folder.pictures().into_iter().filter(is_unnamed).collect();
     (!rest.is_empty())
         .then(|| format!("{} files in {what}/ are named by no line of labels.csv: {}", rest.len(), some_of(&rest)))
 }
@@ -303,19 +303,17 @@ fn read(text: &str) -> Result<Table, TableFault> {
     let head = Header::of(&header)?;
 
     let mut read_as = vec![format!("columns are separated by `{}`", separator.1)];
-    let n_unseen = n_with_unseen(text);
+    let unseen = unseen(text);
     read_as.extend((n_comments > 0).then(|| format!("{} of comment before the header", counted(n_comments, "line"))));
-    read_as
-        .extend((n_unseen > 0).then(|| format!("{} with characters that cannot be seen", counted(n_unseen, "line"))));
+    read_as.extend(unseen.clone());
     read_as.extend(head.read_as.clone());
-    let mut is_odd = separator.0 != b',' || n_comments > 0 || n_unseen > 0 || !head.read_as.is_empty();
+    let mut is_odd = separator.0 != b',' || n_comments > 0 || unseen.is_some() || !head.read_as.is_empty();
 
-    let start = lines_start(text, head_at + 1);
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(separator.0)
         .has_headers(false)
         .flexible(true)
-        .from_reader(&text.as_bytes()[start..]);
+        .from_reader(behind_lines(text, head_at).as_bytes());
     let (mut seen, mut found, mut cells) = (HashMap::new(), Vec::new(), Vec::new());
     let (mut n_empty, mut indices) = (0, Vec::new());
     for record in reader.records() {
@@ -385,14 +383,9 @@ fn read(text: &str) -> Result<Table, TableFault> {
     Ok(Table { classes, lines: found, read_as, is_odd })
 }
 
-/// Where the `n`-th line begins, from 1.
-fn lines_start(text: &str, n: usize) -> usize {
-    let mut at = 0;
-    for _ in 1..n {
-        let Some(end) = text[at..].find(['\n', '\r']) else { return text.len() };
-        at += end + if text[at + end..].starts_with("\r\n") { 2 } else { 1 };
-    }
-    at
+/// What comes behind the first `n` lines.
+fn behind_lines(text: &str, n: usize) -> &str {
+    (0..n).fold(text, |rest, _| split_line(rest).1.unwrap_or_default())
 }
 
 /// The columns of the table.
@@ -456,8 +449,7 @@ impl Header {
         let mut names: Vec<String> = Vec::new();
         for &at in &classes {
             let name = header[at].clone();
-            let bare = name.trim_matches('_').to_lowercase();
-            if bare == "background" || bare == "bg" {
+            if is_background(&name) {
                 return Err(TableFault {
                     problem: format!("column {} is named `{}`", at + 1, shown_of(&name)),
                     hint: "remove this column: background is 0 in every mask and no label, and the columns of classes are \

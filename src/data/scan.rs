@@ -77,25 +77,38 @@ pub enum DataError {
 /// Why an image cannot be used.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    pub(super) said: String,
+    problem: String,
     /// What to do about it, where that is not the same for all faults.
     hint: Option<String>,
+    /// The folder that lacks an image of this id. What it has instead is looked for when the fault is named, since a list
+    /// of another data set has thousands of faults and a message names a few.
+    missing: Option<(Folder, String)>,
 }
 
 impl Fault {
     pub(super) fn new(said: String, hint: String) -> Self {
-        Self { said, hint: Some(hint) }
+        Self { hint: Some(hint), ..said.into() }
+    }
+
+    pub(super) fn missing(said: String, folder: &Folder, id: &str) -> Self {
+        Self { missing: Some((folder.clone(), id.to_owned())), ..said.into() }
+    }
+
+    /// The problem, with what there is instead.
+    pub(super) fn said(&self) -> String {
+        let instead = self.missing.as_ref().map_or_else(String::new, |(folder, id)| folder.instead(id));
+        format!("{}{instead}", self.problem)
     }
 }
 
 impl From<String> for Fault {
-    fn from(said: String) -> Self {
-        Self { said, hint: None }
+    fn from(problem: String) -> Self {
+        Self { problem, hint: None, missing: None }
     }
 }
 
 fn named(faults: &[Fault]) -> String {
-    faults.iter().take(MAX_NAMED).map(|fault| fault.said.as_str()).collect::<Vec<_>>().join("\n  ")
+    faults.iter().take(MAX_NAMED).map(Fault::said).collect::<Vec<_>>().join("\n  ")
 }
 
 fn more(faults: &[Fault]) -> String {
@@ -466,9 +479,8 @@ impl Finish<'_> {
         let reading = |draft: &Draft| {
             let Some(mask) = &draft.mask else { return Ok(None) };
             let place = shown_of(&mask.path().display().to_string());
-            let said = |Unread { problem, hint }| Fault {
-                said: format!("{}: the mask `{place}`: {problem}", shown_of(&draft.id)),
-                hint: Some(hint),
+            let said = |Unread { problem, hint }| {
+                Fault::new(format!("{}: the mask `{place}`: {problem}", shown_of(&draft.id)), hint)
             };
             decided.next().transpose().map_err(said)
         };
@@ -731,12 +743,6 @@ impl Finish<'_> {
             0 => of,
             _ => format!("{of}; {label_file} and mask agree in {agree} of the {both} images that have both"),
         }
-    }
-}
-
-impl From<Unread> for Fault {
-    fn from(Unread { problem, hint }: Unread) -> Self {
-        Self { said: problem, hint: Some(hint) }
     }
 }
 

@@ -162,23 +162,29 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let text = text.strip_suffix("\r\n").or_else(|| text.strip_suffix(['\n', '\r'])).unwrap_or(text);
     let mut rest = Some(text);
     let split = std::iter::from_fn(move || {
-        let text = rest?;
-        let (line, after) = match text.find(['\n', '\r']) {
-            None => (text, None),
-            Some(end) => {
-                let length = if text[end..].starts_with("\r\n") { 2 } else { 1 };
-                (&text[..end], Some(&text[end + length..]))
-            }
-        };
+        let (line, after) = split_line(rest?);
         rest = after;
         Some(line)
     });
     (1..).zip(split.map(clean))
 }
 
-/// How many lines have characters that are neither seen nor white space.
-pub(crate) fn n_with_unseen(text: &str) -> usize {
-    text.split(['\n', '\r']).filter(|line| line.contains(is_invisible)).count()
+/// The first line, and what comes behind its end, if it has one.
+pub(crate) fn split_line(text: &str) -> (&str, Option<&str>) {
+    let Some(end) = text.find(['\n', '\r']) else { return (text, None) };
+    let length = if text[end..].starts_with("\r\n") { 2 } else { 1 };
+    (&text[..end], Some(&text[end + length..]))
+}
+
+/// How many lines have characters that are neither seen nor white space, where some have.
+pub(crate) fn unseen(text: &str) -> Option<String> {
+    let n = text.split(['\n', '\r']).filter(|line| line.contains(is_invisible)).count();
+    (n > 0).then(|| format!("{} with characters that cannot be seen", counted(n, "line")))
+}
+
+/// Whether a class has the name of the background, which is a label of every data set already.
+pub(crate) fn is_background(name: &str) -> bool {
+    ["background", "bg"].contains(&name.trim_matches('_').to_lowercase().as_str())
 }
 
 /// `1 line`, `2 lines`.
@@ -196,16 +202,32 @@ pub(crate) fn clean(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c))
 }
 
-/// Takes no room on a screen: zero-width characters, marks of direction and of byte order, the soft hyphen.
+/// A character that a terminal obeys or does not show: control characters, ends of lines, marks of zero width, and those
+/// that turn the direction of writing. Joiners, which some scripts need, are shown by what they join.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+fn is_joiner(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}')
+}
+
+/// An end of a line or a control character.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// A character that takes no room on a screen. Joiners count, since nothing is joined at the end of an id.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+    (is_hidden(c) && !is_control(c)) || is_joiner(c)
 }
 
 /// A foreign text for a message: what cannot be seen, or would change a terminal, is written as an escape.
 pub(crate) fn shown_of(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        match c.is_control() || is_invisible(c) || matches!(c, '\u{a0}' | '\u{2028}' | '\u{2029}') {
+        match is_hidden(c) || is_joiner(c) || c == '\u{a0}' {
             true => shown.extend(c.escape_default()),
             false => shown.push(c),
         }
@@ -215,7 +237,7 @@ pub(crate) fn shown_of(text: &str) -> String {
 
 /// A name that lists, tables and terminals can hold: not empty, no control character.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), String> {
-    match name.chars().find(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+    match name.chars().find(|c| is_control(*c)) {
         _ if name.is_empty() => Err(format!("{what} is empty")),
         None => Ok(()),
         Some(c) => Err(format!("{what} `{}` has the control character `{}`", shown_of(name), c.escape_default())),

@@ -14,7 +14,7 @@ use super::scan::{
     DataError, Draft, Fault, Finish, Finished, LabelSource, MaskDraft, Picture, ScanOptions, check_folders, each, fact,
     file, images_in, note_names, read_text, said, some_of,
 };
-use super::text::{NotText, are, check_name, counted, decode_xml, lines, shown_of};
+use super::text::{NotText, are, check_name, counted, decode_xml, lines, shown_of, unseen};
 use super::{Dataset, FileMemo, FileRef, Item, Mask};
 use crate::vision::VOC_CLASSES;
 
@@ -184,14 +184,14 @@ fn read_list(options: &ScanOptions<'_>, list: &str, max: usize, images: &Folder)
         parts.push(format!("{} used", ids.len()));
     }
     parts.extend(text.encoding.clone());
-    let n_unseen = super::text::n_with_unseen(&text.text);
+    let unseen = unseen(&text.text);
     parts.extend((n_comments > 0).then(|| format!("{} of comment", counted(n_comments, "line"))));
-    parts.extend((n_unseen > 0).then(|| format!("{} with characters that cannot be seen", counted(n_unseen, "line"))));
+    parts.extend(unseen.clone());
     // SBD's own lists are of this kind, so it is no note.
     parts.extend((n_names > 0).then(|| format!("{n_names} of them written as the name of a file")));
     parts.extend((!flags.is_empty()).then(|| "each with a 1 behind it, as in ImageSets/Main".to_owned()));
     let line = format!("{named}.txt has {}", parts.join(", "));
-    let is_odd = text.encoding.is_some() || n_comments > 0 || n_unseen > 0 || !flags.is_empty();
+    let is_odd = text.encoding.is_some() || n_comments > 0 || unseen.is_some() || !flags.is_empty();
     let notes = is_odd.then(|| format!("ImageSets/Segmentation/{line}")).into_iter().collect();
     Ok(List { ids, line, notes })
 }
@@ -314,7 +314,7 @@ impl<'a> Tree<'a> {
                 let (told, others) = match objects.transpose() {
                     Ok(told) => told.map_or((None, Vec::new()), |(labels, others)| (Some(labels), others)),
                     Err(fault) => {
-                        unread = Some(fault.said);
+                        unread = Some(fault.said());
                         (None, Vec::new())
                     }
                 };

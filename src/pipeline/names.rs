@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use crate::data::text::is_hidden;
 use crate::digest::BlobDigest;
 
 /// Bytes of a file's or folder's name that is made of somebody's name; with an ending it stays below the 255 that file
@@ -10,13 +11,6 @@ use crate::digest::BlobDigest;
 const MOST_BYTES: usize = 120;
 /// Hexadecimal digits of a digest that stand for the rest of a name.
 const N_DIGITS: usize = 8;
-
-/// A character that a terminal obeys or does not show: control characters, ends of lines, marks of zero width, and those
-/// that turn the direction of writing. Joiners, which some scripts need, are shown by what they join.
-pub fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
 
 /// Why a text is no name, if it is none.
 pub fn problem(name: &str) -> Option<String> {

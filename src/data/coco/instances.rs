@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::loose::{Id, Loose, Segmentation, as_json};
 use super::outlines::{Shape, in_order};
 use crate::data::image::MAX_PIXELS;
-use crate::data::text::{NotText, check_name, clean, shown_of};
+use crate::data::text::{NotText, check_name, clean, is_background, shown_of};
 use crate::vision::IGNORE;
 
 /// A corner so far outside of its image, in pixels, is no rounding.
@@ -21,9 +21,9 @@ pub(super) struct Picture {
     pub(super) file_name: String,
     /// Height and width, where the file says them.
     pub(super) size: Option<(usize, usize)>,
-    /// Of all its annotations, ascending.
+    /// The labels of all its annotations, ascending.
     pub(super) labels: Vec<u8>,
-    /// Of those with an outline, crowds left out.
+    /// The labels of its annotations with an outline, ascending; crowds are left out.
     pub(super) in_mask: Vec<u8>,
     /// Each pixel is known to be of a class, of none, or ignored.
     pub(super) is_scored: bool,
@@ -42,7 +42,7 @@ pub(super) struct Instances {
     pub(super) counts: Counts,
 }
 
-/// What notes tell of a file.
+/// The numbers of a file that notes tell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counts {
     pub(super) pictures: usize,
@@ -67,7 +67,7 @@ pub(super) struct Unread {
     pub(super) hint: String,
 }
 
-/// What to do about an annotation that is not read.
+/// The hint for an annotation that cannot be read.
 const MEND: &str = "mend this annotation, or leave it out";
 const HINT: &str =
     "the file has to be as COCO's instances_*.json: an object with `images`, `annotations` and `categories`";
@@ -358,8 +358,7 @@ impl Categories {
         for (place, Category { id, name }) in categories.iter().enumerate() {
             let name = name.text().map_err(|what| format!("the name of category {id} {what}"))?;
             check_name("the name of a category", name)?;
-            let bare = name.trim_matches('_').to_lowercase();
-            if bare == "background" || bare == "bg" {
+            if is_background(name) {
                 if let Some(annotation) = annotations.iter().find(|a| ids.find(&a.category_id) == Some(place)) {
                     return Err(Unread {
                         problem: format!("category {id} is named `{}`, and annotation {} is of it", shown_of(name), annotation.id),
@@ -430,7 +429,7 @@ fn picture(
                     left.min(*top) < -BEYOND || *right > width as f64 + BEYOND || *bottom > height as f64 + BEYOND
                 };
                 counts.beyond += usize::from(size.is_some_and(is_beyond));
-                // Of two objects the smaller one lies on top, by its pixels where the file does not say.
+                // The smaller of two objects lies on top. Where the file does not say an area, pixels are counted.
                 let pixels = size.filter(|_| annotation.area.0.is_none()).map(|size| shape.pixels(size) as f64);
                 (shape, pixels.unwrap_or(*area))
             }

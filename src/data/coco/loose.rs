@@ -112,7 +112,7 @@ impl Loose {
     /// The numbers of a list.
     ///
     /// # Errors
-    /// What in it is none.
+    /// The first value that is no number, for a message.
     pub(super) fn numbers(&self) -> Result<Vec<f64>, String> {
         let number = |value: &Loose| value.number().ok_or_else(|| value.to_string());
         match self {
@@ -137,7 +137,7 @@ impl Loose {
 pub(super) enum Id {
     Number(i128),
     Text(Box<str>),
-    /// Not there, or of a kind that is no id.
+    /// The id is missing, or is of a kind that no id has.
     None(Box<str>),
 }
 
@@ -191,7 +191,7 @@ impl fmt::Display for Id {
 /// `segmentation` of an annotation.
 #[derive(Debug, Default)]
 pub(super) enum Segmentation {
-    /// Not there, or without an area.
+    /// The field is missing, or its outline has no area.
     #[default]
     Empty,
     /// What the polygons cover by their corners, and the rectangle around them: left, top, right, bottom.
@@ -200,7 +200,7 @@ pub(super) enum Segmentation {
         area: f64,
         bounds: [f64; 4],
     },
-    /// Its size, the pixels its runs have in all, and those inside.
+    /// An RLE has the height and width that it says, the pixels of all its runs, and the pixels inside the object.
     Runs {
         shape: Shape,
         size: (usize, usize),

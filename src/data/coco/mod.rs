@@ -229,7 +229,7 @@ fn find_image(root: &Path, images: &Folder, named: &str) -> Result<PathBuf, Faul
     let decoded = percent_decoded(&name);
     let is_there = |name: &str| images.file(name).is_ok_and(|found| found.is_some());
     let name = if is_there(&name) || !is_there(&decoded) { name } else { decoded };
-    Ok(images.image(stem(&name), Some(&name))?)
+    images.image(stem(&name), Some(&name))
 }
 
 /// `a%20b` is `a b`.

@@ -69,7 +69,7 @@ impl Shape {
     }
 }
 
-/// Shapes as bytes, in the order they are painted.
+/// Shapes as bytes, in the order in which they are painted.
 pub(super) fn in_order<'a>(shapes: impl Iterator<Item = (u8, &'a Shape)>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (label, shape) in shapes {

@@ -179,8 +179,7 @@ fn what_makes_a_checkpoint_another_network_is_named_before_work_starts() {
         ("resnet", "layer4.2.conv3.weight",                         Set(-f64::INFINITY), "tensor `layer4.2.conv3.weight` has 1 of 1048576", "take it in f32"),
         ("resnet", "layer1.0.bn1.running_var",                      Set(-1.0), "tensor `layer1.0.bn1.running_var` has 1 variances below 0", "is damaged"),
     ];
-    // Each command looks at a file in the same way, so those that take longer are tried with some of them.
-    for (i, (of, name, change, error, hint)) in cases.into_iter().enumerate() {
+    for (of, name, change, error, hint) in cases {
         let mut tensors = renamed(if of == "sam" { &sam } else { &resnet }, str::to_owned);
         match change {
             Add => drop(tensors.insert(name.to_owned(), one(0.25))),
@@ -194,9 +193,6 @@ fn what_makes_a_checkpoint_another_network_is_named_before_work_starts() {
         let path = path.to_string_lossy();
         let said = text(&call(dir.path(), &["weights", "inspect", &path]));
         assert!(said.contains(error) && said.contains(hint) && !said.contains('\x1b'), "inspect {name}: {said}");
-        if ![0, 7, 9, 12].contains(&i) {
-            continue;
-        }
         let field = if of == "sam" { "sam.weights" } else { "classifier.weights" };
         let output = call(dir.path(), &["plan", "tiny.toml", "--set", &format!("{field}={path}")]);
         let said = text(&output);
