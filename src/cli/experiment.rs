@@ -175,11 +175,36 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
         max_val: spec.max_val,
         exclude: &spec.exclude,
     };
+    check_kind(spec.kind, root)?;
     Ok(match spec.kind {
         DatasetKind::Voc | DatasetKind::Emoji => voc::scan(&options, cache)?,
         DatasetKind::Coco => coco::scan(&options, cache, &datasets)?,
         DatasetKind::Folder => folder::scan(&options, cache)?,
     })
+}
+
+/// # Errors
+/// The folder is laid out as a data set of another kind, and not as one of this.
+fn check_kind(kind: DatasetKind, root: &std::path::Path) -> anyhow::Result<()> {
+    let has_instances = || {
+        let names = std::fs::read_dir(root.join("annotations")).into_iter().flatten().flatten();
+        names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("instances_"))
+    };
+    let is = |kind: &DatasetKind| match kind {
+        DatasetKind::Emoji => false,
+        DatasetKind::Voc => root.join("JPEGImages").is_dir(),
+        DatasetKind::Coco => has_instances(),
+        DatasetKind::Folder => root.join("labels.csv").is_file(),
+    };
+    let others = [(DatasetKind::Voc, "voc"), (DatasetKind::Coco, "coco"), (DatasetKind::Folder, "folder")];
+    let others: Vec<&str> = others.iter().filter(|(other, _)| is(other)).map(|(_, name)| *name).collect();
+    match others[..] {
+        [other] if kind != DatasetKind::Emoji && !is(&kind) => {
+            let problem = format!("`{}` is laid out as a data set of kind \"{other}\"", root.display());
+            Err(super::Hinted::error(problem, format!("write `dataset.kind = \"{other}\"`")))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode> {

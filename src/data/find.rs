@@ -129,16 +129,14 @@ impl Folder {
         READ.iter().chain(&OTHER).any(|ending| self.folded.contains_key(&format!("{id}.{ending}").to_lowercase()))
     }
 
-    /// The one file of a name, in these letters or in others.
+    /// The one file of a name, in these letters, with its ending in others, or all in others.
     fn one_of(&self, names: &[String]) -> Result<Option<&str>, String> {
-        let exact: Vec<&str> = names.iter().filter_map(|name| self.names.get(name)).map(String::as_str).collect();
-        if let [one] = exact[..] {
-            return Ok(Some(one));
-        }
-        let mut found = exact;
+        let folded = names.iter().filter_map(|name| self.folded.get(&name.to_lowercase()));
+        let all: Vec<&str> = folded.flatten().map(String::as_str).collect();
+        let is_own = |name: &&str| names.iter().any(|own| stem(own) == stem(name));
+        let mut found: Vec<&str> = all.iter().copied().filter(is_own).collect();
         if found.is_empty() {
-            let folded = names.iter().filter_map(|name| self.folded.get(&name.to_lowercase()));
-            found = folded.flatten().map(String::as_str).collect();
+            found = all;
         }
         found.sort_unstable();
         found.dedup();
@@ -154,12 +152,18 @@ impl Folder {
 
     /// The file of a name, in whatever letters.
     pub(super) fn file(&self, name: &str) -> Result<Option<PathBuf>, String> {
+        if self.names.contains(name) {
+            return Ok(Some(self.path.join(name)));
+        }
         Ok(self.one_of(&[name.to_owned()])?.map(|name| self.path.join(name)))
     }
 
     /// The image of an id; `named`: the file as a table names it.
     pub(super) fn image(&self, id: &str, named: Option<&str>) -> Result<PathBuf, Fault> {
         let of = |endings: &[&str]| endings.iter().map(|ending| format!("{id}.{ending}")).collect::<Vec<_>>();
+        if let Some(named) = named.filter(|named| self.names.contains(*named)) {
+            return Ok(self.path.join(named));
+        }
         let named: Vec<String> = named.map(str::to_owned).into_iter().collect();
         let said = |problem: String| Fault::from(format!("{}: {problem}", shown_of(id)));
         for names in [named, of(&READ), of(&OTHER)] {
@@ -259,6 +263,8 @@ mod tests {
             (&["a.bmp"], "a", Ok("a.bmp")),
             (&["a.jpg", "a.bmp"], "a", Ok("a.jpg")),
             (&["img.v1.0.jpg"], "img.v1.0", Ok("img.v1.0.jpg")),
+            (&["a.jpeg", "a.JPG"], "a", Err("a: `a.JPG` and `a.jpeg` could each be it")),
+            (&["a.jpg", "A.jpg"], "a", Ok("a.jpg")),
             (&["a.jpg", "a.png"], "a", Err("a: `a.jpg` and `a.png` could each be it")),
             (&["cat_001.jpg"], "cat_01", Err("no image `DIR/cat_01.jpg`, but `cat_001.jpg`")),
             (&["zebra.jpg"], "a", Err("no image `DIR/a.jpg`")),

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 use super::find::{Folder, file_name, is_picture, stem};
 use super::scan::{
-    DataError, Draft, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each, images_in,
-    note_names, read_text, some_of,
+    DataError, Draft, Exclude, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each,
+    images_in, note_names, read_text, some_of,
 };
 use super::text::{are, check_name, clean, counted, is_background, lines, shown_of, split_line, unseen};
 use super::{Dataset, FileMemo};
@@ -86,6 +86,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
     let images = images_in(&root, IMAGES)?;
     let masks = Folder::list(&options.masks.map_or_else(|| root.folder(MASKS), |masks| options.root.join(masks)));
 
+    let exclude = Exclude::new(options);
     let splits = Splits::of(&lines, [options.train, options.val]);
     let of = |k: usize, max: usize| {
         let Some(name) = splits.named[k] else {
@@ -100,7 +101,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
             };
             return Err(DataError::file(&path, problem, hint));
         };
-        let is_chosen = |line: &&Line| line.split == name && !options.exclude.iter().any(|id| id == line.id());
+        let is_chosen = |line: &&Line| line.split == name && !exclude.has(line.id());
         let chosen = lines.iter().filter(is_chosen).take(if max > 0 { max } else { usize::MAX });
         let chosen: Vec<&Line> = chosen.collect();
         if chosen.is_empty() {
@@ -115,7 +116,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
     let draft = |line: &&Line| draft(line, [&images, &masks], &is_id, memo);
     let drafts = (each(options.train, &train, draft)?, each(options.val, &val, draft)?);
 
-    let mut notes: Vec<String> = Vec::new();
+    let mut notes: Vec<String> = exclude.note().into_iter().collect();
     note_names(
         [(&images, IMAGES), (&masks, MASKS)].into_iter().take(2 - usize::from(options.masks.is_some())),
         &mut notes,
@@ -540,7 +541,15 @@ fn draft(
     let mask = masks.mask(id, &name, is_id)?.map(|path| MaskDraft::open(&path, memo)).transpose()?;
     let labels = line.labels.clone();
     let unlabelled = "line in labels.csv has no 1";
-    Ok(Draft { id: id.to_owned(), picture, mask, labels: Some(labels.clone()), told: Some(labels), unlabelled })
+    Ok(Draft {
+        id: id.to_owned(),
+        picture,
+        mask,
+        labels: Some(labels.clone()),
+        told: Some(labels),
+        annotated_size: None,
+        unlabelled,
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! what only all of them together tell: what the numbers of masks mean, which way up images are, whether labels and
 //! masks agree.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::door::read_regular;
-use super::find::Folder;
+use super::find::{Folder, file_name, stem};
 use super::image::{Orientation, decode_rgb};
 use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread, label_maps, one_value};
 use super::orient::{self, OrientationPolicy, Oriented};
@@ -154,6 +155,35 @@ pub(super) fn some_of(names: &[impl AsRef<str>]) -> String {
     let shown: Vec<String> = names.iter().take(MAX_NAMED).map(|name| shown_of(name.as_ref())).collect();
     let more = names.len().saturating_sub(MAX_NAMED);
     format!("{}{}", shown.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() })
+}
+
+/// The images of `dataset.exclude`, and which of its names some list has.
+pub(super) struct Exclude<'a> {
+    names: &'a [String],
+    met: RefCell<BTreeSet<&'a str>>,
+}
+
+impl<'a> Exclude<'a> {
+    pub(super) fn new(options: &ScanOptions<'a>) -> Self {
+        Self { names: options.exclude, met: RefCell::default() }
+    }
+
+    /// The image is left out: its id is named, or its file.
+    pub(super) fn has(&self, id: &str) -> bool {
+        let named = self.names.iter().find(|name| *name == id || stem(file_name(name)) == id);
+        named.is_some_and(|name| {
+            self.met.borrow_mut().insert(name);
+            true
+        })
+    }
+
+    /// A note of names that no list has.
+    pub(super) fn note(&self) -> Option<String> {
+        let met = self.met.borrow();
+        let unmet: Vec<&String> = self.names.iter().filter(|name| !met.contains(name.as_str())).collect();
+        (!unmet.is_empty())
+            .then(|| format!("no list has an image of these names of `dataset.exclude`: {}", some_of(&unmet)))
+    }
 }
 
 /// What may hold masks was named and is there, or was not named.
@@ -382,6 +412,8 @@ pub(super) struct Draft {
     pub(super) labels: Option<Vec<u8>>,
     /// What something beside the mask says of its labels.
     pub(super) told: Option<Vec<u8>>,
+    /// Height and width that its annotation says, of an image without a mask.
+    pub(super) annotated_size: Option<(usize, usize)>,
     /// Why it may have no label: `its mask is all background`.
     pub(super) unlabelled: &'static str,
 }
@@ -426,7 +458,9 @@ impl Finish<'_> {
         let pictures: Vec<&Picture> = drafts.iter().map(|draft| &draft.picture).collect();
         finished.notes.extend(note_overlap(lists, [&pictures[..n_train], &pictures[n_train..]]));
         let readings = self.readings(&drafts)?;
-        let oriented = |draft: &'_ Draft| draft.mask.as_ref().map(|mask| (mask.fact.height, mask.fact.width));
+        let oriented = |draft: &'_ Draft| {
+            draft.mask.as_ref().map(|mask| (mask.fact.height, mask.fact.width)).or(draft.annotated_size)
+        };
         let images: Vec<Oriented<'_>> =
             drafts.iter().map(|draft| Oriented { picture: &draft.picture, size: oriented(draft) }).collect();
         let (turned, line) = orient::decide(&images, self.options.orientation, self.turned_by_default);
@@ -488,7 +522,7 @@ impl Finish<'_> {
     }
 
     fn item(&self, draft: &Draft, reading: Option<Reading>, turned: bool, is_train: bool) -> Result<Item, Fault> {
-        let Draft { id, picture, mask, labels, told: _, unlabelled } = draft;
+        let Draft { id, picture, mask, labels, told: _, annotated_size: _, unlabelled } = draft;
         let (height, width) = picture.size(turned);
         let (mut in_mask, mut truth) = (Vec::new(), None);
         if let (Some(MaskDraft { file, fact }), Some(reading)) = (mask, reading) {

@@ -11,8 +11,8 @@ use anyhow::{Context, bail, ensure};
 
 use super::find::{Folder, file_name, is_picture, stem};
 use super::scan::{
-    DataError, Draft, Fault, Finish, Finished, LabelSource, MaskDraft, Picture, ScanOptions, check_folders, each, fact,
-    file, images_in, note_names, read_text, said, some_of,
+    DataError, Draft, Exclude, Fault, Finish, Finished, LabelSource, MaskDraft, Picture, ScanOptions, check_folders,
+    each, fact, file, images_in, note_names, read_text, said, some_of,
 };
 use super::text::{NotText, are, check_name, counted, decode_xml, lines, shown_of, unseen};
 use super::{Dataset, FileMemo, FileRef, Item, Mask};
@@ -38,13 +38,15 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
     let tree = Tree::list(options, memo)?;
     let (mut notes, mut said) = (Vec::new(), Vec::new());
     tree.note_names(&mut notes);
+    let exclude = Exclude::new(options);
     let mut of = |list: &str, max: usize| {
-        let list = read_list(options, list, max, &tree.images)?;
+        let list = read_list(options, list, max, &tree.images, &exclude)?;
         notes.extend(list.notes);
         said.push(list.line);
         Ok(list.ids)
     };
     let (train, val) = (of(options.train, options.max_train)?, of(options.val, options.max_val)?);
+    notes.extend(exclude.note());
     let ids: HashSet<&str> = train.iter().chain(&val).map(String::as_str).collect();
     let is_id = |id: &str| ids.contains(id);
     let drafts = |list: &str, ids: &[String], is_train: bool| each(list, ids, |id| tree.draft(id, is_train, &is_id));
@@ -109,7 +111,13 @@ enum Entry {
     Flagged(String, i8),
 }
 
-fn read_list(options: &ScanOptions<'_>, list: &str, max: usize, images: &Folder) -> Result<List, DataError> {
+fn read_list(
+    options: &ScanOptions<'_>,
+    list: &str,
+    max: usize,
+    images: &Folder,
+    exclude: &Exclude<'_>,
+) -> Result<List, DataError> {
     let folder = options.root.join("ImageSets/Segmentation");
     // As a list is named to other programs.
     let list = list.strip_prefix("ImageSets/Segmentation/").unwrap_or(list);
@@ -152,7 +160,7 @@ fn read_list(options: &ScanOptions<'_>, list: &str, max: usize, images: &Folder)
         };
         check_name("an image id", &id).map_err(fault)?;
         n_ids += 1;
-        if options.exclude.contains(&id) {
+        if exclude.has(&id) {
             continue;
         }
         if let Some(first) = first_at.insert(id.clone(), number) {
@@ -177,7 +185,10 @@ fn read_list(options: &ScanOptions<'_>, list: &str, max: usize, images: &Folder)
         ids.truncate(max);
     }
     if ids.is_empty() {
-        return Err(DataError::EmptyList(path));
+        return Err(match n_ids {
+            0 => DataError::EmptyList(path),
+            _ => DataError::file(&path, "no image of it is left", "`dataset.exclude` names all of them"),
+        });
     }
     let mut parts = vec![counted(n_ids, "id")];
     if n_ids > ids.len() {
@@ -299,6 +310,10 @@ impl<'a> Tree<'a> {
             }
         }
         let xml = self.annotations.file(&format!("{id}.xml"))?.filter(|_| source != LabelSource::Masks);
+        let annotated_size = match &xml {
+            Some(path) if mask.is_none() && !picture.is_upright() => self.annotated_size(path),
+            _ => None,
+        };
         let objects = xml.map(|path| self.objects(id, &path));
 
         let id_shown = shown_of(id);
@@ -329,8 +344,14 @@ impl<'a> Tree<'a> {
             (LabelSource::Masks, ..) => return Err(format!("{id_shown}: {}", no_mask()).into()),
             (LabelSource::Annotations, ..) => return Err(format!("{id_shown}: {}", no_xml()).into()),
         };
-        let draft = Draft { id: id.to_owned(), picture, mask, labels, told, unlabelled };
+        let draft = Draft { id: id.to_owned(), picture, mask, labels, told, annotated_size, unlabelled };
         Ok(Drafted { draft, other_names, unread })
+    }
+
+    /// Height and width of the image as an annotation says them, if it does.
+    fn annotated_size(&self, path: &Path) -> Option<(usize, usize)> {
+        let file: FileRef = file(path, self.memo).ok()?;
+        fact("voc_size", &file, self.memo, |bytes| size(bytes)).ok().flatten()
     }
 
     /// The classes of the objects in an annotation, ascending, and their names where these are not VOC's own.
@@ -373,13 +394,35 @@ impl<'a> Tree<'a> {
     }
 }
 
+fn xml_text(bytes: &[u8]) -> anyhow::Result<String> {
+    Ok(decode_xml(bytes).map_err(|NotText { problem, hint }| anyhow::anyhow!("{problem}; {hint}"))?.text)
+}
+
+fn document(text: &str) -> anyhow::Result<roxmltree::Document<'_>> {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, nodes_limit: MAX_NODES, ..Default::default() };
+    roxmltree::Document::parse_with_options(text.trim_start(), options).context("not a whole XML file")
+}
+
+fn is(node: &roxmltree::Node<'_, '_>, name: &str) -> bool {
+    node.tag_name().name().eq_ignore_ascii_case(name)
+}
+
+/// Height and width in an annotation; tools that do not know them write none, or 0.
+fn size(bytes: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
+    let text = xml_text(bytes)?;
+    let document = document(&text)?;
+    let size = document.root_element().children().find(|node| is(node, "size"));
+    let side = |name: &str| -> Option<usize> {
+        let side: usize = size?.children().find(|node| is(node, name))?.text()?.trim().parse().ok()?;
+        Some(side).filter(|side| *side > 0)
+    };
+    Ok(side("height").zip(side("width")))
+}
+
 /// The names of the objects in an annotation.
 fn names(bytes: &[u8]) -> anyhow::Result<Vec<String>> {
-    let text = decode_xml(bytes).map_err(|NotText { problem, hint }| anyhow::anyhow!("{problem}; {hint}"))?.text;
-    let options = roxmltree::ParsingOptions { allow_dtd: true, nodes_limit: MAX_NODES, ..Default::default() };
-    let document =
-        roxmltree::Document::parse_with_options(text.trim_start(), options).context("not a whole XML file")?;
-    let is = |node: &roxmltree::Node<'_, '_>, name: &str| node.tag_name().name().eq_ignore_ascii_case(name);
+    let text = xml_text(bytes)?;
+    let document = document(&text)?;
     let root = document.root_element();
     let objects: Vec<_> = root.children().filter(|node| is(node, "object")).collect();
     if objects.is_empty() && !is(&root, "annotation") {

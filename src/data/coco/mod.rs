@@ -25,7 +25,8 @@ pub use self::outlines::paint_mask;
 use super::find::{Folder, file_name, stem};
 use super::orient::{self, Oriented};
 use super::scan::{
-    self, DataError, Fault, ScanOptions, classes_line, each, note_overlap, note_unscored, one_id_a_file, some_of,
+    self, DataError, Exclude, Fault, ScanOptions, classes_line, each, note_overlap, note_unscored, one_id_a_file,
+    some_of,
 };
 use super::text::{counted, shown_of};
 use super::{Dataset, FileMemo, Item, Mask, temporary};
@@ -53,7 +54,8 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
     if !options.root.is_dir() {
         return Err(DataError::NoRoot(options.root.to_owned()));
     }
-    let of = |list: &str, max: usize| read_list(options, list, max, memo, folder);
+    let exclude = Exclude::new(options);
+    let of = |list: &str, max: usize| read_list(options, list, max, memo, folder, &exclude);
     let (train, val) = (of(options.train, options.max_train)?, of(options.val, options.max_val)?);
     if val.classes != train.classes {
         let problem = format!("its categories are not those of the list `{}`", shown_of(options.train));
@@ -65,7 +67,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
     // COCO's own images are annotated as stored; the tools of people show images as viewers do.
     let is_own = all.iter().all(|(picture, _)| is_name_of_coco(&picture.file_name));
     let (turned, line) = orient::decide(&images, options.orientation, !is_own);
-    let mut notes: Vec<String> = train.notes.iter().chain(&val.notes).cloned().collect();
+    let mut notes: Vec<String> = train.notes.iter().chain(&val.notes).cloned().chain(exclude.note()).collect();
     let pictures: Vec<&scan::Picture> = all.iter().map(|(_, image)| image).collect();
     let (of_train, of_val) = pictures.split_at(train.pictures.len());
     notes.extend(note_overlap([options.train, options.val], [of_train, of_val]));
@@ -83,6 +85,14 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
     let mut items = [items(options.train, &train, of_train)?, items(options.val, &val, of_val)?];
     for (list, items) in [options.train, options.val].into_iter().zip(&mut items) {
         if items.iter().any(|item| item.mask.is_some()) && items.iter().all(|item| item.in_mask.is_empty()) {
+            let List { path, counts, .. } = if list == options.train { &train } else { &val };
+            let n_outlines = counts.annotations - counts.crowds - counts.boxes - counts.bare;
+            if n_outlines > 0 && counts.beyond >= n_outlines {
+                let problem = format!("all {n_outlines} outlines lie outside their images");
+                let hint = "the coordinates are pixels of other images, or of these in another size; take the images that were \
+                            annotated";
+                return Err(DataError::file(path, problem, hint));
+            }
             notes.push(format!("no {list} image has an outline of an object: nothing is scored against its masks"));
             items.iter_mut().for_each(|item| item.mask = None);
         }
@@ -129,6 +139,7 @@ fn read_list(
     max: usize,
     memo: &dyn FileMemo,
     folder: &Path,
+    exclude: &Exclude<'_>,
 ) -> Result<List, DataError> {
     let (path, instances) = open(options.root, list, memo, folder)?;
     let Instances { classes, mut pictures, counts } = instances;
@@ -141,7 +152,11 @@ fn read_list(
         if n_categories == 1 { "category" } else { "categories" }
     );
     let id = |picture: &Picture| stem(file_name(&picture.file_name)).to_owned();
-    pictures.retain(|picture| !options.exclude.contains(&id(picture)));
+    let n_annotated = pictures.len();
+    pictures.retain(|picture| !exclude.has(&id(picture)));
+    if pictures.is_empty() && n_annotated > 0 {
+        return Err(DataError::file(&path, "no image of it is left", "`dataset.exclude` names all of them"));
+    }
     if max > 0 {
         pictures.truncate(max);
     }
@@ -150,8 +165,16 @@ fn read_list(
         let Picture { file_name, .. } = picture;
         if let Some(other) = stems.insert(id(picture), file_name) {
             let id = shown_of(&id(picture));
-            let problem = format!("`{}` and `{}` have one id, `{id}`", shown_of(other), shown_of(file_name));
-            let hint = "an image's id is its file's name without folder and ending; rename one of them";
+            let (problem, hint) = match other == file_name {
+                true => (
+                    format!("`{}` stands twice in `images`", shown_of(other)),
+                    "give each image once, with the annotations of both",
+                ),
+                false => (
+                    format!("`{}` and `{}` have one id, `{id}`", shown_of(other), shown_of(file_name)),
+                    "an image's id is its file's name without folder and ending; rename one of them",
+                ),
+            };
             return Err(DataError::file(&path, problem, hint));
         }
     }
