@@ -497,7 +497,8 @@ mod tests {
         let dir = tree();
         let exclude = ["a".to_owned()];
         let options = ScanOptions { exclude: &exclude, ..options(dir.path()) };
-        let error = scan(&options, &NoMemo, dir.path()).unwrap_err().to_string();
-        assert!(error.ends_with("instances_train.json`: no image has an annotation"), "{error}");
+        let error = scan(&options, &NoMemo, dir.path()).unwrap_err();
+        assert!(error.to_string().ends_with("instances_train.json`: no image of it is left"), "{error}");
+        assert_eq!(error.hint(), "`dataset.exclude` names all of them");
     }
 }

@@ -570,7 +570,7 @@ fn coco_is_read_as_people_s_own_tools_write_it() {
         read("corners in pairs", segmentation(json!([[[2, 0], [9, 0], [9, 6], [2, 6]]])), &[PAINTED]),
         read("runs as floats", segmentation(json!({"counts": runs.as_array().unwrap().iter().map(|run| json!(run.as_f64())).collect::<Vec<_>>(), "size": [12.0, 16.0]})), &[PAINTED]),
         read("beyond the image", segmentation(json!([[-99, -5, 9, 0, 1e9, 6, 2, 1e12]])), &[PAINTED, "2 of 2 train annotations reach beyond their images and are cut off there"]),
-        read("outside of the image", segmentation(json!([[90, 90, 99, 90, 99, 99]])), &["no train image has an outline of an object: nothing is scored against its masks"]),
+        refused("outside of the image", segmentation(json!([[90, 90, 99, 90, 99, 99]])), &["all 2 outlines lie outside their images", "the coordinates are pixels of other images"]),
         read("boxes alone", segmentation(json!([])), &["train 0 of 2, val 0 of 1 images", "disc 1, square 1", "2 of 2 train annotations have a box and no outline: they are labels"]),
         read("a box beside outlines", |root| json(root, |all| { let mut more = all["annotations"][0].clone(); more["segmentation"] = Value::Null; more["category_id"] = json!(2); all["annotations"].as_array_mut().unwrap().push(more) }), &["0 crowds and 2 objects without an outline are ignored", "1 of 3 train annotations have a box and no outline"]),
         read("a folder before", path("train/NAME"), &["2 of 2"]),
