@@ -1,7 +1,7 @@
 //! The user's files are regular ones: a named pipe would be waited for, and a device such as /dev/zero never ends.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -21,6 +21,30 @@ pub(crate) fn open(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, meta.len()))
 }
 
+/// The same of a file of the cache: it stands at its place itself, and a link there is no file either.
+///
+/// # Errors
+/// As of [`open`]; [`io::ErrorKind::NotFound`] alone tells that nothing is there.
+pub(crate) fn open_own(path: &Path) -> io::Result<(File, u64)> {
+    ensure_regular(&std::fs::symlink_metadata(path)?)?;
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    ensure_regular(&meta)?;
+    Ok((file, meta.len()))
+}
+
+/// The bytes of a file of the cache.
+///
+/// # Errors
+/// As of [`open_own`].
+pub(crate) fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    let (mut file, len) = open_own(path)?;
+    let mut bytes = Vec::with_capacity(ensure_readable(len)?);
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The size of a file that is read into memory whole.
 pub(crate) fn ensure_readable(len: u64) -> io::Result<usize> {
     if len > MAX_BYTES {
@@ -34,6 +58,7 @@ fn ensure_regular(meta: &std::fs::Metadata) -> io::Result<()> {
     let what = match kind {
         _ if kind.is_file() => return Ok(()),
         _ if kind.is_dir() => "a folder",
+        _ if kind.is_symlink() => "a link",
         _ if kind.is_fifo() => "a named pipe",
         _ if kind.is_socket() => "a socket",
         _ => "a device",
@@ -63,6 +88,13 @@ mod tests {
         for (path, expected) in cases {
             assert_eq!(open(&path).unwrap_err().to_string(), expected, "{}", path.display());
         }
+        std::fs::write(at("file"), "its bytes").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("to file")).unwrap();
+        assert!(open(&at("to file")).is_ok());
+        assert_eq!(open_own(&at("to file")).unwrap_err().to_string(), "it is a link, not a file");
+        assert_eq!(open_own(&at("pipe")).unwrap_err().to_string(), "it is a named pipe, not a file");
+        assert_eq!(read_own(&at("file")).unwrap(), b"its bytes");
+        assert_eq!(open_own(&at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
         // A file with a hole may say any size.
         File::create(at("hole")).unwrap().set_len(1 << 40).unwrap();
         let (_, len) = open(&at("hole")).unwrap();

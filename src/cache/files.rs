@@ -1,10 +1,15 @@
 //! Digests of the user's files, remembered: `index/files`.
 //!
-//! A file is hashed again unless its size, times of change (mtime and ctime, which no program can set back) and inode
-//! are those of when it was hashed. A file that changed less than two seconds before, or in the future, is not
-//! remembered: it could change again within one tick of its clock.
+//! A file is hashed again unless its stamp is that of when it was hashed: size, times of change (mtime, and ctime, which
+//! no program can set back), inode, and the device and file system that it stands on, so that another one mounted at the
+//! same path is seen. A file that changed less than two seconds before, or in the future, is not remembered: it could
+//! change again within one tick of its clock. Where the file system's times tell nothing ([`mounts`](super::mounts)), the
+//! file is hashed by every process that asks for it.
+//!
+//! What no stamp can see: bytes that a program writes through a mapping of the file whose pages it had changed before,
+//! until they reach the disk, and a disk whose bytes change beneath its file system. [`Files::rehash`] is for these.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 #[cfg(test)]
 use std::fs::File;
 use std::fs::{self, Metadata};
@@ -13,18 +18,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::locked;
+use super::mounts::{FileSystem, Mounts};
 use super::store::StoreError;
 use super::table::{KEY, Table, key_at};
 use crate::digest::BlobDigest;
 use crate::regular;
 
-const MAGIC: &[u8; 8] = b"s2cfile1";
+const MAGIC: &[u8; 8] = b"s2cfile2";
 /// A record: BLAKE3 of the path, the stamp, digest.
 const RECORD: usize = KEY + STAMP + KEY;
-const STAMP: usize = 4 * 8;
+const STAMP: usize = 6 * 8;
 
 const SETTLED_NS: i128 = 2_000_000_000;
 /// Bytes read at a time: they stay in the processor's cache between being read and hashed. No file is mapped, since
@@ -35,8 +42,16 @@ const BIG: u64 = 8 << 20;
 /// Tries at a file that changes while it is read.
 const TRIES: usize = 3;
 
-/// What tells that a file is as it was: size, mtime, ctime (nanoseconds, low 64 bits), inode.
+/// What tells that a file is as it was: size, mtime, ctime (nanoseconds, low 64 bits), inode, device, id of the file
+/// system.
 type Stamp = [u8; STAMP];
+
+/// Files of one file system whose bytes were hashed since no stamp tells of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Untold {
+    pub files: usize,
+    pub bytes: u64,
+}
 
 #[derive(Debug)]
 pub(super) struct Files {
@@ -45,18 +60,42 @@ pub(super) struct Files {
     /// Hashed by this process, whether they are to be remembered.
     fresh: RwLock<HashMap<[u8; KEY], (Stamp, BlobDigest, bool)>>,
     is_dirty: AtomicBool,
+    mounts: Mounts,
+    /// By why their stamps tell nothing.
+    untold: Mutex<BTreeMap<String, Untold>>,
+    /// No digest of another process is believed.
+    is_to_rehash: bool,
 }
 
 impl Files {
     pub(super) fn open(path: PathBuf) -> Self {
         let old = Table::read(&path, MAGIC, RECORD).unwrap_or_default();
-        Self { path, old, fresh: RwLock::default(), is_dirty: AtomicBool::new(false) }
+        Self {
+            path,
+            old,
+            fresh: RwLock::default(),
+            is_dirty: AtomicBool::new(false),
+            mounts: Mounts::default(),
+            untold: Mutex::default(),
+            is_to_rehash: false,
+        }
+    }
+
+    /// From now on every file that is asked for is hashed by this process, whatever its stamp says.
+    pub(super) fn rehash(&mut self) {
+        self.is_to_rehash = true;
+    }
+
+    /// What was hashed since no stamp tells of it, by why.
+    pub(super) fn untold(&self) -> BTreeMap<String, Untold> {
+        locked(&self.untold).clone()
     }
 
     pub(super) fn digest(&self, path: &Path) -> Result<BlobDigest, StoreError> {
         let mut meta = fs::metadata(path).map_err(StoreError::io("read", path))?;
         let key = *blake3::hash(path.as_os_str().as_bytes()).as_bytes();
-        if let Some(known) = self.known(&key, &stamp(&meta)) {
+        let on = self.mounts.file_system(path, &meta);
+        if let Some(known) = self.known(&key, &stamp(&meta, &on)) {
             return Ok(known);
         }
         for _ in 0..TRIES {
@@ -64,9 +103,16 @@ impl Files {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
             let digest = hash(path, meta.len()).map_err(StoreError::io("read", path))?;
             let after = fs::metadata(path).map_err(StoreError::io("read", path))?;
-            if stamp(&after) == stamp(&meta) {
-                let settled = times(&meta).into_iter().all(|time| now - time > SETTLED_NS);
-                self.fresh.write().unwrap_or_else(PoisonError::into_inner).insert(key, (stamp(&meta), digest, settled));
+            if stamp(&after, &on) == stamp(&meta, &on) {
+                let reason = cannot_tell(&meta, &on);
+                let settled = reason.is_none() && times(&meta).into_iter().all(|time| now - time > SETTLED_NS);
+                if let Some(reason) = reason {
+                    let mut untold = locked(&self.untold);
+                    let of_reason = untold.entry(reason).or_default();
+                    *of_reason = Untold { files: of_reason.files + 1, bytes: of_reason.bytes + meta.len() };
+                }
+                let known = (stamp(&meta, &on), digest, settled);
+                self.fresh.write().unwrap_or_else(PoisonError::into_inner).insert(key, known);
                 self.is_dirty.fetch_or(settled, Ordering::Relaxed);
                 return Ok(digest);
             }
@@ -79,6 +125,9 @@ impl Files {
         let fresh = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, digest, _)) = fresh.get(key) {
             return (of == stamp).then_some(*digest);
+        }
+        if self.is_to_rehash {
+            return None;
         }
         let record = self.old.record(self.old.find(key)?);
         (record[KEY..KEY + STAMP] == *stamp).then(|| BlobDigest::from_bytes(key_at(record, KEY + STAMP)))
@@ -105,10 +154,20 @@ fn times(meta: &Metadata) -> [i128; 2] {
     [time(meta.mtime(), meta.mtime_nsec()), time(meta.ctime(), meta.ctime_nsec())]
 }
 
-fn stamp(meta: &Metadata) -> Stamp {
+/// Why the stamp of a file would be the same after a change, if it could be.
+fn cannot_tell(meta: &Metadata, on: &FileSystem) -> Option<String> {
+    let [_, ctime] = times(meta);
+    on.cannot_tell.clone().or_else(|| {
+        // What makes images of file systems sets times so; a running clock stands at a whole second once in 250 times.
+        (ctime <= 0 || ctime % 1_000_000_000 == 0).then(|| "their times of change are whole seconds".to_owned())
+    })
+}
+
+fn stamp(meta: &Metadata, on: &FileSystem) -> Stamp {
     let [mtime, ctime] = times(meta).map(|time| time as u64);
     let mut stamp = [0; STAMP];
-    for (part, number) in stamp.chunks_exact_mut(8).zip([meta.len(), mtime, ctime, meta.ino()]) {
+    let numbers = [meta.len(), mtime, ctime, meta.ino(), meta.dev(), on.id];
+    for (part, number) in stamp.chunks_exact_mut(8).zip(numbers) {
         part.copy_from_slice(&number.to_le_bytes());
     }
     stamp
@@ -177,7 +236,11 @@ mod tests {
         let files = Files::open(memo.clone());
         assert_eq!(files.old.len(), 1);
         let (key, meta) = (blake3::hash(path.as_os_str().as_bytes()), fs::metadata(&path).unwrap());
-        assert_eq!(files.known(key.as_bytes(), &stamp(&meta)), Some(BlobDigest::of(b"one")));
+        let on = files.mounts.file_system(&path, &meta);
+        assert_eq!(files.known(key.as_bytes(), &stamp(&meta, &on)), Some(BlobDigest::of(b"one")));
+        // Of another file system, mounted at the same path.
+        let other = FileSystem { id: !on.id, cannot_tell: None };
+        assert_eq!(files.known(key.as_bytes(), &stamp(&meta, &other)), None);
         // Equal size and mtime: its ctime tells.
         let modified = meta.modified().unwrap();
         fs::write(&path, b"two").unwrap();

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
-use super::{Cache, StoreError};
+use super::{Cache, Listed, StoreError};
 use crate::artifact::{Manifest, SetListing};
 use crate::digest::BlobDigest;
 
@@ -60,15 +60,10 @@ impl Cache {
     pub fn collect(&self, keep: &Keep, max_bytes: Option<u64>, dry_run: bool) -> anyhow::Result<GcReport> {
         let mut report = GcReport::default();
         let mut files: HashMap<BlobDigest, (PathBuf, u64)> = HashMap::new();
-        let mut litter = Vec::new();
-        for (digest, path, size) in self.store().list()? {
-            report.kept_blobs += 1;
-            report.kept_bytes += size;
-            match digest {
-                Some(digest) => drop(files.insert(digest, (path, size))),
-                None => litter.push((path, size)),
-            }
-        }
+        let Listed { blobs, left, foreign: _ } = self.store().list()?;
+        let sizes = || blobs.iter().map(|(.., size)| *size).chain(left.iter().map(|(_, size)| *size));
+        (report.kept_blobs, report.kept_bytes) = (sizes().count(), sizes().sum());
+        files.extend(blobs.iter().map(|(digest, path, size)| (*digest, (path.clone(), *size))));
         let units = Units::new(self, self.manifests()?);
         let mut state = State { there: files.keys().copied().collect(), removed: Vec::new() };
         let mut queue = units.candidates(&state, keep, max_bytes.is_some(), &files);
@@ -82,7 +77,7 @@ impl Cache {
             if dry_run { Ok(()) } else { fs::remove_file(path).map_err(StoreError::io("remove", path)) }
         };
         let is_enough = |report: &GcReport| max_bytes.is_some_and(|max| report.kept_bytes <= max);
-        for (path, size) in &litter {
+        for (path, size) in &left {
             if !is_enough(&report) {
                 remove(&mut report, 0, path, *size)?;
             }

@@ -8,12 +8,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::store::{StoreError, write_whole};
 use crate::digest::BlobDigest;
+use crate::regular;
 
 /// What is known when a run begins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,7 +101,7 @@ impl History {
     /// All runs, the oldest first; none where there is no history.
     pub fn runs(&self) -> Result<Vec<Run>, StoreError> {
         let path = self.path();
-        match fs::read(&path) {
+        match regular::read_own(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             read => Ok(runs_in(&read.map_err(StoreError::io("read", &path))?)),
         }
@@ -122,7 +124,7 @@ impl History {
     pub fn keep_file(&self, bytes: &[u8]) -> Result<BlobDigest, StoreError> {
         let digest = BlobDigest::of(bytes);
         let path = self.folder.join(format!("{digest}.json"));
-        if fs::read(&path).is_ok_and(|kept| kept == bytes) {
+        if regular::read_own(&path).is_ok_and(|kept| kept == bytes) {
             return Ok(digest);
         }
         write_whole(&path, bytes).map_err(StoreError::io("write", &path))?;
@@ -132,7 +134,7 @@ impl History {
     /// A file that was run, checked.
     pub fn file(&self, digest: &BlobDigest) -> Result<Vec<u8>, StoreError> {
         let path = self.folder.join(format!("{digest}.json"));
-        let bytes = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let bytes = regular::read_own(&path).map_err(StoreError::io("read", &path))?;
         match BlobDigest::of(&bytes) {
             actual if actual == *digest => Ok(bytes),
             _ => Err(StoreError::io("read", &path)(std::io::Error::other("its bytes are not those that were kept"))),
@@ -148,7 +150,12 @@ impl History {
         let path = self.path();
         let write = || {
             fs::create_dir_all(&self.folder)?;
-            let mut file = File::options().read(true).append(true).create(true).open(&path)?;
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            regular::open_own(&path).map(drop).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+            let mut file = File::options().read(true).append(true).create(true).custom_flags(flags).open(&path)?;
             file.lock()?;
             let mut text = Vec::new();
             file.read_to_end(&mut text)?;

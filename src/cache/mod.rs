@@ -6,7 +6,7 @@
 //!   manifests/*.log      append-only records of finished units: the truth
 //!   index/               made again when it is gone or torn, or by `cache rebuild`:
 //!     units              what finished units gave, by key
-//!     files              digests of the user's files, by path, size, times and inode
+//!     files              digests of the user's files, by path, size, times, inode and file system
 //!     sled/              labels, facts about files, durations and sizes
 //!   history/             runs, a line each, and the files they ran: see [`history`]
 //!   datasets/            data sets the program made itself
@@ -27,6 +27,7 @@ pub mod history;
 mod index;
 mod lock;
 mod manifest;
+mod mounts;
 mod records;
 pub mod remote;
 mod store;
@@ -42,6 +43,7 @@ use crate::data::FileMemo;
 use crate::digest::{BlobDigest, UnitKey};
 pub use drift::Drift;
 use files::Files;
+pub use files::Untold;
 pub use gc::{Again, GcReport, Keep, Removed};
 use index::{Finished, Index, Looked};
 use lock::Lock;
@@ -49,7 +51,7 @@ pub use lock::holder;
 use manifest::{ManifestLog, Place};
 pub(crate) use records::{RecordIdx, Records};
 pub(crate) use store::Look;
-pub use store::{BlobStore, StoreError};
+pub use store::{BlobStore, Listed, StoreError};
 
 /// A unit that took longer is synced: doing it again would cost more than that.
 pub const SYNC_SECONDS: f64 = 0.05;
@@ -92,6 +94,8 @@ pub struct VerifyReport {
     pub corrupt: Vec<BlobDigest>,
     /// Labels of units with a blob that is gone: they run again when something needs them.
     pub incomplete: Vec<String>,
+    /// What stands among the blobs and is none. It is left alone.
+    pub foreign: Vec<PathBuf>,
 }
 
 impl Cache {
@@ -141,6 +145,26 @@ impl Cache {
             lock,
             folder,
         })
+    }
+
+    /// The user's files are hashed, whatever their times and sizes say.
+    pub fn rehash(&mut self) {
+        self.files.rehash();
+    }
+
+    /// The user's files that were hashed since nothing but their bytes tells whether they changed, by why.
+    pub fn untold_files(&self) -> BTreeMap<String, Untold> {
+        self.files.untold()
+    }
+
+    /// Lines on records of finished units that were damaged.
+    pub fn damage(&self) -> Vec<String> {
+        let line = |(log, bytes): &(String, u64)| {
+            format!(
+                "`manifests/{log}` is damaged: {bytes} bytes of it are passed over, and the units recorded there run again"
+            )
+        };
+        self.records().damaged().iter().map(line).collect()
     }
 
     pub fn folder(&self) -> &Path {
@@ -282,11 +306,14 @@ impl Cache {
 
     fn open_index(&self) -> anyhow::Result<Index> {
         let path = self.folder.join("index/sled");
+        if !holds_files_alone(&path) {
+            remove_all(&path).map_err(StoreError::io("remove", &path))?;
+        }
         let index = match Index::open(&path) {
             Ok(index) => index,
             Err(_) => {
                 // Disposable: what it held is in the manifests.
-                fs::remove_dir_all(&path).map_err(StoreError::io("remove", &path))?;
+                remove_all(&path).map_err(StoreError::io("remove", &path))?;
                 Index::open(&path)?
             }
         };
@@ -325,16 +352,18 @@ impl Cache {
 
     /// Reads and hashes every blob.
     pub fn verify(&self) -> anyhow::Result<VerifyReport> {
-        let mut report = VerifyReport::default();
-        for (digest, path, size) in self.store.list()? {
-            let Some(digest) = digest else {
-                fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-                continue;
-            };
+        let Listed { blobs, left, foreign } = self.store.list()?;
+        let mut report = VerifyReport { foreign, ..VerifyReport::default() };
+        for (path, _) in left {
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+        for (digest, _, size) in blobs {
             report.blobs += 1;
             report.bytes += size;
             match self.store.read(&digest) {
                 Err(StoreError::Corrupt { .. }) => report.corrupt.push(digest),
+                // It went while the others were read.
+                Err(StoreError::Missing(_)) => {}
                 read => drop(read?),
             }
         }
@@ -365,6 +394,24 @@ impl Cache {
 impl Drop for Cache {
     fn drop(&mut self) {
         let _ = self.flush();
+    }
+}
+
+/// A folder that is not there, or whose entries, down to the last, are files and folders: others could be waited for, or
+/// lead elsewhere.
+fn holds_files_alone(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return fs::symlink_metadata(folder).is_err() };
+    entries.flatten().all(|entry| {
+        let kind = entry.file_type();
+        kind.is_ok_and(|kind| kind.is_file() || kind.is_dir() && holds_files_alone(&entry.path()))
+    })
+}
+
+/// Removes whatever stands at a path; what a link leads to stays.
+fn remove_all(path: &Path) -> std::io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Records {
     names: Vec<String>,
     /// Logs, with the bytes of each that were read.
     logs: Vec<(String, u64)>,
+    /// Logs with damaged records, and the bytes of these.
+    damaged: Vec<(String, u64)>,
     /// Records that are not in the file, and their outputs.
     fresh: Vec<u8>,
     fresh_outputs: Vec<u8>,
@@ -100,8 +102,11 @@ impl Records {
         for (name, size) in logs {
             let read = self.logs.iter().find(|(of, _)| of == name).map_or(0, |(_, read)| *read);
             if *size > read {
-                let end = manifest::read(folder, name, read, &mut |place, manifest| self.insert(&manifest, &place))?;
-                self.has_read(name, end);
+                let found = manifest::read(folder, name, read, &mut |place, manifest| self.insert(&manifest, &place))?;
+                self.has_read(name, found.end);
+                if found.damaged > 0 {
+                    self.damaged.push((name.clone(), found.damaged));
+                }
             }
         }
         Ok(())
@@ -154,6 +159,11 @@ impl Records {
 
     fn n_fresh(&self) -> usize {
         self.fresh.len() / RECORD
+    }
+
+    /// Logs with damaged records, which were passed over, and the bytes of these.
+    pub(super) fn damaged(&self) -> &[(String, u64)] {
+        &self.damaged
     }
 
     /// Bytes of all logs that are in here.

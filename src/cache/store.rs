@@ -1,21 +1,26 @@
 //! Blobs: bytes named by their BLAKE3 digest, `blobs/ab/cdef..`.
 //!
 //! A blob is written to a temporary file beside its place, renamed: it is whole or not there. It is hashed whenever it
-//! is read, so a flipped byte is an error and never a result.
+//! is read, so a flipped byte is an error and never a result. What stands in a blob's place and is no file of its size (a
+//! folder, a link, a named pipe) is no blob: the blob is lost, and made again when something needs it.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, FileType, statat};
 
-use crate::data::temporary;
+use crate::data::{TEMPORARY, temporary};
 use crate::digest::BlobDigest;
+use crate::regular;
 
 /// So many blobs that opening their folders is worth it.
 const MANY: usize = 1000;
+
+/// A blob of more bytes is hashed before it is held in memory.
+pub(super) const LARGE: u64 = 256 << 20;
 
 /// Why bytes could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +69,12 @@ impl BlobStore {
 
     /// The blob is there with this size. Its bytes are checked when they are read.
     pub fn has(&self, digest: &BlobDigest, size: u64) -> bool {
-        fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == size)
+        self.size(digest) == Some(size)
+    }
+
+    /// Bytes of what stands in the place of a blob, if it is a file.
+    pub(super) fn size(&self, digest: &BlobDigest) -> Option<u64> {
+        fs::symlink_metadata(self.path(digest)).ok().filter(fs::Metadata::is_file).map(|meta| meta.len())
     }
 
     /// To ask [`Self::has`] for so many blobs.
@@ -102,6 +112,7 @@ impl BlobStore {
             if synced {
                 file.as_file().sync_all()?;
             }
+            make_room(&path)?;
             file.persist(&path).map_err(|error| error.error)?;
             if synced { sync(folder) } else { Ok(()) }
         };
@@ -113,12 +124,24 @@ impl BlobStore {
     /// [`Self::only_read`].
     pub fn read(&self, digest: &BlobDigest) -> Result<Vec<u8>, StoreError> {
         let path = self.path(digest);
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(*digest)),
-            read => read.map_err(StoreError::io("read", &path))?,
+        let (mut file, len) = match regular::open_own(&path) {
+            // Whatever else is there is no blob.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Other) => {
+                return Err(StoreError::Missing(*digest));
+            }
+            opened => opened.map_err(StoreError::io("read", &path))?,
         };
-        let actual = BlobDigest::of(&bytes);
+        let mut bytes = Vec::new();
+        let mut actual = None;
+        // A file that is not the blob may be of any size: it is not held in memory.
+        if len > LARGE {
+            actual =
+                Some(digest_of(&mut file).map_err(StoreError::io("read", &path))?).filter(|actual| actual != digest);
+        }
+        if actual.is_none() {
+            file.read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        }
+        let actual = actual.unwrap_or_else(|| BlobDigest::of(&bytes));
         if actual != *digest {
             if self.removes_corrupt {
                 match fs::remove_file(&path) {
@@ -132,19 +155,40 @@ impl BlobStore {
         Ok(bytes)
     }
 
-    /// All blobs with their sizes; temporary files of a killed process are given as `None`.
-    pub fn list(&self) -> Result<Vec<(Option<BlobDigest>, PathBuf, u64)>, StoreError> {
-        let mut found = Vec::new();
+    /// What is in the folders of blobs.
+    pub fn list(&self) -> Result<Listed, StoreError> {
+        let mut listed = Listed::default();
         for folder in entries(&self.root)? {
-            let prefix = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let prefix = name_of(&folder);
+            let is_folder = fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir());
+            if !is_folder || prefix.len() != 2 || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                listed.foreign.push(folder);
+                continue;
+            }
             for path in entries(&folder)? {
-                let Ok(meta) = fs::metadata(&path) else { continue };
-                let rest = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                found.push((format!("{prefix}{rest}").parse().ok(), path, meta.len()));
+                let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+                let rest = name_of(&path);
+                match format!("{prefix}{rest}").parse() {
+                    Ok(digest) if meta.is_file() => listed.blobs.push((digest, path, meta.len())),
+                    _ if meta.is_file() && rest.starts_with(TEMPORARY) => listed.left.push((path, meta.len())),
+                    _ => listed.foreign.push(path),
+                }
             }
         }
-        Ok(found)
+        listed.foreign.sort();
+        Ok(listed)
     }
+}
+
+/// What stands in the folders of blobs.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// With their sizes.
+    pub blobs: Vec<(BlobDigest, PathBuf, u64)>,
+    /// Temporary files of processes that were killed.
+    pub left: Vec<(PathBuf, u64)>,
+    /// What this program did not put there. It is left alone.
+    pub foreign: Vec<PathBuf>,
 }
 
 /// A look for many blobs: the folders they stand in are opened once. Not to be kept, as a folder may be replaced.
@@ -163,9 +207,10 @@ impl Look<'_> {
         let mut name = [0; 63];
         name[..62].copy_from_slice(&digest.hex()[2..]);
         match (folder, CStr::from_bytes_with_nul(&name)) {
-            (Some(folder), Ok(name)) => {
-                statat(folder, name, AtFlags::empty()).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(size))
-            }
+            (Some(folder), Ok(name)) => statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+                let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+                is_file && u64::try_from(stat.st_size) == Ok(size)
+            }),
             // Too many files may be open.
             _ => self.store.has(digest, size),
         }
@@ -182,6 +227,28 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
+/// The digest of a file that is not held in memory.
+pub(super) fn digest_of(file: &mut File) -> io::Result<BlobDigest> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut *file)?;
+    file.rewind()?;
+    Ok(BlobDigest::from_bytes(*hasher.finalize().as_bytes()))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A folder in a file's place goes aside, with all that somebody put there; a file takes the place of all else.
+pub(super) fn make_room(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) || fs::remove_dir(path).is_ok() {
+        return Ok(());
+    }
+    let aside = |n: u32| path.with_file_name(format!("{}.aside-{n}", name_of(path)));
+    let free = (1..).map(aside).find(|aside| fs::symlink_metadata(aside).is_err());
+    free.map_or(Ok(()), |aside| fs::rename(path, aside))
+}
+
 /// Writes a small file and its folder, whole or not at all, synced.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -189,6 +256,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = temporary(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
+    make_room(path)?;
     file.persist(path).map(drop).map_err(|error| error.error)
 }
 
@@ -216,6 +284,40 @@ mod tests {
         assert!(matches!(store.read(&digest), Err(StoreError::Corrupt { .. })));
         assert!(matches!(store.read(&digest), Err(StoreError::Missing(_))));
         assert_eq!(store.write(b"hello", true).unwrap(), digest);
-        assert_eq!(store.list().unwrap().len(), 1);
+        assert_eq!(store.list().unwrap().blobs.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_in_a_blob_s_place_is_no_blob_and_what_is_foreign_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::new(dir.path().join("blobs"));
+        let digest = store.write(b"hello", true).unwrap();
+        let path = store.path(&digest);
+        fs::write(dir.path().join("hello"), "hello").unwrap();
+        let pipe = |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        let folder = |path: &Path| {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("of the user"), "5").unwrap();
+        };
+        let link = |path: &Path| std::os::unix::fs::symlink(dir.path().join("hello"), path).unwrap();
+        let hole = |path: &Path| File::create(path).unwrap().set_len(1 << 40).unwrap();
+        let cases: [(&str, &dyn Fn(&Path)); 4] =
+            [("pipe", &pipe), ("folder", &folder), ("link", &link), ("hole", &hole)];
+        for (name, put) in cases {
+            fs::remove_file(&path).unwrap();
+            put(&path);
+            let is_there = [1, MANY].map(|n| store.look_for(n).has(&digest, 5));
+            assert!(!store.has(&digest, 5) && is_there == [false, false], "{name}");
+            // Who reads a blob has looked for it with its size.
+            assert!(name == "hole" || matches!(store.read(&digest), Err(StoreError::Missing(_))), "{name}");
+            store.write(b"hello", true).unwrap();
+            assert_eq!(store.read(&digest).unwrap(), b"hello", "{name}");
+        }
+        assert_eq!(fs::read(path.with_file_name(format!("{}.aside-1/of the user", name_of(&path)))).unwrap(), b"5");
+        fs::write(dir.path().join("blobs/.DS_Store"), "").unwrap();
+        fs::create_dir(path.with_file_name("@eaDir")).unwrap();
+        fs::write(path.with_file_name(".tmp-killed"), "he").unwrap();
+        let listed = store.list().unwrap();
+        assert_eq!((listed.blobs.len(), listed.left.len(), listed.foreign.len()), (1, 1, 3), "{listed:?}");
     }
 }

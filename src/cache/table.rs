@@ -7,11 +7,13 @@
 //! magic (8)  BLAKE3 of all that follows (32)  number of records (u64)  bytes of one (u64)  records  what the owner adds
 //! ```
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::store::make_room;
 use crate::data::temporary;
+use crate::regular;
 
 /// Bytes of the key a record begins with.
 pub(super) const KEY: usize = 32;
@@ -38,7 +40,7 @@ pub(super) struct Table {
 impl Table {
     /// The file, if it is there and whole and its records are of this width.
     pub(super) fn read(path: &Path, magic: &[u8; MAGIC], width: usize) -> Option<Self> {
-        let bytes = fs::read(path).ok()?;
+        let bytes = regular::read_own(path).ok()?;
         let number =
             |at: usize| Some(usize::try_from(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?)).ok());
         let n = number(CHECKED)??;
@@ -87,6 +89,7 @@ impl Table {
         file.write_all(magic)?;
         file.write_all(hasher.finalize().as_bytes())?;
         checked().try_for_each(|part| file.write_all(part))?;
+        make_room(path)?;
         file.persist(path).map_err(|error| error.error).map(|_: File| ())
     }
 
@@ -143,6 +146,8 @@ pub(super) fn key_at(bytes: &[u8], at: usize) -> [u8; KEY] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn keys(n: u64) -> Vec<[u8; KEY]> {

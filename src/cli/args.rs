@@ -15,6 +15,9 @@ pub(super) struct Cli {
     /// Folder of stored results
     #[arg(long, global = true, env = "S2C_CACHE", default_value = "cache", value_name = "DIR")]
     pub(super) cache: PathBuf,
+    /// Hash every file of the data and weights, also those whose size and times are as they were
+    #[arg(long, global = true)]
+    pub(super) rehash: bool,
     /// Print only results and errors
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,

@@ -110,6 +110,7 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
         println!("data        {name}, every file whole");
         print_decided(lines);
     }
+    experiment.hashed(0).iter().for_each(|line| println!("files       {line}"));
     experiment.notes().iter().for_each(|note| println!("note        {note}"));
     Ok(())
 }

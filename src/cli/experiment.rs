@@ -23,13 +23,15 @@ use super::record::Recorded;
 use super::segment::segment;
 use super::verify::verify_results;
 use super::{
-    Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights,
+    Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, size, tensorboard,
+    weights,
 };
-use crate::cache::Cache;
+use crate::cache::{Cache, Untold};
 use crate::data::Dataset;
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::image::encode_se_map;
 use crate::data::scan::ScanOptions;
+use crate::data::text::counted;
 use crate::data::{coco, folder, voc};
 use crate::digest::BlobDigest;
 use crate::pipeline::audit::built_on_drift;
@@ -49,6 +51,8 @@ use crate::pipeline::verified::{TableSource, Tabular};
 use crate::stage::StageContext;
 use crate::vision::{SeMap, VOC_CLASSES, labels_of};
 
+/// Bytes whose hashing at each command is worth a note.
+const MUCH_HASHED: u64 = 100_000_000;
 /// Units named in a line.
 const N_BLOCKED: usize = 5;
 
@@ -57,6 +61,8 @@ pub(super) struct Experiment {
     pub(super) pipeline: Pipeline,
     pub(super) graph: Graph,
     pub(super) cells: Vec<CellUnits>,
+    /// What each command hashes: see [`Cache::untold_files`].
+    untold: BTreeMap<String, Untold>,
 }
 
 impl Experiment {
@@ -86,7 +92,7 @@ impl Experiment {
             let notes = distinct_notes(inputs.iter().map(|input| &*input.dataset));
             OfData { error, notes: notes.into_iter().map(str::to_owned).collect() }
         })?;
-        Ok(Self { pipeline, graph, cells })
+        Ok(Self { pipeline, graph, cells, untold: cache.untold_files() })
     }
 
     /// The units of a cell by its name.
@@ -109,7 +115,17 @@ impl Experiment {
     pub(super) fn print_notes(&self, cli: &Cli) {
         if !cli.quiet {
             self.notes().iter().for_each(|note| eprintln!("note: {note}"));
+            self.hashed(MUCH_HASHED).iter().for_each(|line| eprintln!("note: {line}"));
         }
+    }
+
+    /// Lines on files that every command hashes, since nothing but their bytes tells of a change: a line for each reason
+    /// of more than `over` bytes.
+    pub(super) fn hashed(&self, over: u64) -> Vec<String> {
+        let line = |(reason, untold): (&String, &Untold)| {
+            format!("each command reads {} ({}) again: {reason}", counted(untold.files, "file"), size(untold.bytes))
+        };
+        self.untold.iter().filter(|(_, untold)| untold.bytes > over).map(line).collect()
     }
 
     /// The decisions on each data set: its name with the numbers of its images, and a line for each subject.
@@ -233,6 +249,9 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
                 _ => shown(cli, &table, &repeats)?,
             };
             print!("{text}");
+            if let Some(lost) = lost_scores(&cache, &experiment)? {
+                eprintln!("note: {lost}; s2c-pipe run {} makes them again", pipeline.written());
+            }
         }
         Command::Graph { pipeline, format } => {
             let cache = read_cache(cli)?;
@@ -323,6 +342,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut executor = LocalExecutor::new(context, jobs).on(devices.clone()).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
     drop(executor); // and what it has loaded
+    let lost_scores = lost_scores(&cache, &experiment);
     let table = table(&cache, &experiment);
     recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
     let (report, mut table) = (report?, table?);
@@ -375,6 +395,10 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some((label, error)) = report.failed.first() {
         let message = format!("{} units failed, the first: {label}", report.failed.len());
         return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
+    }
+    if let Some(lost_scores) = lost_scores? {
+        let hint = format!("the cache `{}` changes under this run, or its disk is failing", cache.folder().display());
+        return Err(Hinted::error(lost_scores, hint));
     }
     if !lost.is_empty() {
         let message = format!("result files could not be written to `{}`", folder.display());
@@ -462,10 +486,20 @@ fn repeats_of(experiment: &Experiment, table: &ResultsTable, against: Option<&st
     }
 }
 
+/// A line on scores that were computed and are not whole in the cache, where there are some.
+fn lost_scores(cache: &Cache, experiment: &Experiment) -> anyhow::Result<Option<String>> {
+    let lost = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?.lost;
+    let labels: Vec<String> = lost.iter().take(N_BLOCKED).map(|unit| experiment.graph.unit(*unit).label()).collect();
+    let more = if lost.len() > N_BLOCKED { ", .." } else { "" };
+    let scores = counted(lost.len(), "score");
+    let were = if lost.len() == 1 { "was" } else { "were" };
+    Ok((!lost.is_empty()).then(|| format!("{scores} {were} computed and lost since: {}{more}", labels.join(", "))))
+}
+
 /// The results that are in the cache.
 pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
-    let metrics = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
-    let mut table = ResultsTable::new(&experiment.pipeline, &experiment.cells, metrics);
+    let found = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
+    let mut table = ResultsTable::new(&experiment.pipeline, &experiment.cells, found.metrics);
     let evals = |cell: &CellUnits| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval];
     let units: Vec<UnitIdx> = experiment.cells.iter().flat_map(evals).flatten().collect();
     let mut drifted = built_on_drift(&experiment.graph, cache, &experiment.targets(), &units)?.into_iter();

@@ -258,12 +258,22 @@ fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
         }
         true
     };
-    Cache::open(&cli.cache, &who(), &waiting)
+    opened(cli, Cache::open(&cli.cache, &who(), &waiting)?)
 }
 
 /// Opens the cache to look at it, waiting for nobody.
 fn read_cache(cli: &Cli) -> anyhow::Result<Cache> {
-    Cache::open_to_read(&cli.cache, &who())
+    opened(cli, Cache::open_to_read(&cli.cache, &who())?)
+}
+
+fn opened(cli: &Cli, mut cache: Cache) -> anyhow::Result<Cache> {
+    if cli.rehash {
+        cache.rehash();
+    }
+    if !cli.quiet {
+        cache.damage().iter().for_each(|line| eprintln!("note: {line}"));
+    }
+    Ok(cache)
 }
 
 /// This process for others.
@@ -293,6 +303,7 @@ fn verify(cli: &Cli) -> anyhow::Result<ExitCode> {
     } else {
         println!("{} blobs, {}: {} corrupt (removed)", report.blobs, size(report.bytes), report.corrupt.len());
         report.incomplete.iter().for_each(|label| println!("runs again when needed: {label}"));
+        report.foreign.iter().for_each(|path| println!("not of this cache, left alone: {}", path.display()));
     }
     Ok(if report.corrupt.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

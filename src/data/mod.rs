@@ -41,9 +41,12 @@ pub fn read_shared(path: &Path) -> io::Result<Bytes> {
     Ok(bytes)
 }
 
+/// How the name of a file begins that is not whole yet.
+pub(crate) const TEMPORARY: &str = ".tmp-";
+
 /// A file that takes another's place when it is whole. Others may read it as any file made here.
 pub(crate) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(".tmp-").permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
+    tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
 }
 
 /// A file of the user, with the digest of its content, or of its content behind [`image::TURNED`] where it is an image

@@ -79,10 +79,11 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Targets whose blobs have to be there: those that nothing reads. A record is enough of the others, so that what
-    /// `cache gc` removed is not made again before a unit that runs needs it. `restore`: all of them.
+    /// Targets whose blobs have to be there: those that nothing reads, and those that tables show. A record is enough of the
+    /// others, so that what `cache gc` removed is not made again before a unit that runs needs it. `restore`: all of them.
     pub(super) fn ends(&self, targets: &[UnitIdx], restore: bool) -> Vec<UnitIdx> {
-        targets.iter().copied().filter(|unit| restore || !self.is_read[*unit]).collect()
+        let is_end = |unit: &UnitIdx| restore || !self.is_read[*unit] || self.graph.is_shown(*unit);
+        targets.iter().copied().filter(is_end).collect()
     }
 
     /// Looks up every needed unit whose inputs are known.
@@ -193,10 +194,23 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// All blobs of a unit are there, with the sizes they have.
+    /// All blobs of a unit are there, with the sizes they have; of one that tables show, with the bytes they had.
     pub(super) fn is_whole(&mut self, unit: UnitIdx) -> bool {
-        let look = || is_whole(&self.cache.records(), &self.cache.store().look_for(1), self.known[unit]);
-        *self.whole[unit].get_or_insert_with(look)
+        let whole = match self.whole[unit] {
+            Some(whole) => whole,
+            None => self.look_whether_whole(unit, &self.cache.records(), &self.cache.store().look_for(1)),
+        };
+        self.whole[unit] = Some(whole);
+        whole
+    }
+
+    fn look_whether_whole(&self, unit: UnitIdx, records: &Records, look: &Look<'_>) -> bool {
+        let Some(record) = self.known[unit] else { return false };
+        let is_as_it_was = || {
+            let mut outputs = records.outputs(record);
+            outputs.all(|(_, digest, _)| self.cache.store().read(&digest).is_ok())
+        };
+        records.is_whole(record, look) && (!self.graph.is_shown(unit) || is_as_it_was())
     }
 
     /// The same of all members of a set.
@@ -214,7 +228,7 @@ impl<'a> Resolver<'a> {
         let unchecked: Vec<UnitIdx> = units.filter(|unit| self.whole[*unit].is_none()).collect();
         let records = &*self.cache.records();
         let look = self.cache.store().look_for(unchecked.len());
-        let check = |unit: &UnitIdx| is_whole(records, &look, self.known[*unit]);
+        let check = |unit: &UnitIdx| self.look_whether_whole(*unit, records, &look);
         let whole: Vec<bool> = unchecked.par_iter().with_min_len(64).map(check).collect();
         for (unit, whole) in unchecked.into_iter().zip(whole) {
             self.whole[unit] = Some(whole);
@@ -279,10 +293,6 @@ impl<'a> Resolver<'a> {
         };
         (0..n_units).map(&mut state).collect()
     }
-}
-
-fn is_whole(records: &Records, look: &Look<'_>, known: Option<RecordIdx>) -> bool {
-    known.is_some_and(|record| records.is_whole(record, look))
 }
 
 /// The places that are marked, in order of their level, and which are of each level.

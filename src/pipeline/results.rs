@@ -24,25 +24,34 @@ const MAX_NAMED: usize = 5;
 /// What is scored, in the order of the columns.
 pub const SCORED: [&str; 3] = ["seed", "pseudo_label", "segmentation"];
 
-/// Evaluations that have finished, by unit: digest and content, with mIoU in 0..1.
+/// Evaluations that have finished.
+#[cfg(feature = "torch")]
+#[derive(Debug, Default)]
+pub struct Evaluations {
+    /// By unit: digest and content, with mIoU in 0..1.
+    pub metrics: BTreeMap<UnitIdx, (BlobDigest, Value)>,
+    /// Those whose result is lost or damaged.
+    pub lost: BTreeSet<UnitIdx>,
+}
+
+/// The evaluations of some cells that are in the cache.
 #[cfg(feature = "torch")]
 pub fn metrics_of(
     graph: &Graph,
     cache: &Cache,
     targets: &[UnitIdx],
     cells: &[CellUnits],
-) -> anyhow::Result<BTreeMap<UnitIdx, (BlobDigest, Value)>> {
+) -> anyhow::Result<Evaluations> {
     let finished = finished(graph, cache, targets);
-    let mut metrics = BTreeMap::new();
+    let mut found = Evaluations::default();
     for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
         let Some(digest) = finished.output(unit, "metrics").map(|output| output.digest) else { continue };
         match cache.store().read(&digest) {
-            // A result whose blob is gone is not there.
-            Err(StoreError::Missing(_) | StoreError::Corrupt { .. }) => {}
-            bytes => drop(metrics.insert(unit, (digest, serde_json::from_slice(&bytes?)?))),
+            Err(StoreError::Missing(_) | StoreError::Corrupt { .. }) => drop(found.lost.insert(unit)),
+            bytes => drop(found.metrics.insert(unit, (digest, serde_json::from_slice(&bytes?)?))),
         }
     }
-    Ok(metrics)
+    Ok(found)
 }
 
 /// One cell's results; mIoU in percent, `None` where it is not there yet.

@@ -1,12 +1,14 @@
 //! A folder on a disk or a network's file system.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Far, Item, TakeFn};
+use super::{Far, Item, TakeFn, named_digest};
 use crate::cache::StoreError;
+use crate::cache::store::{LARGE, digest_of, make_room};
 use crate::data::temporary;
+use crate::regular;
 
 #[derive(Clone, Debug)]
 pub struct Folder {
@@ -44,7 +46,7 @@ impl Far for Folder {
 
     fn there(&self, items: &[Item]) -> anyhow::Result<Vec<Item>> {
         let found = items.iter().filter_map(|Item { name, size: _ }| {
-            let meta = fs::metadata(self.root.join(name)).ok()?;
+            let meta = fs::symlink_metadata(self.root.join(name)).ok().filter(fs::Metadata::is_file)?;
             Some(Item { name: name.clone(), size: meta.len() })
         });
         Ok(found.collect())
@@ -63,13 +65,27 @@ impl Far for Folder {
     fn get(&self, items: &[Item], take: &mut TakeFn<'_>) -> anyhow::Result<()> {
         for item in items {
             let path = self.root.join(&item.name);
-            match fs::read(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => take(item, None)?,
+            match read_named(&path, &item.name) {
+                // What is no file is not there either.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Other) => {
+                    take(item, None)?
+                }
                 read => take(item, Some(&read.map_err(StoreError::io("read", &path))?))?,
             }
         }
         Ok(())
     }
+}
+
+/// The bytes of a file. Of a large one that is not what its name says there are none: it is not held in memory.
+fn read_named(path: &Path, name: &str) -> io::Result<Vec<u8>> {
+    let (mut file, len) = regular::open_own(path)?;
+    if len > LARGE && named_digest(name) != Some(digest_of(&mut file)?) {
+        return Ok(Vec::new());
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whole or not at all.
@@ -78,5 +94,6 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let mut file = temporary(folder)?;
     file.write_all(bytes)?;
+    make_room(path)?;
     file.persist(path).map(drop).map_err(|error| error.error)
 }

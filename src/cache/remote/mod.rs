@@ -103,8 +103,7 @@ pub fn push(cache: &Cache, far: &dyn Far, list: bool, watch: &Watch<'_>) -> anyh
             blobs.extend(manifest.outputs.iter().map(|output| (output.digest, output.size)));
         }
         for input in manifest.fingerprint.inputs.iter().filter(|input| input.is_set) {
-            let size = std::fs::metadata(store.path(&input.digest)).map(|meta| meta.len());
-            blobs.extend(size.ok().map(|size| (input.digest, size)));
+            blobs.extend(store.size(&input.digest).map(|size| (input.digest, size)));
         }
         if !known.has(&manifest.key, is_whole) || list {
             to_do.push((manifest, is_whole));
@@ -196,7 +195,7 @@ pub fn pull(cache: &Cache, far: &dyn Far, watch: &Watch<'_>) -> anyhow::Result<T
         let mut items: Vec<Item> = new.map(|digest| item(&digest, blobs[&digest])).collect();
         // Listings have no size on record; they are small.
         let listings = batch.iter().flat_map(|manifest| &manifest.fingerprint.inputs).filter(|input| input.is_set);
-        let listings = listings.map(|input| input.digest).filter(|of| !store.path(of).exists() && asked.insert(*of));
+        let listings = listings.map(|input| input.digest).filter(|of| store.size(of).is_none() && asked.insert(*of));
         items.extend(listings.map(|digest| item(&digest, 0)));
         let Transfer { refused, missing, moved, .. } = &mut report;
         far.get(&items, &mut |item, bytes| {
@@ -239,13 +238,11 @@ impl Known {
         logs.sort();
         far.get(&logs, &mut |log, bytes| {
             let name = log.name.trim_start_matches("manifests/").trim_end_matches(".log");
-            let (Some((kind @ ("whole" | "bare"), digest)), Some(bytes)) = (name.split_once('-'), bytes) else {
-                return Ok(());
-            };
-            if BlobDigest::of(bytes).to_string() != digest {
+            let Some((kind @ ("whole" | "bare"), digest)) = name.split_once('-') else { return Ok(()) };
+            let Some(bytes) = bytes.filter(|bytes| BlobDigest::of(bytes).to_string() == digest) else {
                 report.refused.insert(log.name.clone());
                 return Ok(());
-            }
+            };
             let is_whole = kind == "whole";
             manifest::scan(bytes, &mut |_, manifest| {
                 let better = records.get(&manifest.key).is_none_or(|(_, known)| is_whole && !known);
@@ -253,7 +250,7 @@ impl Known {
                 if better && manifest.fingerprint.key() == manifest.key {
                     records.insert(manifest.key, (manifest, is_whole));
                 }
-            });
+            })?;
             Ok(())
         })?;
         Ok(Self { records })
@@ -318,6 +315,12 @@ fn batches<T>(list: Vec<T>, blobs_of: impl Fn(&T) -> Vec<BlobDigest>, sizes: &Ha
 fn item(digest: &BlobDigest, size: u64) -> Item {
     let hex = digest.to_string();
     Item { name: format!("blobs/{}/{}", &hex[..2], &hex[2..]), size }
+}
+
+/// The digest of its bytes that the name of an item says, of a blob or a log.
+fn named_digest(name: &str) -> Option<BlobDigest> {
+    let of_log = || name.strip_prefix("manifests/")?.strip_suffix(".log")?.split_once('-')?.1.parse().ok();
+    name.strip_prefix("blobs/").and_then(|name| name.replacen('/', "", 1).parse().ok()).or_else(of_log)
 }
 
 fn digest_of(item: &Item) -> Option<BlobDigest> {

@@ -101,6 +101,7 @@ impl Builder<'_> {
             overlays.push(OverlayUnits { item_idx, cam, se_map, pseudo_label, prediction });
         }
 
+        [seed_eval, pseudo_eval, seg_eval].into_iter().flatten().for_each(|unit| self.graph.show(unit));
         let name = name.to_owned();
         Ok(CellUnits {
             name,

@@ -9,7 +9,7 @@
 mod intern;
 mod unit;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -91,6 +91,8 @@ pub struct Graph {
     sets: Vec<SetRecord>,
     /// By set: item and input.
     members: Vec<(u32, Input)>,
+    /// Units whose outputs tables show.
+    shown: HashSet<u32>,
     equal_units: Places,
     equal_sets: Places,
     hasher: DefaultHashBuilder,
@@ -152,6 +154,15 @@ impl Graph {
         self.units.push(record);
         self.equal_units.insert(hash, place);
         place as usize
+    }
+
+    /// Tables show what this unit gives: it has to be there, whole, whoever else reads it.
+    pub fn show(&mut self, unit: UnitIdx) {
+        self.shown.insert(unit as u32);
+    }
+
+    pub(super) fn is_shown(&self, unit: UnitIdx) -> bool {
+        self.shown.contains(&(unit as u32))
     }
 
     /// Adds a set, or finds the equal one that is there.

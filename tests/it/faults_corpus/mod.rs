@@ -4,6 +4,8 @@
 #[cfg(feature = "torch")]
 mod batches;
 #[cfg(feature = "torch")]
+mod cache;
+#[cfg(feature = "torch")]
 mod datasets;
 #[cfg(feature = "torch")]
 mod outputs;
