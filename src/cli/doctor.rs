@@ -51,7 +51,11 @@ pub(super) fn has_bf16() -> bool {
 pub(super) fn doctor(cli: &Cli, file: Option<&Path>, sets: &[String]) -> anyhow::Result<()> {
     let line = |what: &str, found: &str| println!("{what:<10}  {found}");
     line("s2c-pipe", env!("CARGO_PKG_VERSION"));
-    line("libtorch", &format!("{}, {} threads", env!("S2C_LIBTORCH_VERSION"), tch::get_num_threads()));
+    let (version, threads) = (env!("S2C_LIBTORCH_VERSION"), super::threads::COMPUTING);
+    line(
+        "libtorch",
+        &format!("{version}; it computes with {threads} threads on every machine, so that results are equal"),
+    );
     line(
         "bf16",
         match has_bf16() {

@@ -43,6 +43,8 @@ mod report;
 mod segment;
 #[cfg(feature = "torch")]
 mod tensorboard;
+#[cfg(feature = "torch")]
+mod threads;
 mod transfer;
 #[cfg(feature = "torch")]
 mod verify;
@@ -77,7 +79,7 @@ pub fn main() -> ExitCode {
     if !outlives_its_reader(&cli.command) {
         end_with_the_reader();
     }
-    let code = match dispatch(&cli) {
+    let code = match start(&cli) {
         Ok(code) => code,
         Err(error) => {
             if let Some(OfData { notes, .. }) = error.downcast_ref().filter(|_| !cli.quiet) {
@@ -97,6 +99,15 @@ pub fn main() -> ExitCode {
         leave_at_once([0, INTERRUPTED].into_iter().find(|known| code == ExitCode::from(*known)).unwrap_or(1));
     }
     code
+}
+
+/// The command, with the threads that it computes with.
+fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "torch")]
+    if matches!(cli.command, Command::Run(_) | Command::Predict(_) | Command::Segment(_)) {
+        threads::fix()?;
+    }
+    dispatch(cli)
 }
 
 /// `--to=~/x`, in which a shell leaves the `~` as it is, with the home folder in its place. What stands alone has been

@@ -65,7 +65,9 @@ impl Stage for SeMapStage {
     // 3: what prompts share of the decoder's first layer is made once an image, which rounds otherwise
     // 4: the decoder's arithmetic on a CPU is our own, its sums in another order
     // 5: it sums the weights of attention by tiles, which rounds less
-    const VERSION: u64 = 6;
+    // 6: photographs are decoded and resized as libjpeg-turbo and Pillow do
+    // 7: libtorch computes with the same number of threads on every machine, whose sums round otherwise
+    const VERSION: u64 = 7;
     const PARALLEL: bool = false;
     type Params = SeMapParams;
 

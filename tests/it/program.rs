@@ -72,7 +72,7 @@ pub(crate) fn write_pipeline(folder: &Path, text: &str) {
 }
 
 /// The program in a folder; its cache is `cache` there.
-fn program(folder: &Path) -> Command {
+pub(crate) fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_s2c-pipe"));
     command.current_dir(folder).env_remove("S2C_CACHE");
     command

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use s2c_pipe::cache::Cache;
 
-use crate::program::{call, finished_copy, succeeds, text, walk};
+use crate::program::{call, finished_copy, program, succeeds, text, walk};
 
 /// The blob of the first score of seeds, which pseudo-labels read as well.
 fn score(cache: &Path) -> PathBuf {
@@ -161,4 +161,25 @@ fn a_flipped_bit_in_a_log_costs_one_record() {
     assert!(said.contains(&format!("note: `manifests/{name}` is damaged: ")), "{said}");
     let said = succeeds(dir, &["run", "tiny.toml"]);
     assert!(said.contains("1 units executed"), "{said}");
+}
+
+/// Slurm, containers and users set how many threads there are; the bytes of every unit are the same.
+#[test]
+fn no_setting_of_threads_changes_a_byte() {
+    let dir = finished_copy();
+    let mut run = program(dir.path());
+    run.args(["run", "tiny.toml", "--audit", "100%", "--jobs", "1"]);
+    for (name, value) in [
+        ("OMP_NUM_THREADS", "1"),
+        ("MKL_NUM_THREADS", "1"),
+        ("OMP_DYNAMIC", "TRUE"),
+        ("MKL_DYNAMIC", "TRUE"),
+        ("OMP_THREAD_LIMIT", "2"),
+        ("RAYON_NUM_THREADS", "3"),
+    ] {
+        run.env(name, value);
+    }
+    let output = run.output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success() && said.contains(" units gave the same bytes again, of "), "{said}");
 }
