@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::record::Recorded;
 use super::segment::segment;
 use super::verify::verify_results;
+use super::why::show_why;
 use super::{
     Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, size, tensorboard,
     weights,
@@ -42,7 +43,7 @@ use crate::pipeline::file::{Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::names::printable;
 use crate::pipeline::outcomes::Outcomes;
-use crate::pipeline::plan::{StaleReason, finished, why};
+use crate::pipeline::plan::finished;
 use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
@@ -343,6 +344,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
     drop(executor); // and what it has loaded
     let lost_scores = lost_scores(&cache, &experiment);
+    recorded.keep_units(&cache, &experiment);
     let table = table(&cache, &experiment);
     recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
     let (report, mut table) = (report?, table?);
@@ -509,46 +511,4 @@ pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<Re
         row.drifted = found.filter(|(_, labels)| !labels.is_empty()).collect();
     }
     Ok(table)
-}
-
-fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
-    let cache = read_cache(cli)?;
-    let experiment = Experiment::open(&cache, args)?;
-    let targets = experiment.targets();
-    let of_cell = experiment.cells.iter().find(|cell| cell.name == what);
-    // A picture of the report is a unit of the table as well.
-    let units: BTreeSet<UnitIdx> = match of_cell {
-        Some(cell) => cell.units().collect(),
-        None => {
-            (0..experiment.graph.len()).filter(|&unit| experiment.graph.unit(unit).label().starts_with(what)).collect()
-        }
-    };
-    let units: Vec<UnitIdx> = units.into_iter().collect();
-    if units.is_empty() {
-        let names: Vec<&str> = experiment.cells.iter().map(|cell| cell.name.as_str()).collect();
-        bail!("`{what}` is no variant and no unit; variants: {}", names.join("; "));
-    }
-    // Equal reasons of a stage are told once.
-    let mut told: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
-    for (&unit, reason) in units.iter().zip(why(&experiment.graph, &cache, &targets, &units)?) {
-        if reason != StaleReason::Fresh {
-            let unit = experiment.graph.unit(unit);
-            // What an image's unit says of that image's others is one thing for all images.
-            let own = |part: &str| match part.strip_suffix(&format!(" {}", unit.item)) {
-                Some(stage) => format!("{stage} of the same"),
-                None => part.to_owned(),
-            };
-            let reason = reason.to_string().split(", ").map(own).collect::<Vec<_>>().join(", ");
-            told.entry((unit.stage, reason)).or_default().push(unit.item.to_owned());
-        }
-    }
-    if told.is_empty() {
-        println!("{what}: everything is in the cache");
-    }
-    for ((stage, reason), items) in told {
-        let named = items.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-        let more = if items.len() > 3 { format!(" and {} more", items.len() - 3) } else { String::new() };
-        println!("{stage} {named}{more}: {reason}");
-    }
-    Ok(())
 }

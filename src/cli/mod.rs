@@ -50,6 +50,8 @@ mod transfer;
 mod verify;
 #[cfg(feature = "torch")]
 mod weights;
+#[cfg(feature = "torch")]
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -8,23 +8,30 @@ use super::args::PipelineArgs;
 use super::experiment::Experiment;
 use super::who;
 use crate::cache::Cache;
-use crate::cache::history::{Began, Ended, History, How};
+use crate::cache::history::{Began, Ended, History, How, LastUnits};
 use crate::pipeline::past::{METRICS, data_digest, normalised, versions};
 use crate::pipeline::repeats::mious;
 use crate::pipeline::results::ResultsTable;
 use crate::pipeline::run::RunReport;
+use crate::pipeline::why::last_units;
+
+/// In a run with more units in all variants, `why` compares with the nearest records alone.
+const MOST_LISTED: usize = 50_000_000;
 
 /// A run on its way. What cannot be written is told, and is no reason to stop.
 pub(super) struct Recorded {
     history: History,
     run: Option<u64>,
+    /// As the history names it.
+    file: String,
+    began: u64,
 }
 
 impl Recorded {
     pub(super) fn begin(cache: &Cache, experiment: &Experiment, args: &PipelineArgs, now: u64) -> Self {
         let history = History::new(cache.folder());
+        let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
         let begin = || {
-            let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
             let kept = normalised(&experiment.pipeline, file.parent().unwrap_or(Path::new("")))?;
             // Variants mostly share one data set.
             let mut digests = HashMap::new();
@@ -43,7 +50,19 @@ impl Recorded {
             })?)
         };
         let run = told(begin());
-        Self { history, run }
+        Self { history, run, file: file.to_string_lossy().into_owned(), began: now }
+    }
+
+    /// Keeps the keys of the units that have finished, which the next `why` compares with.
+    pub(super) fn keep_units(&self, cache: &Cache, experiment: &Experiment) {
+        let Some(run) = self.run else { return };
+        let n_listed: usize = experiment.cells.iter().map(|cell| cell.units().count()).sum();
+        if n_listed > MOST_LISTED {
+            return;
+        }
+        let Experiment { graph, cells, .. } = experiment;
+        let last = LastUnits { run, began: self.began, ..last_units(graph, cells, &experiment.finished(cache)) };
+        told(self.history.keep_units(&self.file, &last));
     }
 
     /// `table`: what is there at the end. `report`: `None` if the cache itself failed.

@@ -28,4 +28,5 @@ pub mod spec;
 pub mod tensorboard;
 mod value;
 pub mod verified;
+pub mod why;
 pub mod words;

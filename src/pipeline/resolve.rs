@@ -184,7 +184,7 @@ impl<'a> Resolver<'a> {
         is_known.then_some(bytes)
     }
 
-    fn digest(&self, input: Input, records: &Records) -> Option<BlobDigest> {
+    pub(super) fn digest(&self, input: Input, records: &Records) -> Option<BlobDigest> {
         match input {
             Input::Output { unit, name } => {
                 Some(records.output(self.known[unit as usize]?, self.graph.name_at(name))?.0)

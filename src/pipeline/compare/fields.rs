@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::pipeline::plan::{Difference, param_differences};
 use crate::pipeline::spec::Spec;
+use crate::pipeline::why::params_that_differ;
 
 /// A field whose values differ.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,15 +18,9 @@ pub struct Field {
 
 /// The fields in which two specs differ, as if all had an effect. A preset is not among them: what it sets is.
 pub fn differing(left: &Spec, right: &Spec) -> anyhow::Result<Vec<Field>> {
-    let mut found = Vec::new();
-    param_differences("", &serde_json::to_value(left)?, &serde_json::to_value(right)?, &mut found);
-    let field = |difference| match difference {
-        Difference::Param { path, old, new } if path != "s2c.preset" => {
-            Some(Field { path, left: old, right: new, has_effect: true })
-        }
-        _ => None,
-    };
-    Ok(found.into_iter().filter_map(field).collect())
+    let found = params_that_differ("", &serde_json::to_value(left)?, &serde_json::to_value(right)?);
+    let of_fields = found.into_iter().filter(|(path, ..)| path != "s2c.preset");
+    Ok(of_fields.map(|(path, left, right)| Field { path, left, right, has_effect: true }).collect())
 }
 
 /// Finds the fields that can be left out, one after the other: without any of the others the variants would differ.

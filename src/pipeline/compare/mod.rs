@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::graph::{Graph, Input, UnitIdx};
-use super::plan::{Difference, param_differences};
 use super::resolve::Resolver;
+use super::why::params_that_differ;
 use crate::cache::Cache;
 use crate::digest::BlobDigest;
 
@@ -224,14 +224,10 @@ fn causes(graph: &Graph, left: UnitIdx, right: UnitIdx) -> Vec<Cause> {
     }
     let [left_params, right_params]: [serde_json::Value; 2] =
         [was, is].map(|kind| serde_json::from_str(&kind.params).unwrap_or_default());
-    let mut differences = Vec::new();
-    param_differences("", &left_params, &right_params, &mut differences);
-    for difference in differences {
-        if let Difference::Param { path, .. } = difference {
-            let at = |params: &serde_json::Value| params.pointer(&format!("/{}", path.replace('.', "/"))).cloned();
-            let (left, right) = (at(&left_params), at(&right_params));
-            found.push(Cause::Param { path, left, right });
-        }
+    for (path, ..) in params_that_differ("", &left_params, &right_params) {
+        let at = |params: &serde_json::Value| params.pointer(&format!("/{}", path.replace('.', "/"))).cloned();
+        let (left, right) = (at(&left_params), at(&right_params));
+        found.push(Cause::Param { path, left, right });
     }
     let input =
         |unit: UnitIdx, slot: u16| graph.inputs(unit).iter().find(|(of, _)| *of == slot).map(|(_, input)| *input);
