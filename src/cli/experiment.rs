@@ -1,7 +1,8 @@
 //! Commands that work on a pipeline file: run, plan, why, results, graph.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,13 +21,14 @@ use super::plan::show_plan;
 use super::predict::predict;
 use super::progress::Progress;
 use super::record::Recorded;
+use super::results_folder::{Asked, Reads, ResultsFolder};
 use super::segment::segment;
 use super::verify::verify_results;
 use super::{
     Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights,
 };
 use crate::cache::Cache;
-use crate::data::Dataset;
+use crate::data::{Dataset, Mask};
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::image::encode_se_map;
 use crate::data::scan::ScanOptions;
@@ -36,7 +38,7 @@ use crate::pipeline::audit::built_on_drift;
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
-use crate::pipeline::file::{Pipeline, load};
+use crate::pipeline::file::{Cell, Pipeline, load};
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::names::printable;
 use crate::pipeline::outcomes::Outcomes;
@@ -45,6 +47,7 @@ use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
+use crate::pipeline::value::named_paths;
 use crate::pipeline::verified::{TableSource, Tabular};
 use crate::stage::StageContext;
 use crate::vision::{SeMap, VOC_CLASSES, labels_of};
@@ -101,6 +104,39 @@ impl Experiment {
         finished(&self.graph, cache, &self.targets())
     }
 
+    /// What it reads, and what is never written over: pipeline files, data, weights, the cache.
+    pub(super) fn reads(&self, cache: &Cache) -> Reads {
+        let mut reads = Reads::default();
+        reads.add_folder(cache.folder(), "the cache");
+        self.pipeline.files.iter().for_each(|file| reads.add_file(file, "a pipeline file"));
+        let mut known = HashSet::new();
+        for cell in &self.cells {
+            if !known.insert(Arc::as_ptr(&cell.dataset)) {
+                continue;
+            }
+            for item in cell.dataset.train.iter().chain(&cell.dataset.val) {
+                reads.add_file_and_folder(&item.image.path, "an image of the data set", "a folder of its images");
+                if let Some(Mask::File(file) | Mask::Translated { file, reading: _ }) = &item.mask {
+                    reads.add_file_and_folder(&file.path, "a mask of the data set", "a folder of its masks");
+                }
+            }
+        }
+        let mut named = HashSet::new();
+        for (field, path) in self.pipeline.cells.iter().flat_map(|cell| named_paths(&cell.spec)) {
+            if !named.insert(path.clone()) {
+                continue;
+            }
+            let (paths, what) = match field {
+                "dataset.root" => (parts_of_dataset(&path), "a part of the data set".to_owned()),
+                _ => (vec![path], format!("what `{field}` names")),
+            };
+            for path in paths {
+                if path.is_dir() { reads.add_folder(&path, &what) } else { reads.add_file(&path, &what) }
+            }
+        }
+        reads
+    }
+
     /// The notes on the data sets, each once.
     pub(super) fn notes(&self) -> Vec<&str> {
         distinct_notes(self.cells.iter().map(|cell| &*cell.dataset))
@@ -130,6 +166,26 @@ impl Experiment {
         targets.dedup();
         targets
     }
+}
+
+/// The files and folders in a data set's root that a data set of any kind is read from.
+fn parts_of_dataset(root: &Path) -> Vec<PathBuf> {
+    const PARTS: [&str; 9] = [
+        "jpegimages",
+        "imagesets",
+        "segmentationclass",
+        "segmentationclassaug",
+        "segmentationobject",
+        "annotations",
+        "images",
+        "masks",
+        "labels.csv",
+    ];
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let is_part = |entry: &std::fs::DirEntry| {
+        PARTS.contains(&entry.file_name().to_string_lossy().to_lowercase().as_str())
+    };
+    entries.filter(is_part).map(|entry| entry.path()).collect()
 }
 
 fn distinct_notes<'a>(datasets: impl Iterator<Item = &'a Dataset>) -> Vec<&'a str> {
@@ -185,7 +241,7 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
 
 /// # Errors
 /// The folder is laid out as a data set of another kind, and not as one of this.
-fn check_kind(kind: DatasetKind, root: &std::path::Path) -> anyhow::Result<()> {
+fn check_kind(kind: DatasetKind, root: &Path) -> anyhow::Result<()> {
     let has_instances = || {
         let names = std::fs::read_dir(root.join("annotations")).into_iter().flatten().flatten();
         names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("instances_"))
@@ -244,7 +300,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
             };
             print!("{text}");
         }
-        Command::Tensorboard { pipeline, to } => tensorboard::tensorboard(cli, pipeline, to.as_deref())?,
+        Command::Tensorboard(args) => tensorboard::tensorboard(cli, args)?,
         Command::Export(args) => export(cli, args)?,
         Command::VerifyResults { files } => return verify_results(cli, files),
         Command::Predict(args) => predict(cli, args)?,
@@ -272,15 +328,21 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         audit,
         audit_seed,
         out,
+        force,
     } = args;
     let devices = parse_devices(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
     experiment.print_notes(cli);
     weights::check(cli, &cache, &experiment)?;
-    let place = OutFolder::of(out, &experiment.pipeline.name, &pipeline.file);
+    let place = OutFolder::of(out, &experiment.pipeline, &pipeline.file);
     place.note().into_iter().for_each(|note| eprintln!("note: {note}"));
-    let claimed = place.claim();
+    let asked = Asked { option: "--out DIR", force: *force };
+    let folder = ResultsFolder::look(&place.path, asked, experiment.reads(&cache))?;
+    folder.check(result_tables(&experiment))?;
+    // Of what only accompanies them, what cannot be written is told at the end.
+    folder.check_never(report::overlay_names(&experiment).iter().map(String::as_str))?;
+    let claimed = place.claim(&folder);
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || {
@@ -301,7 +363,6 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}");
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let events = place.path.join(tensorboard::FOLDER);
     let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
     let options = RunOptions {
         targets: &experiment.targets(),
@@ -315,7 +376,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
             progress.event(event);
             // For those who watch; what cannot be written is told at the end.
             if matches!(event, Event::UnitFinished { stage, .. } if stage.ends_with("_epoch")) {
-                let _ = tensorboard::write(&cache, &experiment, &events);
+                let _ = tensorboard::write(&cache, &experiment, &folder, tensorboard::FOLDER);
             }
         },
     };
@@ -345,15 +406,14 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         table = self::table(&cache, &experiment)?; // marks what is built on what drifted
     }
     let repeats = repeats_of(&experiment, &table, None)?;
-    let folder = &place.path;
     let mut n_pictures = 0;
     // What cannot be written does not keep the table from being shown.
     let (mut lost, mut lost_beside) = (Vec::new(), Vec::new());
     if report.failed.is_empty() {
-        lost = report::write_tables(&table, &repeats, folder);
+        lost = report::write_tables(&table, &repeats, &folder);
         lost_beside.extend(claimed.err());
-        lost_beside.extend(tensorboard::write(&cache, &experiment, &events).err());
-        match report::write_overlays(&cache, &experiment, folder) {
+        lost_beside.extend(tensorboard::write(&cache, &experiment, &folder, tensorboard::FOLDER).err());
+        match report::write_overlays(&cache, &experiment, &folder) {
             Ok(n) => n_pictures = n,
             Err(error) => lost_beside.push(error),
         }
@@ -377,14 +437,20 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
     }
     if !lost.is_empty() {
-        let message = format!("result files could not be written to `{}`", folder.display());
+        let message = format!("result files could not be written to `{}`", folder.path().display());
         let hint = format!("nothing is lost: s2c-pipe results {} --csv, or --json", pipeline.written());
         return Err(Hinted::error(message, hint));
     }
     if !cli.quiet && lost_beside.is_empty() {
-        eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());
+        eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.path().display());
     }
     Ok(code)
+}
+
+/// The tables that a run writes.
+fn result_tables(experiment: &Experiment) -> Vec<&'static str> {
+    let has_axis = |cell: &Cell| cell.axes.iter().any(|(axis, _)| axis == repeats::AXIS);
+    report::table_names(experiment.pipeline.cells.iter().any(has_axis))
 }
 
 /// A line on the training images whose SE map has no segment, where there are some. None of them is read: the map of no

@@ -21,6 +21,7 @@ mod doctor;
 mod experiment;
 #[cfg(feature = "torch")]
 mod export;
+mod foreign;
 mod gc;
 mod history;
 #[cfg(feature = "torch")]
@@ -40,6 +41,8 @@ mod record;
 #[cfg(feature = "torch")]
 mod report;
 #[cfg(feature = "torch")]
+mod results_folder;
+#[cfg(feature = "torch")]
 mod segment;
 #[cfg(feature = "torch")]
 mod tensorboard;
@@ -50,8 +53,10 @@ mod verify;
 mod weights;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
 #[cfg(feature = "torch")]
@@ -237,7 +242,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Cache { action: CacheAction::Gc { keep, sets, max_size, dry_run } } => {
             gc::collect(cli, &gc::Asked { files: keep, sets, max_bytes: *max_size, dry_run: *dry_run })?;
         }
-        Command::Cache { action: CacheAction::Push { to, list } } => return transfer::push(cli, to, *list),
+        Command::Cache { action: CacheAction::Push { to, list, force } } => return transfer::push(cli, to, *list, *force),
         Command::Cache { action: CacheAction::Pull { from } } => return transfer::pull(cli, from),
         #[cfg(feature = "torch")]
         Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
@@ -249,8 +254,47 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a cache has in its folder: see [`crate::cache`].
+const PARTS_OF_A_CACHE: [&str; 11] = [
+    "blobs",
+    "manifests",
+    "index",
+    "history",
+    "datasets",
+    "drift",
+    "scratch",
+    LOGS,
+    "lock",
+    "CACHEDIR.TAG",
+    ".gitignore",
+];
+
+/// A file of somebody else in a folder that is no cache yet.
+fn foreign_to_a_cache(folder: &Path) -> anyhow::Result<Option<String>> {
+    let is_cache = ["blobs", "manifests"].iter().any(|part| folder.join(part).is_dir());
+    match is_cache {
+        true => Ok(None),
+        false => {
+            foreign::first_foreign(folder, &PARTS_OF_A_CACHE, &|_| false).with_context(|| format!("looking into `{}`", folder.display()))
+        }
+    }
+}
+
+/// A cache is not made among somebody's files.
+fn ensure_cache_or_new(cli: &Cli) -> anyhow::Result<()> {
+    let shown = cli.cache.display();
+    if std::fs::metadata(&cli.cache).is_ok_and(|found| !found.is_dir()) {
+        return Err(Hinted::error(format!("the cache `{shown}` is a file, not a folder"), "give a folder: --cache DIR"));
+    }
+    foreign_to_a_cache(&cli.cache)?.map_or(Ok(()), |name| {
+        let message = format!("`{shown}` is no cache, and has files of others, such as `{name}`");
+        Err(Hinted::error(message, "give a cache, or a new or an empty folder: --cache DIR"))
+    })
+}
+
 /// Opens the cache, waiting for whoever holds it.
 fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
+    ensure_cache_or_new(cli)?;
     let told = std::cell::Cell::new(false);
     let waiting = |holder: &str| {
         if !told.replace(true) {
@@ -263,6 +307,7 @@ fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
 
 /// Opens the cache to look at it, waiting for nobody.
 fn read_cache(cli: &Cli) -> anyhow::Result<Cache> {
+    ensure_cache_or_new(cli)?;
     Cache::open_to_read(&cli.cache, &who())
 }
 

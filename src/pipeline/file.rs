@@ -35,6 +35,10 @@ const MOST_EPOCHS_IN_ALL: u64 = 1_000_000;
 pub struct Pipeline {
     pub name: String,
     pub cells: Vec<Cell>,
+    /// The file, and those that it extends.
+    pub files: Vec<PathBuf>,
+    /// What the command line sets: fields by their whole paths, and values.
+    pub sets: Vec<(String, String)>,
 }
 
 /// One variant at one point of the axes.
@@ -234,13 +238,16 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         );
         return Err(FileError::hinted(message, "shorten the axes of [sweep] or the trainings, or split the file"));
     }
-    Ok(Pipeline { name, cells })
+    let sets = sets.iter().map(|(field, value)| (field.clone(), plain(value))).collect();
+    Ok(Pipeline { name, cells, files, sets })
 }
 
 /// What a pipeline is called after its file: the name of the folder of its results.
 fn name_of(path: &Path) -> Result<String, FileError> {
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    match name.trim() {
+    // Of `.toml` the standard library takes all for the stem.
+    let before = if name.eq_ignore_ascii_case(".toml") { "" } else { name.trim() };
+    match before {
         "" | "." | ".." => Err(FileError::hinted(
             format!("`{}` gives its results no name", path.display()),
             "give a pipeline file with a name before its ending, as `ablation.toml`",

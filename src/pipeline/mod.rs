@@ -26,6 +26,6 @@ pub mod run;
 pub mod spec;
 #[cfg(feature = "torch")]
 pub mod tensorboard;
-mod value;
+pub mod value;
 pub mod verified;
 pub mod words;

@@ -280,6 +280,17 @@ pub(super) fn is_path(field: &str) -> bool {
     PATHS.contains(&field)
 }
 
+/// The files and folders that a spec names, by field.
+pub fn named_paths(spec: &Spec) -> Vec<(&'static str, PathBuf)> {
+    let spec = serde_json::to_value(spec).unwrap_or_default();
+    let root = spec["dataset"]["root"].as_str().map(PathBuf::from).unwrap_or_default();
+    let named = paths().filter_map(|field| {
+        let value = field.split('.').fold(&spec, |value, part| &value[part]).as_str()?;
+        Some((field, if field == WITHIN { root.join(value) } else { PathBuf::from(value) }))
+    });
+    named.collect()
+}
+
 /// Every field whose `~` is the home folder.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
     PATHS.into_iter().chain([WITHIN])

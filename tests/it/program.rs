@@ -225,7 +225,9 @@ fn a_run_leaves_pictures_and_tables() {
     fs::remove_file(&one).unwrap();
     succeeds(dir.path(), &["run", "tiny.toml"]);
     assert_eq!(fs::read(&one).unwrap(), before);
-    succeeds(dir.path(), &["run", "tiny.toml", "--set", "pseudo_label.threshold=0.1"]);
+    let tiny = fs::read_to_string(dir.path().join("tiny.toml")).unwrap();
+    fs::write(dir.path().join("tiny.toml"), format!("pseudo_label.threshold = 0.1\n{tiny}")).unwrap();
+    succeeds(dir.path(), &["run", "tiny.toml"]);
     assert_ne!(fs::read(&one).unwrap(), before);
 }
 

@@ -7,6 +7,8 @@ mod batches;
 mod datasets;
 #[cfg(feature = "torch")]
 mod outputs;
+#[cfg(feature = "torch")]
+mod overwrites;
 mod settings;
 #[cfg(feature = "torch")]
 mod weights;
