@@ -61,6 +61,11 @@ pub(super) enum Command {
         /// Only runs of this pipeline file
         file: Option<PathBuf>,
     },
+    /// Say what runs on this cache now, how far it is and how long it still takes; also from another terminal
+    Status {
+        /// Only a run of this pipeline file
+        file: Option<PathBuf>,
+    },
     /// Show the table of variants and metrics
     Results {
         #[command(flatten)]

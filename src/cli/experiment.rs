@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
@@ -17,17 +17,22 @@ use super::doctor::{doctor, has_bf16, parse_devices};
 use super::export::export;
 use super::lineage::show_lineage;
 use super::out::OutFolder;
+use super::live::Live;
 use super::plan::show_plan;
 use super::predict::predict;
 use super::progress::Progress;
-use super::record::Recorded;
+use super::record::{Recorded, how};
 use super::results_folder::{Asked, Reads, ResultsFolder};
 use super::segment::segment;
+use super::signals::stop_on_signals;
+use super::status::host;
 use super::verify::verify_results;
 use super::{
-    Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, tensorboard, weights,
+    Hinted, INTERRUPTED, LOGS, OfData, hint_of, open_cache, read_cache, report, tensorboard, weights,
+    who,
 };
 use crate::cache::Cache;
+use crate::cache::status::Status;
 use crate::data::{Dataset, Mask};
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::image::encode_se_map;
@@ -39,10 +44,11 @@ use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
 use crate::pipeline::file::{Cell, Pipeline, load};
+use crate::pipeline::forecast::Forecast;
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::names::printable;
 use crate::pipeline::outcomes::Outcomes;
-use crate::pipeline::plan::{StaleReason, finished, why};
+use crate::pipeline::plan::{StaleReason, finished, plan, why};
 use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
@@ -312,7 +318,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -344,14 +350,17 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     folder.check_never(report::overlay_names(&experiment).iter().map(String::as_str))?;
     let claimed = place.claim(&folder);
     let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            leave_at_once(INTERRUPTED); // the second time; the store is whole at any moment
-        }
-        eprintln!("stopping after this unit; once more to stop at once");
-    })?;
-    let progress = Arc::new(Progress::new(cli.quiet, cache.folder().join(LOGS)));
+    stop_on_signals(interrupted.clone()).context("listening for signals")?;
+    let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
+    let n_at_once = [devices.len(), jobs];
+    let live = Arc::new(Live::begin(
+        cache.folder().to_owned(),
+        status_of(pipeline, recorded.run()),
+        n_at_once,
+        Box::new(is_parallel()),
+    ));
+    let progress = Arc::new(Progress::new(cli.quiet, cache.folder().join(LOGS), Some(live.clone())));
     let inside = progress.clone();
     let context = StageContext {
         device: devices[0],
@@ -362,8 +371,6 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let audit_context = context.clone();
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}");
-    let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
     let options = RunOptions {
         targets: &experiment.targets(),
         restore: *restore,
@@ -373,6 +380,10 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         clock: &now,
         made_by: &made_by,
         observer: &|event| {
+            // Before it is told of, so that it is told with the time it takes.
+            if matches!(event, Event::Planned { to_run, .. } if to_run > 0) {
+                live.expect(forecast(&experiment, &cache, n_at_once));
+            }
             progress.event(event);
             // For those who watch; what cannot be written is told at the end.
             if matches!(event, Event::UnitFinished { stage, .. } if stage.ends_with("_epoch")) {
@@ -386,6 +397,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     drop(executor); // and what it has loaded
     let table = table(&cache, &experiment);
     recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
+    live.end(how(report.as_ref().ok()));
     let (report, mut table) = (report?, table?);
     if !cli.quiet {
         let repaired = match report.repaired.len() {
@@ -422,7 +434,8 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     }
     super::end_with_the_reader(); // all is written
-    print!("{}", shown(cli, &table, &repeats)?);
+    // The terminal may be gone, after a hang-up that was ignored.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), shown(cli, &table, &repeats)?.as_bytes());
     for error in lost.iter().chain(&lost_beside) {
         eprintln!("warning: {}", printable(&format!("{error:#}"), true));
     }
@@ -445,6 +458,41 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.path().display());
     }
     Ok(code)
+}
+
+/// Whether units of a stage run beside one another, one core each.
+fn is_parallel() -> impl Fn(&str) -> bool + Send {
+    let registry = registry();
+    move |kind| registry.get(kind).is_ok_and(|entry| entry.parallel)
+}
+
+/// What a run takes by what is recorded. What cannot be read tells nothing.
+fn forecast(experiment: &Experiment, cache: &Cache, n_at_once: [usize; 2]) -> Forecast {
+    let is_parallel = is_parallel();
+    let plan = plan(&experiment.graph, cache, &experiment.targets());
+    plan.map(|plan| Forecast::new(&plan, &|kind| n_at_once[usize::from(is_parallel(kind))])).unwrap_or_default()
+}
+
+/// Of a run that begins.
+fn status_of(args: &PipelineArgs, run: Option<u64>) -> Status {
+    let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
+    Status {
+        run,
+        file: file.to_string_lossy().into_owned(),
+        sets: args.sets.clone(),
+        who: who(),
+        pid: std::process::id(),
+        host: host(),
+        began: now(),
+        updated: now(),
+        done: 0,
+        of: 0,
+        failed: 0,
+        running: Vec::new(),
+        seconds_left: None,
+        unknown: Vec::new(),
+        ended: None,
+    }
 }
 
 /// The tables that a run writes.

@@ -27,6 +27,8 @@ mod history;
 #[cfg(feature = "torch")]
 mod lineage;
 #[cfg(feature = "torch")]
+mod live;
+#[cfg(feature = "torch")]
 mod out;
 #[cfg(feature = "torch")]
 mod pictures;
@@ -44,6 +46,9 @@ mod report;
 mod results_folder;
 #[cfg(feature = "torch")]
 mod segment;
+#[cfg(feature = "torch")]
+mod signals;
+mod status;
 #[cfg(feature = "torch")]
 mod tensorboard;
 mod transfer;
@@ -233,6 +238,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             generate(to, &mut Cli::command(), "s2c-pipe", &mut std::io::stdout());
         }
         Command::History { file } => history::history(cli, file.as_deref())?,
+        Command::Status { file } => status::status(cli, file.as_deref())?,
         Command::Cache { action: CacheAction::Du } => usage(cli)?,
         Command::Cache { action: CacheAction::Verify } => return verify(cli),
         Command::Cache { action: CacheAction::Rebuild } => {
@@ -255,7 +261,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// What a cache has in its folder: see [`crate::cache`].
-const PARTS_OF_A_CACHE: [&str; 11] = [
+const PARTS_OF_A_CACHE: [&str; 12] = [
     "blobs",
     "manifests",
     "index",
@@ -265,6 +271,7 @@ const PARTS_OF_A_CACHE: [&str; 11] = [
     "scratch",
     LOGS,
     "lock",
+    "status.json",
     "CACHEDIR.TAG",
     ".gitignore",
 ];

@@ -12,6 +12,7 @@ mod crf;
 pub mod draw;
 pub mod executor;
 pub mod file;
+pub mod forecast;
 pub mod graph;
 pub mod lineage;
 pub mod names;

@@ -6,6 +6,8 @@ mod batches;
 #[cfg(feature = "torch")]
 mod datasets;
 #[cfg(feature = "torch")]
+mod long_runs;
+#[cfg(feature = "torch")]
 mod outputs;
 #[cfg(feature = "torch")]
 mod overwrites;
