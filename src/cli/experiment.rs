@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +15,7 @@ use super::audit::{self, Audited};
 use super::compare::compare_two;
 use super::doctor::{doctor, has_bf16, parse_devices};
 use super::export::export;
+use super::kept::{Kept, KeptMemo};
 use super::lineage::show_lineage;
 use super::out::OutFolder;
 use super::live::Live;
@@ -31,9 +32,9 @@ use super::{
     Hinted, INTERRUPTED, LOGS, OfData, hint_of, open_cache, read_cache, report, tensorboard, weights,
     who,
 };
-use crate::cache::Cache;
 use crate::cache::status::Status;
-use crate::data::{Dataset, Mask};
+use crate::cache::{Cache, locked};
+use crate::data::{Dataset, FileMemo, Mask};
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::image::encode_se_map;
 use crate::data::scan::ScanOptions;
@@ -66,6 +67,8 @@ pub(super) struct Experiment {
     pub(super) pipeline: Pipeline,
     pub(super) graph: Graph,
     pub(super) cells: Vec<CellUnits>,
+    /// Digests of the files of weights that it reads.
+    pub(super) weights: Vec<(PathBuf, BlobDigest)>,
 }
 
 impl Experiment {
@@ -74,6 +77,47 @@ impl Experiment {
     }
 
     pub(super) fn of(cache: &Cache, pipeline: Pipeline) -> anyhow::Result<Self> {
+        Self::with(cache, pipeline, cache, &|_| None)
+    }
+
+    /// To look at results: data and weights that are gone are taken as the last run had them, and notes say so.
+    pub(super) fn of_records(cli: &Cli, cache: &Cache, args: &PipelineArgs) -> anyhow::Result<Self> {
+        let kept = Kept::new(cache, &args.file);
+        let memo = KeptMemo { cache, kept: &kept, gone: Mutex::default() };
+        let experiment = |bf16: Option<bool>| {
+            let kept = |spec: &DatasetSpec| kept.dataset(spec);
+            Self::with_bf16(cache, load(&args.file, &args.sets)?, &memo, &kept, bf16)
+        };
+        let mut found = experiment(None)?;
+        let (bf16, notes) = std::mem::take(&mut *locked(&memo.gone));
+        if let Some(bf16) = bf16.filter(|bf16| *bf16 != has_bf16()) {
+            found = experiment(Some(bf16))?;
+        }
+        let of_data = found.cells.iter().filter(|cell| cell.dataset.decided.is_empty()).flat_map(|cell| &cell.dataset.notes);
+        let notes: BTreeSet<&String> = of_data.chain(&notes).collect();
+        if !cli.quiet {
+            notes.iter().for_each(|note| eprintln!("note: {}", printable(note, false)));
+        }
+        Ok(found)
+    }
+
+    fn with(
+        cache: &Cache,
+        pipeline: Pipeline,
+        memo: &dyn FileMemo,
+        kept: &dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>,
+    ) -> anyhow::Result<Self> {
+        Self::with_bf16(cache, pipeline, memo, kept, None)
+    }
+
+    /// `kept`: what is taken for a data set that cannot be read, and whether `auto` meant bf16 there.
+    fn with_bf16(
+        cache: &Cache,
+        pipeline: Pipeline,
+        memo: &dyn FileMemo,
+        kept: &dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>,
+        mut bf16: Option<bool>,
+    ) -> anyhow::Result<Self> {
         let mut scanned: HashMap<String, Arc<Dataset>> = HashMap::new();
         let mut inputs = Vec::new();
         for cell in &pipeline.cells {
@@ -82,20 +126,27 @@ impl Experiment {
             let dataset = match scanned.get(&key) {
                 Some(dataset) => dataset.clone(),
                 None => {
-                    let dataset = Arc::new(open_dataset(cache, spec)?);
+                    let dataset = open_dataset(cache, spec).or_else(|error| {
+                        let (dataset, had_bf16) = kept(spec).ok_or(error)?;
+                        bf16 = Some(had_bf16);
+                        anyhow::Ok(dataset)
+                    });
+                    let dataset = Arc::new(dataset?);
                     scanned.insert(key, dataset.clone());
                     dataset
                 }
             };
             inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset });
         }
-        let built = build(&inputs, cache, has_bf16());
+        let memo = Remembered { memo, asked: Mutex::default() };
+        let built = build(&inputs, &memo, bf16.unwrap_or_else(has_bf16));
         // Notes tell what the data lack, which may be the cause.
         let (graph, cells) = built.map_err(|error| {
             let notes = distinct_notes(inputs.iter().map(|input| &*input.dataset));
             OfData { error, notes: notes.into_iter().map(str::to_owned).collect() }
         })?;
-        Ok(Self { pipeline, graph, cells })
+        let weights = std::mem::take(&mut *locked(&memo.asked));
+        Ok(Self { pipeline, graph, cells, weights })
     }
 
     /// The units of a cell by its name.
@@ -194,6 +245,31 @@ fn parts_of_dataset(root: &Path) -> Vec<PathBuf> {
     entries.filter(is_part).map(|entry| entry.path()).collect()
 }
 
+/// Files whose digests were asked for.
+struct Remembered<'a> {
+    memo: &'a dyn FileMemo,
+    asked: Mutex<Vec<(PathBuf, BlobDigest)>>,
+}
+
+impl FileMemo for Remembered<'_> {
+    fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {
+        let digest = self.memo.digest(path)?;
+        let mut asked = locked(&self.asked);
+        if !asked.iter().any(|(known, _)| known == path) {
+            asked.push((path.to_owned(), digest));
+        }
+        Ok(digest)
+    }
+
+    fn fact(&self, name: &str, of: &BlobDigest) -> Option<Vec<u8>> {
+        self.memo.fact(name, of)
+    }
+
+    fn remember(&self, name: &str, of: &BlobDigest, fact: &[u8]) {
+        self.memo.remember(name, of, fact);
+    }
+}
+
 fn distinct_notes<'a>(datasets: impl Iterator<Item = &'a Dataset>) -> Vec<&'a str> {
     let mut seen = BTreeSet::new();
     datasets.flat_map(|data| &data.notes).map(String::as_str).filter(|note| seen.insert(*note)).collect()
@@ -280,7 +356,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         Command::Lineage { pipeline, image, variant } => show_lineage(cli, pipeline, image, variant.as_deref())?,
         Command::Results { pipeline, csv, latex, metrics, against } => {
             let cache = read_cache(cli)?;
-            let experiment = Experiment::open(&cache, pipeline)?;
+            let experiment = Experiment::of_records(cli, &cache, pipeline)?;
             let table = table(&cache, &experiment)?;
             let repeats = repeats_of(&experiment, &table, against.as_deref())?;
             let text = match (csv, latex, repeats.is_empty()) {
@@ -352,6 +428,9 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let interrupted = Arc::new(AtomicBool::new(false));
     stop_on_signals(interrupted.clone()).context("listening for signals")?;
     let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    if let Err(error) = Kept::new(&cache, &pipeline.file).keep(&experiment, has_bf16()) {
+        eprintln!("note: what this run reads could not be kept, so its table needs the data and the weights: {error}");
+    }
     let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
     let n_at_once = [devices.len(), jobs];
     let live = Arc::new(Live::begin(
@@ -538,10 +617,10 @@ fn empty_se_maps(cache: &Cache, experiment: &Experiment) -> Option<String> {
 }
 
 /// The table of a source, as `results --latex` writes it.
-pub(super) fn tabular_of(cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
+pub(super) fn tabular_of(cli: &Cli, cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
     let TableSource { file, set, against } = source;
     let args = PipelineArgs { file: file.into(), sets: set.clone() };
-    let experiment = Experiment::open(cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
+    let experiment = Experiment::of_records(cli, cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
     let table = table(cache, &experiment)?;
     Ok(tabular(&table, &repeats_of(&experiment, &table, against.as_deref())?))
 }

@@ -25,6 +25,8 @@ mod foreign;
 mod gc;
 mod history;
 #[cfg(feature = "torch")]
+mod kept;
+#[cfg(feature = "torch")]
 mod lineage;
 #[cfg(feature = "torch")]
 mod live;
@@ -166,7 +168,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
         return Some(hinted.hint.clone());
     }
     if let Some(fault) = error.downcast_ref::<crate::stage::NotFinite>() {
-        return Some(fault.hint());
+        return Some(fault.hint(crate::pipeline::value::default_number(fault.field)));
     }
     if error.downcast_ref::<crate::pipeline::executor::OutOfMemory>().is_some() {
         return Some(crate::pipeline::executor::OutOfMemory::HINT.to_owned());

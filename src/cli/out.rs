@@ -85,7 +85,7 @@ fn owner(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The way from a folder to a file, both without links.
-fn relative(folder: &Path, file: &Path) -> PathBuf {
+pub(super) fn relative(folder: &Path, file: &Path) -> PathBuf {
     let n_common = folder.components().zip(file.components()).take_while(|(a, b)| a == b).count();
     let up = folder.components().skip(n_common).map(|_| Component::ParentDir);
     up.chain(file.components().skip(n_common)).collect()

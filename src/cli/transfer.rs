@@ -29,6 +29,9 @@ pub(super) fn push(cli: &Cli, to: &str, list: bool, force: bool) -> anyhow::Resu
     let progress = Progress::new(cli.quiet, "push");
     let report = remote::push(&cache, &*far, list, &|done, of| progress.moved(done, of));
     progress.end();
+    if let Err(error) = remote::push_read(&cache, &*far) {
+        eprintln!("note: what runs read was not sent, so tables need data and weights there: {error:#}");
+    }
     tell(cli, "sent", &report.with_context(|| format!("sending to `{to}`"))?)
 }
 
@@ -41,6 +44,9 @@ pub(super) fn pull(cli: &Cli, from: &str) -> anyhow::Result<ExitCode> {
     let progress = Progress::new(cli.quiet, "pull");
     let report = remote::pull(&cache, &*far, &|done, of| progress.moved(done, of));
     progress.end();
+    if let Err(error) = remote::pull_read(&cache, &*far) {
+        eprintln!("note: what runs read was not taken, so tables need data and weights there: {error:#}");
+    }
     tell(cli, "taken", &report.with_context(|| format!("taking from `{from}`"))?)
 }
 

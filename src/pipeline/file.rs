@@ -224,6 +224,11 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             let axes: Vec<(String, String)> = point.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
             let place: String = axes.iter().map(|(name, value)| format!(", {name}={value}")).collect();
             let (name, variant) = (format!("{variant_name}{place}"), variant_name.clone());
+            if let Some(problem) = names::problem(&name) {
+                let name = names::printable(&name, false);
+                let message = format!("`{}`: the name `{name}`, with the values of [sweep], {problem}", path.display());
+                return Err(FileError::hinted(message, "it stands in tables, files and folders: write values in one line"));
+            }
             if !taken.insert(name.clone()) {
                 return Err(FileError::new(format!("`{}`: two variants are named `{variant}`", path.display())));
             }
@@ -324,7 +329,10 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     let text = text_of(bytes).map_err(|what| FileError::hinted(unread(what), "save it as UTF-8"))?;
     let wrong = |error: toml::de::Error| {
         let message = format!("`{}`: {}", path.display(), error.to_string().trim_end());
-        FileError { message, hint: hint_of(error.message()) }
+        let near = error.span().map(|span| &text[text.floor_char_boundary(span.start.saturating_sub(1))..]);
+        let is_semicolon = near.is_some_and(|near| near.trim_start().chars().take(2).any(|c| c == ';'));
+        let hint = is_semicolon.then(|| "`;` separates nothing: values of a list have commas between them, [0.3, 0.5]".to_owned());
+        FileError { message, hint: hint.or_else(|| hint_of(error.message())) }
     };
     toml::from_str::<Shape>(&text).map_err(wrong)?;
     let mut table: Table = toml::from_str(&text).map_err(wrong)?;
@@ -523,6 +531,11 @@ pub(super) fn all_paths() -> Vec<String> {
     found
 }
 
+/// Whether a path means one field.
+pub(super) fn is_field(path: &str) -> bool {
+    full_path(path).is_ok()
+}
+
 /// The field a path means: itself, or the only one that ends with it.
 fn full_path(path: &str) -> Result<String, FileError> {
     let all = all_paths();
@@ -625,6 +638,11 @@ pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// What to write instead of a class that is none.
 pub(crate) fn class_hint(written: &str, known: &[&str]) -> String {
+    let parts: Vec<&str> = written.split([';', ',', '|']).map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.len() > 1 && parts.iter().all(|part| known.contains(part)) {
+        let apart: Vec<String> = parts.iter().map(|part| format!("\"{part}\"")).collect();
+        return format!("for {} classes write [{}]", parts.len(), apart.join(", "));
+    }
     match nearest(written, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("the classes are {}", known.join(", ")),

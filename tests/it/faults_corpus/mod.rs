@@ -11,6 +11,8 @@ mod long_runs;
 mod outputs;
 #[cfg(feature = "torch")]
 mod overwrites;
+#[cfg(feature = "torch")]
+mod records;
 mod settings;
 #[cfg(feature = "torch")]
 mod weights;

@@ -82,7 +82,7 @@ fn nothing_is_written_over_what_is_not_the_programs_own() {
         ([&labels[..], &["voc", "--force"]].concat(),               "`voc/SegmentationClass/train_0000.png` would be overwritten by a result, and it is a mask of the data set", never),
         ([&labels[..], &["link", "--force"]].concat(),              "is a mask of the data set",                never),
         ([&labels[..], &["./voc/../voc/", "--force"]].concat(),     "is a mask of the data set",                never),
-        ([&labels[..], &["new/../voc", "--force"]].concat(),        "is a part of the data set",                never),
+        ([&labels[..], &["new/../voc", "--force"]].concat(),        "a part of the data set",                   never),
         ([&labels[..], &["voc/JPEGImages", "--force"]].concat(),    "into `",                                   never),
         ([&labels[..], &["voc/JPEGImages/a/b", "--force"]].concat(), "a part of the data set",                  never),
         ([&labels[..], &["linked", "--force"]].concat(),            "is a mask of the data set",                never),

@@ -103,6 +103,39 @@ fn names_that_cannot_be_told_apart_or_seen_are_refused() {
     }
 }
 
+/// `;` parts nothing, and the hint says what does.
+#[test]
+fn semicolons_are_told_with_what_to_write() {
+    #[rustfmt::skip]
+    let cases = [
+        // what is set                                said                                         hint
+        ("cpm.tau=0.3;0.5",                           "`;` does not part values",                  "values to compare are an axis: write them in [sweep]"),
+        ("cpm.tau=0.3;ssc.weight=2",                  "`;` does not part fields",                  "write --set cpm.tau=0.3 --set ssc.weight=2"),
+        ("dataset.train=a;rng_seed=1",                "`;` does not part fields",                  "--set dataset.train=a --set rng_seed=1"),
+        ("seed.scales=0.5;1.0",                       "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
+        ("seed.scales=[0.5; 1.0]",                    "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
+        ("dataset.exclude=a;b",                       "one value with `;`, or several",            "for 2 write --set 'dataset.exclude=[\"a\", \"b\"]', for one"),
+        ("pseudo_label.refine=segment_vote;crf",      "one value with `;`, or several",            "[\"segment_vote\", \"crf\"]"),
+        ("classifier.ssc.enabled=true;false",         "`;` does not part values",                  "[sweep]"),
+        ("precision=f32;bf16",                        "`;` does not part values",                  "[sweep]"),
+    ];
+    for (set, said, hint) in cases {
+        let error = load_text(ROOT, &[set]).unwrap_err();
+        assert!(error.message.contains(said), "{set}: {}", error.message);
+        assert!(error.hint.clone().unwrap_or_default().contains(hint), "{set}: {:?}", error.hint);
+    }
+    // A single text may have one, and in quotes anything.
+    assert_eq!(load_text(ROOT, &["dataset.train=a;b"]).unwrap().cells[0].spec.dataset.train, "a;b");
+    assert_eq!(load_text(ROOT, &["dataset.exclude=[\"a;b\", c]"]).unwrap().cells[0].spec.dataset.exclude, ["a;b", "c"]);
+    for text in ["[sweep]\n'cpm.tau' = [0.3; 0.5]", "dataset.exclude = ['a';'b']", "seed.scales = [1 ; 2]"] {
+        let error = load_text(&format!("{ROOT}{text}"), &[]).unwrap_err();
+        assert!(error.hint.clone().unwrap_or_default().contains("values of a list have commas"), "{text}: {error:?}");
+    }
+    let spec = "[[variant]]\nname = 'a'\n[sweep]\n'dataset.train' = [\"a\\nb\", 'a b']";
+    let error = load_text(&format!("{ROOT}{spec}"), &[]).unwrap_err();
+    assert!(error.message.contains("the name `a, dataset.train=a\\nb`, with the values of [sweep], has the character"), "{error:?}");
+}
+
 fn write(dir: &TempDir, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     let path = dir.path().join(name);
     fs::write(&path, text).unwrap();
