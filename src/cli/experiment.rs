@@ -421,7 +421,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     place.note().into_iter().for_each(|note| eprintln!("note: {note}"));
     let asked = Asked { option: "--out DIR", force: *force };
     let folder = ResultsFolder::look(&place.path, asked, experiment.reads(&cache))?;
-    folder.check(result_tables(&experiment))?;
+    folder.check(result_tables(&experiment).into_iter().map(|name| (name, "")))?;
     // Of what only accompanies them, what cannot be written is told at the end.
     folder.check_never(report::overlay_names(&experiment).iter().map(String::as_str))?;
     let claimed = place.claim(&folder);

@@ -51,7 +51,10 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
     let endings: Vec<String> = endings.collect();
     let names: Vec<String> =
         items.iter().flat_map(|item| endings.iter().map(|ending| name(&item.id, ending))).collect();
-    folder.check(names.iter().map(String::as_str))?;
+    let what = clap::ValueEnum::to_possible_value(&args.what).map_or_else(String::new, |what| what.get_name().to_owned());
+    let file = std::fs::canonicalize(&args.pipeline.file).unwrap_or_else(|_| args.pipeline.file.clone());
+    let from = format!("the {what} of `{}` of `{}`", cell.name, file.display());
+    folder.check(names.iter().map(|name| (name.as_str(), from.as_str())))?;
     folder.begin(None)?;
     let finished = experiment.finished(&cache);
     let mut missing = 0;
@@ -63,11 +66,11 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
         };
         let file = name(&item.id, &endings[0]);
         match args.npy {
-            false => folder.put(&file, &bytes)?,
-            true => folder.put(&file, &to_npy(args.what, &bytes)?)?,
+            false => folder.put(&file, &from, &bytes)?,
+            true => folder.put(&file, &from, &to_npy(args.what, &bytes)?)?,
         }
         if has_labels {
-            folder.put(&name(&item.id, &endings[1]), &npy("|u1", &[item.labels.len()], &item.labels))?;
+            folder.put(&name(&item.id, &endings[1]), &from, &npy("|u1", &[item.labels.len()], &item.labels))?;
         }
     }
     if !cli.quiet {

@@ -37,6 +37,12 @@ impl Picture {
     pub(super) fn result(&self, ending: &str) -> String {
         format!("{}{ending}", self.name)
     }
+
+    /// What its results are made from: itself, by whatever path.
+    pub(super) fn source(&self) -> String {
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        format!("`{}`", path.display())
+    }
 }
 
 /// Pictures that were asked for.
@@ -184,9 +190,12 @@ impl Pictures {
         let pictures = self.list.iter().map(|picture| &picture.path);
         pictures.chain(given).for_each(|path| reads.add_file(path, "a picture that was given"));
         let folder = ResultsFolder::look(to, Asked { option: "--to DIR", force }, reads)?;
-        let names: Vec<String> =
-            self.list.iter().flat_map(|picture| endings.iter().map(|ending| picture.result(ending))).collect();
-        folder.check(names.iter().map(String::as_str))?;
+        let results = |picture: &Picture| {
+            let source = picture.source();
+            endings.iter().map(|ending| (picture.result(ending), source.clone())).collect::<Vec<_>>()
+        };
+        let targets: Vec<(String, String)> = self.list.iter().flat_map(results).collect();
+        folder.check(targets.iter().map(|(name, from)| (name.as_str(), from.as_str())))?;
         Ok(folder)
     }
 

@@ -112,8 +112,9 @@ fn write(
     (image, labels): (&Rgb, &LabelMap),
 ) -> anyhow::Result<()> {
     let [png, overlay] = ENDINGS.map(|ending| picture.result(ending));
-    folder.put(&png, prediction)?;
-    folder.put(&overlay, &encode_rgb(&labels_over(image, labels, &voc_palette())))
+    let from = picture.source();
+    folder.put(&png, &from, prediction)?;
+    folder.put(&overlay, &from, &encode_rgb(&labels_over(image, labels, &voc_palette())))
 }
 
 /// `cat 12.5 %, dog 3.0 %`

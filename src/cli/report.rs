@@ -34,10 +34,10 @@ pub(super) fn table_names(has_repeats: bool) -> Vec<&'static str> {
 /// Writes `results.json`, `results.csv`, of repeats `repeats.csv`, and `confusion.csv`; what could not be written.
 pub(super) fn write_tables(table: &ResultsTable, repeats: &[Repeats], folder: &ResultsFolder) -> Vec<anyhow::Error> {
     let write = |name: &str| match name {
-        "results.json" => folder.put(name, table.json()?.as_bytes()),
-        "results.csv" => folder.put(name, table.csv().as_bytes()),
-        "confusion.csv" => folder.put(name, table.confusion_csv().as_bytes()),
-        _ => folder.put(name, repeats::csv(repeats).as_bytes()),
+        "results.json" => folder.put(name, "", table.json()?.as_bytes()),
+        "results.csv" => folder.put(name, "", table.csv().as_bytes()),
+        "confusion.csv" => folder.put(name, "", table.confusion_csv().as_bytes()),
+        _ => folder.put(name, "", repeats::csv(repeats).as_bytes()),
     };
     table_names(!repeats.is_empty()).into_iter().filter_map(|name| write(name).err()).collect()
 }
@@ -95,12 +95,12 @@ pub(super) fn write_overlays(cache: &Cache, experiment: &Experiment, folder: &Re
     }
     let names = picture_names(by_image.keys().map(|(item, _)| *item));
     for (rows, name) in by_image.values().zip(&names) {
-        failed = failed.or(folder.put(name, &encode_rgb(&column(rows))).err());
+        failed = failed.or(folder.put(name, "", &encode_rgb(&column(rows))).err());
     }
     if let Some(error) = failed {
         return Err(error);
     }
-    folder.put(DRAWN, format!("{stamp}\n{}", names.join("\n")).as_bytes())?;
+    folder.put(DRAWN, "", format!("{stamp}\n{}", names.join("\n")).as_bytes())?;
     Ok(names.len())
 }
 

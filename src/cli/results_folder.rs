@@ -1,7 +1,7 @@
 //! Whether a file may be written: the one owner of that question for everything that is written outside of the cache.
 //!
 //! A command writes into a folder that is new or empty, or that has the record of an earlier command; and there over no file
-//! but those that are on the record with the bytes that they have now. `--force` lifts both. Nothing lifts this: no file
+//! but those that are on the record with the bytes that they have now, and as made from the same. `--force` lifts both. Nothing lifts this: no file
 //! takes the place of one that the pipeline reads, and none is added to the folders of its data or to its cache. A folder
 //! or a file is known by device and inode, so that links and other spellings of its name change nothing.
 //!
@@ -73,17 +73,16 @@ impl Reads {
         }
     }
 
-    /// Why nothing may be written at a path, if that is so; `real` is the path without links.
-    fn forbids(&self, path: &Path, real: &Path) -> Option<String> {
-        if let Some(what) = identity(path).and_then(|identity| self.files.get(&identity)) {
-            return Some(format!("`{}` would be overwritten by a result, and it is {what}", path.display()));
-        }
-        let within = real.ancestors().skip(1).enumerate().find_map(|(depth, folder)| {
+    /// What a file is that is read, if it is one.
+    fn file(&self, path: &Path) -> Option<&str> {
+        self.files.get(&identity(path)?).map(String::as_str)
+    }
+
+    /// Of a folder that gets no new files: the folder that is the reason, and what that is. `real`: its path without links.
+    fn closed(&self, real: &Path) -> Option<(PathBuf, String)> {
+        real.ancestors().enumerate().find_map(|(depth, folder)| {
             let (what, is_deep) = self.folders.get(&identity(folder)?)?;
-            (*is_deep || depth == 0).then_some((folder, what))
-        });
-        within.map(|(folder, what)| {
-            format!("`{}` would be written into `{}`, {what}", path.display(), folder.display())
+            (*is_deep || depth == 0).then(|| (folder.to_owned(), what.clone()))
         })
     }
 }
@@ -118,6 +117,8 @@ pub(super) struct ResultsFolder {
     asked: Asked,
     reads: Reads,
     record: Mutex<Record>,
+    /// Folders that were looked at: see [`Reads::closed`].
+    closed: Mutex<HashMap<PathBuf, Option<(PathBuf, String)>>>,
     /// A file of somebody else in a folder without a record.
     foreign: Option<String>,
 }
@@ -128,7 +129,7 @@ enum Standing {
     /// Made here, with these bytes if it is one that does not grow.
     Ours(Option<BlobDigest>),
     /// Why it is not written over without `--force`.
-    Foreign(&'static str),
+    Foreign(String),
     /// Why it is never written over.
     Never(String),
 }
@@ -154,10 +155,10 @@ impl ResultsFolder {
             true => None,
             false => first_foreign(path, &[RECORD], &is_ours).with_context(|| format!("looking into `{shown}`"))?,
         };
-        let folder = Self { path: path.to_owned(), asked, reads, record: Mutex::new(record), foreign };
+        let (record, closed) = (Mutex::new(record), Mutex::default());
+        let folder = Self { path: path.to_owned(), asked, reads, record, closed, foreign };
         // Whatever is written into it would be forbidden.
-        folder.refuse_if_never(RECORD)?;
-        Ok(folder)
+        folder.closed(RECORD).map_or(Ok(folder), |why| Err(never(asked, why)))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -168,17 +169,17 @@ impl ResultsFolder {
         self.path.join(name)
     }
 
-    /// Looks at all that is going to be written, before anything is.
+    /// Looks at all that is going to be written, before anything is: names, and what each is made from.
     ///
     /// # Errors
     /// The folder is of somebody else, or a name stands for what is not written over, or is none within the folder.
-    pub(super) fn check<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
+    pub(super) fn check<'a>(&self, targets: impl IntoIterator<Item = (&'a str, &'a str)>) -> anyhow::Result<()> {
         let Asked { option, force } = self.asked;
         let (mut first, mut n_more) = (None, 0);
-        for name in names {
-            match self.standing(name)? {
+        for (name, from) in targets {
+            match self.standing(name, from)? {
                 Standing::Free | Standing::Ours(_) => {}
-                Standing::Never(why) => return Err(self.never(why)),
+                Standing::Never(why) => return Err(never(self.asked, why)),
                 Standing::Foreign(_) if force => {}
                 Standing::Foreign(why) if first.is_none() => first = Some((name, why)),
                 Standing::Foreign(_) => n_more += 1,
@@ -201,44 +202,39 @@ impl ResultsFolder {
 
     /// The same, of what `--force` does not change alone.
     pub(super) fn check_never<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
-        for name in names {
-            if let Standing::Never(why) = self.standing(name)? {
-                return Err(self.never(why));
-            }
-        }
-        Ok(())
+        names.into_iter().try_for_each(|name| match self.standing(name, "")? {
+            Standing::Never(why) => Err(never(self.asked, why)),
+            Standing::Free | Standing::Ours(_) | Standing::Foreign(_) => Ok(()),
+        })
     }
 
     /// Writes down that the folder is in use and, where it is of a pipeline file, of which: its path from the folder.
     pub(super) fn begin(&self, of: Option<&Path>) -> anyhow::Result<()> {
         self.check([])?;
-        self.refuse_if_never(RECORD)?;
         let mut record = self.record();
         let of = of.map(|of| of.to_string_lossy().into_owned());
         if record.is_there && (of.is_none() || record.of == of) {
             return Ok(());
         }
-        let line = Line { of: of.clone(), ..Line::default() };
-        record.append(&self.path, &line)?;
-        record.of = of.or(record.of.take());
-        Ok(())
+        record.append(&self.path, Line { of, ..Line::default() })
     }
 
-    /// Writes a file whole or not at all. Where these bytes are there already nothing is done.
-    pub(super) fn put(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    /// Writes a file whole or not at all; `from`: what it is made from, where the folder may have files of several such.
+    /// Where these bytes are there already nothing is done.
+    pub(super) fn put(&self, name: &str, from: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let digest = BlobDigest::of(bytes);
-        if matches!(self.standing(name)?, Standing::Ours(Some(there)) if there == digest) {
+        if matches!(self.standing(name, from)?, Standing::Ours(Some(there)) if there == digest) {
             return Ok(());
         }
-        self.check([name])?;
-        self.note(name, Some(digest))?;
+        self.check([(name, from)])?;
+        self.note(name, from, Some(digest))?;
         write_whole(&self.path_of(name), bytes)
     }
 
     /// Appends to a file what is new, since its readers have it open; another beginning replaces the file.
     pub(super) fn grow(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        self.check([name])?;
-        self.note(name, None)?;
+        self.check([(name, "")])?;
+        self.note(name, "", None)?;
         let path = self.path_of(name);
         // Through a link it would be another file that grows.
         let is_alone = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file() && found.nlink() == 1);
@@ -257,25 +253,26 @@ impl ResultsFolder {
     }
 
     /// Before the file itself is written.
-    fn note(&self, name: &str, digest: Option<BlobDigest>) -> anyhow::Result<()> {
+    fn note(&self, name: &str, from: &str, digest: Option<BlobDigest>) -> anyhow::Result<()> {
         let mut record = self.record();
-        if record.made.get(name).and_then(|digests| digests.last()) == Some(&digest) {
+        let known = record.made.get(name);
+        if known.is_some_and(|made| made.from == from && made.digests.last() == Some(&digest)) {
             return Ok(());
         }
-        let line = Line { file: Some(name.to_owned()), blake3: digest, ..Line::default() };
-        record.append(&self.path, &line)?;
-        record.take(line);
-        Ok(())
+        let line = Line { file: Some(name.to_owned()), from: from.to_owned(), blake3: digest, ..Line::default() };
+        record.append(&self.path, line)
     }
 
-    fn standing(&self, name: &str) -> anyhow::Result<Standing> {
+    fn standing(&self, name: &str, from: &str) -> anyhow::Result<Standing> {
         let parts: Vec<Component<'_>> = Path::new(name).components().collect();
         let is_within = !parts.is_empty() && parts.iter().all(|part| matches!(part, Component::Normal(_)));
         anyhow::ensure!(is_within, "`{name}` is no name of a file within `{}`", self.path.display());
         let path = self.path_of(name);
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let real = without_links(folder).join(path.file_name().unwrap_or_default());
-        if let Some(why) = self.reads.forbids(&path, &real) {
+        if let Some(what) = self.reads.file(&path) {
+            let why = format!("`{}` would be overwritten by a result, and it is {what}", path.display());
+            return Ok(Standing::Never(why));
+        }
+        if let Some(why) = self.closed(name) {
             return Ok(Standing::Never(why));
         }
         let Ok(found) = fs::symlink_metadata(&path) else { return Ok(Standing::Free) };
@@ -285,31 +282,36 @@ impl ResultsFolder {
         }
         if !kind.is_file() {
             let what = if kind.is_symlink() { "it is a link" } else { "it is no regular file" };
-            return Ok(Standing::Foreign(what));
+            return Ok(Standing::Foreign(what.to_owned()));
         }
         let known = self.record().made.get(name).cloned();
-        Ok(match known {
-            None => Standing::Foreign("s2c-pipe did not make it"),
-            Some(known) if known.last() == Some(&None) => Standing::Ours(None),
-            Some(known) => {
-                let there = digest_of(&path).with_context(|| format!("reading `{}`", path.display()))?;
-                match known.contains(&Some(there)) {
-                    true => Standing::Ours(Some(there)),
-                    false => Standing::Foreign("it was changed since s2c-pipe made it"),
-                }
-            }
+        let Some(Made { digests, from: was }) = known else {
+            return Ok(Standing::Foreign("s2c-pipe did not make it".to_owned()));
+        };
+        let digest = match digests.last() {
+            Some(Some(_)) => Some(digest_of(&path).with_context(|| format!("reading `{}`", path.display()))?),
+            _ => None,
+        };
+        Ok(match digests.contains(&digest) {
+            false => Standing::Foreign("it was changed since s2c-pipe made it".to_owned()),
+            true if was != from => Standing::Foreign(format!("it is made from {was}, not from {from}")),
+            true => Standing::Ours(digest),
         })
     }
 
-    fn refuse_if_never(&self, name: &str) -> anyhow::Result<()> {
+    /// Why nothing is written into the folder of a name, if that is so.
+    fn closed(&self, name: &str) -> Option<String> {
         let path = self.path_of(name);
-        let real = without_links(&self.path).join(name);
-        self.reads.forbids(&path, &real).map_or(Ok(()), |why| Err(self.never(why)))
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        let mut known = locked(&self.closed);
+        let closed = known.entry(folder).or_insert_with_key(|folder| self.reads.closed(&without_links(folder)));
+        let (folder, what) = closed.as_ref()?;
+        Some(format!("`{}` would be written into `{}`, {what}", path.display(), folder.display()))
     }
+}
 
-    fn never(&self, why: String) -> anyhow::Error {
-        Hinted::error(why, format!("give another folder, {}; --force does not change this", self.asked.option))
-    }
+fn never(Asked { option, .. }: Asked, why: String) -> anyhow::Error {
+    Hinted::error(why, format!("give another folder, {option}; --force does not change this"))
 }
 
 /// A file's name of somebody's name and an ending: the beginning and a digest where both are longer than file systems take.
@@ -339,16 +341,27 @@ fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// A line of the record.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Line {
     /// The pipeline file that the folder is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     of: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<String>,
+    /// What it is made from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    from: String,
     /// Of the file's bytes; none of one that grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     blake3: Option<BlobDigest>,
+}
+
+/// A file that was made here.
+#[derive(Clone, Debug, Default)]
+struct Made {
+    from: String,
+    /// The newest last; `None` where it grows.
+    digests: Vec<Option<BlobDigest>>,
 }
 
 #[derive(Debug, Default)]
@@ -357,8 +370,7 @@ struct Record {
     /// The last line was torn.
     is_torn: bool,
     of: Option<String>,
-    /// Digests by file, the newest last; `None` where it grows.
-    made: HashMap<String, Vec<Option<BlobDigest>>>,
+    made: HashMap<String, Made>,
 }
 
 impl Record {
@@ -379,26 +391,28 @@ impl Record {
     }
 
     fn take(&mut self, line: Line) {
-        let Line { of, file, blake3 } = line;
+        let Line { of, file, from, blake3 } = line;
         self.of = of.or(self.of.take());
         if let Some(file) = file {
-            let digests = self.made.entry(file).or_default();
-            digests.retain(|known| *known != blake3);
-            digests.push(blake3);
-            let n_old = digests.len().saturating_sub(MOST_DIGESTS);
-            digests.drain(..n_old);
+            let made = self.made.entry(file).or_default();
+            made.from = from;
+            made.digests.retain(|known| *known != blake3);
+            made.digests.push(blake3);
+            let n_old = made.digests.len().saturating_sub(MOST_DIGESTS);
+            made.digests.drain(..n_old);
         }
     }
 
-    fn append(&mut self, folder: &Path, line: &Line) -> anyhow::Result<()> {
+    fn append(&mut self, folder: &Path, line: Line) -> anyhow::Result<()> {
         let path = folder.join(RECORD);
         fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()))?;
         let torn = if self.is_torn { "\n" } else { "" };
-        let text = format!("{torn}{}\n", serde_json::to_string(line)?);
+        let text = format!("{torn}{}\n", serde_json::to_string(&line)?);
         let file = File::options().append(true).create(true).open(&path);
         file.and_then(|mut file| file.write_all(text.as_bytes()))
             .with_context(|| format!("writing `{}`", path.display()))?;
         (self.is_there, self.is_torn) = (true, false);
+        self.take(line);
         Ok(())
     }
 }

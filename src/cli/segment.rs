@@ -150,10 +150,11 @@ fn write(cli: &Cli, folder: &ResultsFolder, found: Found, on_top: OnTop) -> anyh
     let Found { image, picture, segments, seconds } = found;
     let map = paint(&segments, image.height, image.width, on_top);
     let [png, coloured, list] = ENDINGS.map(|ending| picture.result(ending));
-    folder.put(&png, &encode_se_map(&map))?;
-    folder.put(&coloured, &encode_rgb(&se_map_over(&image, &map)))?;
+    let from = picture.source();
+    folder.put(&png, &from, &encode_se_map(&map))?;
+    folder.put(&coloured, &from, &encode_rgb(&se_map_over(&image, &map)))?;
     let records: Vec<Record> = segments.iter().map(Record::of).collect();
-    folder.put(&list, serde_json::to_string(&records)?.as_bytes())?;
+    folder.put(&list, &from, serde_json::to_string(&records)?.as_bytes())?;
     let png = folder.path_of(&png);
     if cli.json {
         let count = segments.len();

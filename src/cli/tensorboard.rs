@@ -31,12 +31,12 @@ pub(super) fn tensorboard(cli: &Cli, args: &TensorboardArgs) -> anyhow::Result<(
             let place = OutFolder::of(Path::new("out"), &experiment.pipeline, &pipeline.file);
             place.note().into_iter().for_each(|note| eprintln!("note: {note}"));
             let folder = ResultsFolder::look(&place.path, Asked { option: "--to DIR", force: *force }, reads)?;
-            folder.check(event_files(&experiment, FOLDER).iter().map(String::as_str))?;
+            folder.check(event_files(&experiment, FOLDER).iter().map(|file| (file.as_str(), "")))?;
             place.claim(&folder)?;
             (folder, FOLDER)
         }
     };
-    folder.check(event_files(&experiment, within).iter().map(String::as_str))?;
+    folder.check(event_files(&experiment, within).iter().map(|file| (file.as_str(), "")))?;
     let n_scalars = write(&cache, &experiment, &folder, within)?;
     if n_scalars == 0 {
         let hint = format!("s2c-pipe run {} trains", pipeline.written());

@@ -164,6 +164,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
     let points = points(&axes);
     let mut cells: Vec<Cell> = Vec::new();
     let (mut taken, mut n_epochs) = (HashSet::new(), 0);
+    let repeated = repeated(&variants);
     for mut variant in variants {
         let variant_name = match take(&mut variant, "name") {
             Some(Value::String(name)) if !name.is_empty() => name,
@@ -187,6 +188,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             ..error
         };
         let shown = |error: FileError, name: &str| shown(error, &variant_name, name);
+        let seed = variant.get(SEED).filter(|_| repeated.contains(&variant_name)).map(plain);
         let mut overrides = Vec::new();
         flatten("", &Value::Table(variant), &mut overrides);
         let mut table = base.clone();
@@ -221,7 +223,9 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             }
             check(&spec).map_err(at)?;
             n_epochs += epochs(&spec);
-            let axes: Vec<(String, String)> = point.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
+            let seed = seed.iter().map(|seed| (SEED.to_owned(), seed.clone()));
+            let axes: Vec<(String, String)> =
+                point.iter().map(|(name, value)| (name.clone(), plain(value))).chain(seed).collect();
             let place: String = axes.iter().map(|(name, value)| format!(", {name}={value}")).collect();
             let (name, variant) = (format!("{variant_name}{place}"), variant_name.clone());
             if let Some(problem) = names::problem(&name) {
@@ -230,7 +234,10 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
                 return Err(FileError::hinted(message, "it stands in tables, files and folders: write values in one line"));
             }
             if !taken.insert(name.clone()) {
-                return Err(FileError::new(format!("`{}`: two variants are named `{variant}`", path.display())));
+                return Err(FileError::hinted(
+                    format!("`{}`: two variants are named `{variant}`", path.display()),
+                    "give each a name of its own; repeats of one have one name, and differ in `rng_seed` alone",
+                ));
             }
             cells.push(Cell { name, variant, axes, spec });
         }
@@ -245,6 +252,26 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
     }
     let sets = sets.iter().map(|(field, value)| (field.clone(), plain(value))).collect();
     Ok(Pipeline { name, cells, files, sets })
+}
+
+/// The field in which repeats of a variant differ.
+const SEED: &str = "rng_seed";
+
+/// Names of several variants that differ in their `rng_seed` alone: they are repeats of one, as an axis makes them.
+fn repeated(variants: &[Table]) -> HashSet<String> {
+    let mut by_name: HashMap<&str, Vec<&Table>> = HashMap::new();
+    for variant in variants {
+        if let Some(Value::String(name)) = variant.get("name") {
+            by_name.entry(name).or_default().push(variant);
+        }
+    }
+    let rest = |variant: &Table| -> Table { variant.clone().into_iter().filter(|(field, _)| field != SEED).collect() };
+    let are_repeats = |variants: &[&Table]| {
+        let seeds: HashSet<i64> = variants.iter().filter_map(|variant| variant.get(SEED)?.as_integer()).collect();
+        let are_equal = || variants.iter().all(|variant| rest(variant) == rest(variants[0]));
+        variants.len() > 1 && seeds.len() == variants.len() && are_equal()
+    };
+    by_name.into_iter().filter(|(_, variants)| are_repeats(variants)).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// What a pipeline is called after its file: the name of the folder of its results.
@@ -769,6 +796,7 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         ),
         (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
+        (spec.pseudo_label.refine.len() <= 16, "pseudo_label.refine", "has more than 16 refinements"),
         (scales(&spec.seed.scales), "seed.scales", "is empty, has more than 64 scales or one outside 0..=8"),
         (
             !(spec.seed.advcam.enabled && classifier.equivariance.enabled && classifier.equivariance.pcm),

@@ -62,7 +62,8 @@ struct Group<'a> {
     runs: Vec<(&'a str, &'a Row)>,
 }
 
-/// What the cells of a file give over their seeds; empty where no axis is `rng_seed`.
+/// What the cells of a file give over their seeds; empty where no axis is `rng_seed`, and no variant stands there several
+/// times with it.
 ///
 /// `against`: a variant, compared with at the same point of the other axes, or one by its whole name. `None`: the
 /// first variant of the file; where there is one variant only, the first point.
@@ -71,9 +72,14 @@ struct Group<'a> {
 /// The names there are, where `against` is none of them.
 pub fn repeats(cells: &[Cell], rows: &[Row], against: Option<&str>) -> Result<Vec<Repeats>, Vec<String>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
-    for (cell, row) in cells.iter().zip(rows) {
+    // Of a variant that is there once.
+    let own: Vec<String> = cells.iter().map(|cell| cell.spec.rng_seed.to_string()).collect();
+    if !cells.iter().any(|cell| cell.axes.iter().any(|(axis, _)| axis == AXIS)) {
+        return Ok(Vec::new());
+    }
+    for ((cell, row), own) in cells.iter().zip(rows).zip(&own) {
         let (seed, point): (Vec<_>, Vec<_>) = cell.axes.iter().partition(|(axis, _)| axis == AXIS);
-        let Some((_, seed)) = seed.first() else { return Ok(Vec::new()) };
+        let seed = seed.first().map_or(own, |(_, seed)| seed);
         let place: String = point.iter().map(|(axis, value)| format!(", {axis}={value}")).collect();
         let name = format!("{}{place}", cell.variant);
         match groups.iter_mut().find(|group| group.name == name) {

@@ -80,6 +80,27 @@ fn one_bad_picture_ends_no_batch_and_results_have_names_of_their_own() {
     assert!(places.is_sorted(), "{list}");
 }
 
+/// Two calls: the results of one picture do not take the place of those of another.
+#[test]
+fn results_of_another_picture_of_that_name_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["a", "b"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join("1.png"), picture(8, if folder == "a" { 8 } else { 9 })).unwrap();
+    }
+    let of_a = || fs::read(dir.path().join("out/1.png")).unwrap();
+    assert_eq!(segment(dir.path(), &["a/1.png", "--to", "out"]).0, Some(0));
+    let before = of_a();
+    assert_eq!(segment(dir.path(), &["a/../a/1.png", "--to", "out"]).0, Some(0));
+    let (code, said) = segment(dir.path(), &["b/1.png", "--to", "out"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("error: `out/1.png` is there already, and it is made from `") && said.contains("/a/1.png`"), "{said}");
+    assert!(said.contains("; so are 2 more\nhint: "), "{said}");
+    assert!(of_a() == before);
+    assert_eq!(segment(dir.path(), &["b/1.png", "--to", "out", "--force"]).0, Some(0));
+    assert!(of_a() != before);
+}
+
 /// Nothing is worked on, and nothing is written.
 #[test]
 fn what_would_write_over_pictures_is_refused_before_any_work() {

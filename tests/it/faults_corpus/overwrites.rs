@@ -143,9 +143,16 @@ fn what_the_program_made_is_made_again_and_what_was_changed_since_stays() {
     }
     let file = at("empty/SegmentationClass/train_0000.png");
     let whole = fs::read(&file).unwrap();
-    // Another variant's results, and others beside them.
-    succeeds(dir.path(), &["export", "voc.toml", "--what", "pseudo-labels", "--variant", "baseline", "--to", "empty"]);
+    // Others beside them; another variant's are not put in their place.
     succeeds(dir.path(), &["export", "voc.toml", "--what", "cams", "--variant", "baseline", "--to", "empty"]);
+    let other = ["export", "voc.toml", "--what", "pseudo-labels", "--variant", "baseline", "--to", "empty"];
+    let said = text(&call(dir.path(), &other));
+    assert!(said.contains("is there already, and it is made from the pseudo-labels of `S2C` of `"), "{said}");
+    assert!(said.contains("; so are 3 more\nhint: give another folder, --to DIR, or add --force"), "{said}");
+    assert!(fs::read(&file).unwrap() == whole);
+    succeeds(dir.path(), &[&other[..], &["--force"]].concat());
+    assert!(fs::read(&file).unwrap() != whole);
+    assert!(export(&["--to", "empty", "--force"]).status.success());
     assert!(export(&["--to", "empty"]).status.success());
     assert!(fs::read(&file).unwrap() == whole);
     // A line that was cut off, and one of a file that never came.

@@ -136,6 +136,27 @@ fn semicolons_are_told_with_what_to_write() {
     assert!(error.message.contains("the name `a, dataset.train=a\\nb`, with the values of [sweep], has the character"), "{error:?}");
 }
 
+/// The seed need not stand in the names of repeats.
+#[test]
+fn variants_that_differ_in_their_seed_alone_are_repeats() {
+    let variant = |name: &str, more: &str| format!("[[variant]]\nname = '{name}'\n{more}\n");
+    let of = |variants: &[String]| load_text(&format!("{ROOT}{}", variants.concat()), &[]);
+    let found = of(&[
+        variant("base", "rng_seed = 0"),
+        variant("S2C", "rng_seed = 0\nssc.enabled = true"),
+        variant("S2C", "ssc.enabled = true\nrng_seed = 7"),
+    ]);
+    let cells = found.unwrap().cells;
+    let names: Vec<(&str, &str)> = cells.iter().map(|cell| (cell.name.as_str(), cell.variant.as_str())).collect();
+    assert_eq!(names, [("base", "base"), ("S2C, rng_seed=0", "S2C"), ("S2C, rng_seed=7", "S2C")]);
+    assert_eq!((cells[2].spec.rng_seed, cells[2].axes.clone()), (7, vec![("rng_seed".to_owned(), "7".to_owned())]));
+    for others in [["rng_seed = 1", "rng_seed = 1"], ["rng_seed = 1", ""], ["rng_seed = 1\ncpm.tau = 0.3", "rng_seed = 2"]] {
+        let error = of(&others.map(|more| variant("S2C", more))).unwrap_err();
+        assert!(error.message.contains("two variants are named `S2C`"), "{}", error.message);
+        assert!(error.hint.unwrap().contains("differ in `rng_seed` alone"));
+    }
+}
+
 fn write(dir: &TempDir, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     let path = dir.path().join(name);
     fs::write(&path, text).unwrap();
