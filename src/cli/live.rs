@@ -178,6 +178,10 @@ impl Live {
         let mut state = self.state();
         if state.status.ended.is_none() {
             (state.status.ended, state.status.updated) = (Some(how), now());
+            if how == How::Finished {
+                // The others turned out to be in the cache.
+                state.status.of = state.status.done;
+            }
             state.given = [Vec::new(), Vec::new()];
             let _ = state.status().write(&self.cache);
         }

@@ -348,7 +348,7 @@ mod tests {
             (0.1, Some(0.01), "set `f.lr` to 0.01 or less; "),
             (0.01, Some(0.01), "set `f.lr` to 0.001 or less; "),
             (0.003, Some(0.01), "set `f.lr` to 0.0003 or less; "),
-            (2.5e-4, Some(2.5e-4), "set `f.lr` to 2e-5 or less; "),
+            (2e-4, Some(2.5e-4), "set `f.lr` to 2e-5 or less; "),
             (50.0, None, "set `f.lr` to 5 or less; "),
             (f64::INFINITY, Some(0.01), "set `f.lr` to 0.01 or less; "),
             (1e-9, Some(0.01), "the rate is low already (1e-9): look at the images"),

@@ -92,7 +92,6 @@ fn nothing_is_written_over_what_is_not_the_programs_own() {
         ([&labels[..], &["user"]].concat(),                         foreign,                                    "add --force to write into this one"),
         ([&labels[..], &["."]].concat(),                            foreign,                                    "--to DIR"),
         ([&labels[..], &["photo.jpg"]].concat(),                    "`photo.jpg` is a file, not a folder",      "--to DIR"),
-        ([&labels[..], &[""]].concat(),                             "has no name",                              "--to DIR"),
         ([&predict[..], &["photo.jpg", "--to", "."]].concat(),      "`./photo.png` is there already, and s2c-pipe did not make it", "--to DIR"),
         ([&predict[..], &["photo.png", "--to", ".", "--force"]].concat(), "it is a picture that was given",     never),
         ([&predict[..], &["photo.png", "--to", "voc/JPEGImages"]].concat(), "into `",                           never),

@@ -110,7 +110,7 @@ fn semicolons_are_told_with_what_to_write() {
     let cases = [
         // what is set                                said                                         hint
         ("cpm.tau=0.3;0.5",                           "`;` does not part values",                  "values to compare are an axis: write them in [sweep]"),
-        ("cpm.tau=0.3;ssc.weight=2",                  "`;` does not part fields",                  "write --set cpm.tau=0.3 --set ssc.weight=2"),
+        ("cpm.tau=0.3;ssc.weight=2",                  "`;` does not part fields",                  "write --set classifier.cpm.tau=0.3 --set ssc.weight=2"),
         ("dataset.train=a;rng_seed=1",                "`;` does not part fields",                  "--set dataset.train=a --set rng_seed=1"),
         ("seed.scales=0.5;1.0",                       "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
         ("seed.scales=[0.5; 1.0]",                    "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
