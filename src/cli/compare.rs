@@ -46,7 +46,8 @@ pub(super) fn compare_two(
     let [left, right] = sides.map(|(variant, run)| side(&cache, args, variant, run.copied(), !runs.is_empty()));
     let sides = [left?, right?];
     let cells = sides.iter().map(|side| side.cell.clone()).collect();
-    let experiment = Experiment::of(&cache, Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() })?;
+    let experiment =
+        Experiment::of(&cache, Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() })?;
     let now = table(&cache, &experiment)?;
     let metrics = |at: usize| match &sides[at].run {
         None => mious(&now.rows[at]),

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
@@ -17,8 +17,8 @@ use super::doctor::{doctor, has_bf16, parse_devices};
 use super::export::export;
 use super::kept::{Kept, KeptMemo};
 use super::lineage::show_lineage;
-use super::out::OutFolder;
 use super::live::Live;
+use super::out::OutFolder;
 use super::plan::show_plan;
 use super::predict::predict;
 use super::progress::Progress;
@@ -28,16 +28,13 @@ use super::segment::segment;
 use super::signals::stop_on_signals;
 use super::status::host;
 use super::verify::verify_results;
-use super::{
-    Hinted, INTERRUPTED, LOGS, OfData, hint_of, open_cache, read_cache, report, tensorboard, weights,
-    who,
-};
+use super::{Hinted, INTERRUPTED, LOGS, OfData, hint_of, open_cache, read_cache, report, tensorboard, weights, who};
 use crate::cache::status::Status;
 use crate::cache::{Cache, locked};
-use crate::data::{Dataset, FileMemo, Mask};
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::image::encode_se_map;
 use crate::data::scan::ScanOptions;
+use crate::data::{Dataset, FileMemo, Mask};
 use crate::data::{coco, folder, voc};
 use crate::digest::BlobDigest;
 use crate::pipeline::audit::built_on_drift;
@@ -93,7 +90,8 @@ impl Experiment {
         if let Some(bf16) = bf16.filter(|bf16| *bf16 != has_bf16()) {
             found = experiment(Some(bf16))?;
         }
-        let of_data = found.cells.iter().filter(|cell| cell.dataset.decided.is_empty()).flat_map(|cell| &cell.dataset.notes);
+        let of_data =
+            found.cells.iter().filter(|cell| cell.dataset.decided.is_empty()).flat_map(|cell| &cell.dataset.notes);
         let notes: BTreeSet<&String> = of_data.chain(&notes).collect();
         if !cli.quiet {
             notes.iter().for_each(|note| eprintln!("note: {}", printable(note, false)));
@@ -239,9 +237,8 @@ fn parts_of_dataset(root: &Path) -> Vec<PathBuf> {
         "labels.csv",
     ];
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    let is_part = |entry: &std::fs::DirEntry| {
-        PARTS.contains(&entry.file_name().to_string_lossy().to_lowercase().as_str())
-    };
+    let is_part =
+        |entry: &std::fs::DirEntry| PARTS.contains(&entry.file_name().to_string_lossy().to_lowercase().as_str());
     entries.filter(is_part).map(|entry| entry.path()).collect()
 }
 
@@ -620,7 +617,8 @@ fn empty_se_maps(cache: &Cache, experiment: &Experiment) -> Option<String> {
 pub(super) fn tabular_of(cli: &Cli, cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
     let TableSource { file, set, against } = source;
     let args = PipelineArgs { file: file.into(), sets: set.clone() };
-    let experiment = Experiment::of_records(cli, cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
+    let experiment =
+        Experiment::of_records(cli, cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
     let table = table(cache, &experiment)?;
     Ok(tabular(&table, &repeats_of(&experiment, &table, against.as_deref())?))
 }

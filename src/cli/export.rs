@@ -44,14 +44,16 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
         (false, true) => "SegmentationClass/".to_owned(),
         (false, false) => String::new(),
     };
-    let folder = ResultsFolder::look(&args.to, Asked { option: "--to DIR", force: args.force }, experiment.reads(&cache))?;
+    let folder =
+        ResultsFolder::look(&args.to, Asked { option: "--to DIR", force: args.force }, experiment.reads(&cache))?;
     let has_labels = args.npy && args.what == Exported::Cams;
     let name = |id: &str, ending: &str| format!("{within}{}", file_name(id, ending));
     let endings = std::iter::once(format!(".{ending}")).chain(has_labels.then(|| ".labels.npy".to_owned()));
     let endings: Vec<String> = endings.collect();
     let names: Vec<String> =
         items.iter().flat_map(|item| endings.iter().map(|ending| name(&item.id, ending))).collect();
-    let what = clap::ValueEnum::to_possible_value(&args.what).map_or_else(String::new, |what| what.get_name().to_owned());
+    let what =
+        clap::ValueEnum::to_possible_value(&args.what).map_or_else(String::new, |what| what.get_name().to_owned());
     let file = std::fs::canonicalize(&args.pipeline.file).unwrap_or_else(|_| args.pipeline.file.clone());
     let from = format!("the {what} of `{}` of `{}`", cell.name, file.display());
     folder.check(names.iter().map(|name| (name.as_str(), from.as_str())))?;

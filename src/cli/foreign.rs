@@ -20,7 +20,9 @@ pub(super) fn first_foreign(
     is_ours: &dyn Fn(&str) -> bool,
 ) -> io::Result<Option<String>> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         entries => entries?.collect::<Result<Vec<_>, _>>()?,
     };
     let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -137,7 +137,11 @@ impl Kept {
     /// Where it says the same already it is left as it is.
     fn point(&self, names: &[PathBuf], pointer: Pointer) -> io::Result<()> {
         names.iter().try_for_each(|name| match read::<Pointer>(name) {
-            Some(known) if (Pointer { when: known.when, ..Pointer { name: pointer.name.clone(), ..pointer } }) == known => Ok(()),
+            Some(known)
+                if (Pointer { when: known.when, ..Pointer { name: pointer.name.clone(), ..pointer } }) == known =>
+            {
+                Ok(())
+            }
             _ => write(name, &pointer),
         })
     }
@@ -166,7 +170,8 @@ impl Kept {
     /// A data set that is gone, as a run read it; and whether `precision = "auto"` meant bf16 there.
     pub(super) fn dataset(&self, spec: &DatasetSpec) -> Option<(Dataset, bool)> {
         let root = spec.root.clone().unwrap_or_default();
-        let is_gone = spec.root.is_none() || !root.is_dir() || matches!(first_foreign(&root, &[], &|_| false), Ok(None));
+        let is_gone =
+            spec.root.is_none() || !root.is_dir() || matches!(first_foreign(&root, &[], &|_| false), Ok(None));
         let pointer = self.names_of_data(spec).iter().find_map(|name| read::<Pointer>(name)).filter(|_| is_gone)?;
         let KeptData { classes, train, val } = read(&self.data(&pointer.digest))?;
         let items = |items: Vec<KeptItem>| items.into_iter().map(KeptItem::item).collect();

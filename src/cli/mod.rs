@@ -250,7 +250,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Cache { action: CacheAction::Gc { keep, sets, max_size, dry_run } } => {
             gc::collect(cli, &gc::Asked { files: keep, sets, max_bytes: *max_size, dry_run: *dry_run })?;
         }
-        Command::Cache { action: CacheAction::Push { to, list, force } } => return transfer::push(cli, to, *list, *force),
+        Command::Cache { action: CacheAction::Push { to, list, force } } => {
+            return transfer::push(cli, to, *list, *force);
+        }
         Command::Cache { action: CacheAction::Pull { from } } => return transfer::pull(cli, from),
         #[cfg(feature = "torch")]
         Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
@@ -283,9 +285,8 @@ fn foreign_to_a_cache(folder: &Path) -> anyhow::Result<Option<String>> {
     let is_cache = ["blobs", "manifests"].iter().any(|part| folder.join(part).is_dir());
     match is_cache {
         true => Ok(None),
-        false => {
-            foreign::first_foreign(folder, &PARTS_OF_A_CACHE, &|_| false).with_context(|| format!("looking into `{}`", folder.display()))
-        }
+        false => foreign::first_foreign(folder, &PARTS_OF_A_CACHE, &|_| false)
+            .with_context(|| format!("looking into `{}`", folder.display())),
     }
 }
 
@@ -293,7 +294,10 @@ fn foreign_to_a_cache(folder: &Path) -> anyhow::Result<Option<String>> {
 fn ensure_cache_or_new(cli: &Cli) -> anyhow::Result<()> {
     let shown = cli.cache.display();
     if std::fs::metadata(&cli.cache).is_ok_and(|found| !found.is_dir()) {
-        return Err(Hinted::error(format!("the cache `{shown}` is a file, not a folder"), "give a folder: --cache DIR"));
+        return Err(Hinted::error(
+            format!("the cache `{shown}` is a file, not a folder"),
+            "give a folder: --cache DIR",
+        ));
     }
     foreign_to_a_cache(&cli.cache)?.map_or(Ok(()), |name| {
         let message = format!("`{shown}` is no cache, and has files of others, such as `{name}`");

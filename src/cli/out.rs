@@ -105,7 +105,10 @@ mod tests {
         assert_eq!(name(&[]), "exp");
         assert_eq!(name(&[("b", "1"), ("classifier.cpm.tau", "0.3"), ("b", "2")]), "exp+b=2,classifier.cpm.tau=0.3");
         let roots = ["/data/VOC2012", "/other/VOC2012"].map(|root| name(&[("dataset.root", root)]));
-        assert!(roots.iter().all(|name| name.starts_with("exp+dataset.root=VOC2012-")) && roots[0] != roots[1], "{roots:?}");
+        assert!(
+            roots.iter().all(|name| name.starts_with("exp+dataset.root=VOC2012-")) && roots[0] != roots[1],
+            "{roots:?}"
+        );
         let lists = ["[\"a\", \"b\"]", "[\"a\",  \"b\"]"].map(|list| name(&[("dataset.exclude", list)]));
         assert!(lists.iter().all(|name| !name.contains(['[', '"', ' '])) && lists[0] != lists[1], "{lists:?}");
         assert!(name(&[("dataset.train", &"n".repeat(300))]).len() < 120);

@@ -47,7 +47,8 @@ const DRAWN: &str = "overlays/.parts";
 
 /// The files of [`write_overlays`]: `overlays/ITEM.png`. Different images of one id have a number in their names.
 pub(super) fn overlay_names(experiment: &Experiment) -> Vec<String> {
-    let items = experiment.cells.iter().flat_map(|cell| cell.overlays.iter().map(|of| &cell.dataset.train[of.item_idx]));
+    let items =
+        experiment.cells.iter().flat_map(|cell| cell.overlays.iter().map(|of| &cell.dataset.train[of.item_idx]));
     let images: BTreeSet<(&str, BlobDigest)> = items.map(|item| (item.id.as_str(), item.image.digest)).collect();
     std::iter::once(DRAWN.to_owned()).chain(picture_names(images.into_iter().map(|(item, _)| item))).collect()
 }

@@ -188,11 +188,15 @@ impl ResultsFolder {
         if let Some((name, why)) = first {
             let more = if n_more > 0 { format!("; so are {n_more} more") } else { String::new() };
             let message = format!("`{}` is there already, and {why}{more}", self.path_of(name).display());
-            return Err(Hinted::error(message, format!("give another folder, {option}, or add --force to write over it")));
+            return Err(Hinted::error(
+                message,
+                format!("give another folder, {option}, or add --force to write over it"),
+            ));
         }
         match &self.foreign {
             Some(name) if !force => {
-                let message = format!("`{}` has files that s2c-pipe did not make, such as `{name}`", self.path.display());
+                let message =
+                    format!("`{}` has files that s2c-pipe did not make, such as `{name}`", self.path.display());
                 let hint = format!("give a new or an empty folder, {option}, or add --force to write into this one");
                 Err(Hinted::error(message, hint))
             }

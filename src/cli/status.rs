@@ -69,7 +69,10 @@ pub(super) fn status(cli: &Cli, file: Option<&Path>) -> anyhow::Result<()> {
         Some((State::Running, status)) => {
             println!("nothing runs of that file; on `{cache}` runs {}", name(status));
         }
-        _ => println!("nothing runs on `{cache}`, and no run of {} is known", file.map_or("any file".to_owned(), |file| format!("`{}`", file.display()))),
+        _ => println!(
+            "nothing runs on `{cache}`, and no run of {} is known",
+            file.map_or("any file".to_owned(), |file| format!("`{}`", file.display()))
+        ),
     }
     // `plan`, `cache gc` and others.
     let is_of_last = |holder: &String| last.as_ref().is_some_and(|(_, status)| status.who == *holder);
@@ -170,7 +173,11 @@ mod tests {
             done: 12,
             of: 57,
             failed: 0,
-            running: vec![RunningUnit { label: "cam_epoch epoch 1".into(), since: 1_795_551_990, steps: Some((3, 10)) }],
+            running: vec![RunningUnit {
+                label: "cam_epoch epoch 1".into(),
+                since: 1_795_551_990,
+                steps: Some((3, 10)),
+            }],
             seconds_left: Some(70.0),
             unknown: Vec::new(),
             ended: None,
@@ -185,7 +192,10 @@ mod tests {
         assert_eq!(of(&status, Some(&who), "node", now + 1000), State::Running);
         assert_eq!(of(&status, None, "node", now), State::Died);
         assert_eq!(of(&status, Some("process 8 (s2c-pipe plan p.toml)"), "node", now), State::Died);
-        assert_eq!((of(&status, None, "other", now), of(&status, None, "other", now + 100)), (State::Running, State::Died));
+        assert_eq!(
+            (of(&status, None, "other", now), of(&status, None, "other", now + 100)),
+            (State::Running, State::Died)
+        );
         status.ended = Some(How::Finished);
         assert_eq!(of(&status, Some(&who), "node", now), State::Ended);
     }

@@ -58,12 +58,7 @@ pub(super) fn event_files(experiment: &Experiment, within: &str) -> Vec<String> 
 
 /// Writes what has finished of each variant; gives the number of numbers. Where a variant's cannot be written, those of the
 /// others are.
-pub(super) fn write(
-    cache: &Cache,
-    experiment: &Experiment,
-    to: &ResultsFolder,
-    within: &str,
-) -> anyhow::Result<usize> {
+pub(super) fn write(cache: &Cache, experiment: &Experiment, to: &ResultsFolder, within: &str) -> anyhow::Result<usize> {
     let finished = experiment.finished(cache);
     let logs = cache.folder().join(LOGS);
     let times = |key: &UnitKey| -> Vec<StepTime> {

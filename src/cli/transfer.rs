@@ -19,9 +19,15 @@ const EVERY: Duration = Duration::from_secs(10);
 const MAX_NAMED: usize = 5;
 
 pub(super) fn push(cli: &Cli, to: &str, list: bool, force: bool) -> anyhow::Result<ExitCode> {
-    if !to.contains("://") && !force && let Some(name) = foreign_to_a_cache(Path::new(to))? {
+    if !to.contains("://")
+        && !force
+        && let Some(name) = foreign_to_a_cache(Path::new(to))?
+    {
         let message = format!("`{to}` is no cache, and has files of others, such as `{name}`");
-        return Err(Hinted::error(message, "give a cache, or a new or an empty folder, or add --force to send into this one"));
+        return Err(Hinted::error(
+            message,
+            "give a cache, or a new or an empty folder, or add --force to send into this one",
+        ));
     }
 
     let cache = read_cache(cli)?;

@@ -67,7 +67,10 @@ impl Drawing {
     pub fn dot(&self) -> String {
         let mut text = String::from("digraph pipeline {\n  node [shape=box];\n");
         for (i, node) in self.nodes.iter().enumerate() {
-            text.push_str(&format!("  n{i} [label=\"{}\"];\n", self.text(node, "\\n", |text| text.replace('\\', "\\\\").replace('"', "\\\""))));
+            text.push_str(&format!(
+                "  n{i} [label=\"{}\"];\n",
+                self.text(node, "\\n", |text| text.replace('\\', "\\\\").replace('"', "\\\""))
+            ));
         }
         self.arrows.iter().for_each(|(from, to)| text.push_str(&format!("  n{from} -> n{to};\n")));
         text + "}\n"

@@ -231,7 +231,10 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             if let Some(problem) = names::problem(&name) {
                 let name = names::printable(&name, false);
                 let message = format!("`{}`: the name `{name}`, with the values of [sweep], {problem}", path.display());
-                return Err(FileError::hinted(message, "it stands in tables, files and folders: write values in one line"));
+                return Err(FileError::hinted(
+                    message,
+                    "it stands in tables, files and folders: write values in one line",
+                ));
             }
             if !taken.insert(name.clone()) {
                 return Err(FileError::hinted(
@@ -358,7 +361,8 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
         let message = format!("`{}`: {}", path.display(), error.to_string().trim_end());
         let near = error.span().map(|span| &text[text.floor_char_boundary(span.start.saturating_sub(1))..]);
         let is_semicolon = near.is_some_and(|near| near.trim_start().chars().take(2).any(|c| c == ';'));
-        let hint = is_semicolon.then(|| "`;` separates nothing: values of a list have commas between them, [0.3, 0.5]".to_owned());
+        let hint = is_semicolon
+            .then(|| "`;` separates nothing: values of a list have commas between them, [0.3, 0.5]".to_owned());
         FileError { message, hint: hint.or_else(|| hint_of(error.message())) }
     };
     toml::from_str::<Shape>(&text).map_err(wrong)?;

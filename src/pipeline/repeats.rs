@@ -248,7 +248,10 @@ fn table(repeats: &[Repeats], plus_minus: &str) -> Vec<Vec<String>> {
 /// A mean and its p.
 fn cell_texts(spread: Option<&Spread>, plus_minus: &str) -> [String; 2] {
     let Some(Spread { n, mean, std, against, digests: _ }) = spread else { return ["-".into(), "-".into()] };
-    [mean_text(*n, *mean, *std, plus_minus), against.as_ref().map_or_else(|| "-".to_owned(), |paired| p_text(paired.p, paired.n))]
+    [
+        mean_text(*n, *mean, *std, plus_minus),
+        against.as_ref().map_or_else(|| "-".to_owned(), |paired| p_text(paired.p, paired.n)),
+    ]
 }
 
 pub(super) fn mean_text(n: usize, mean: f64, std: Option<f64>, plus_minus: &str) -> String {

@@ -121,7 +121,8 @@ pub(super) fn of_command_line(field: &str, written: &str) -> Result<Value, FileE
     let quoted = toml_text(typed);
     let kind = Kind::of(field);
     if quoted.is_none() && outside_of_quotes(typed).contains(';') {
-        parted_by_semicolons(field, kind, typed).map_or(Ok(()), |(what, hint)| Err(FileError::hinted(said(what), hint)))?;
+        parted_by_semicolons(field, kind, typed)
+            .map_or(Ok(()), |(what, hint)| Err(FileError::hinted(said(what), hint)))?;
     }
     match kind {
         Some(Kind::Text) if is_list && typed.ends_with(']') => {
@@ -219,9 +220,10 @@ fn outside_of_quotes(text: &str) -> String {
 /// What is wrong with a value that has `;` in it, and what to write: several fields in one, or several values. A single text
 /// may have one.
 fn parted_by_semicolons(field: &str, kind: Option<Kind>, typed: &str) -> Option<(&'static str, String)> {
-    let parts: Vec<&str> = typed.trim_matches(['[', ']']).split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> =
+        typed.trim_matches(['[', ']']).split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
     let is_assignment = |part: &&str| part.split_once('=').is_some_and(|(name, _)| super::file::is_field(name.trim()));
-    if parts.len() > 1 && parts[1..].iter().all(|part| is_assignment(part)) {
+    if parts.len() > 1 && parts[1..].iter().all(is_assignment) {
         let first = format!("{field}={}", parts[0]);
         let sets = std::iter::once(first.as_str()).chain(parts[1..].iter().copied());
         let sets: Vec<String> = sets.map(|set| format!("--set {}", shell_quoted(set))).collect();
@@ -229,12 +231,16 @@ fn parted_by_semicolons(field: &str, kind: Option<Kind>, typed: &str) -> Option<
     }
     let several = |values: Vec<String>| format!("--set {}", shell_quoted(&format!("{field}=[{}]", values.join(", "))));
     match kind {
-        Some(Kind::Numbers) => {
-            Some(("`;` does not part values", format!("write {}", several(parts.iter().map(|part| (*part).to_owned()).collect()))))
-        }
+        Some(Kind::Numbers) => Some((
+            "`;` does not part values",
+            format!("write {}", several(parts.iter().map(|part| (*part).to_owned()).collect())),
+        )),
         Some(Kind::Texts | Kind::Words) => {
             let (apart, one) = (parts.iter().map(|part| in_quotes(part)).collect(), several(vec![in_quotes(typed)]));
-            Some(("one value with `;`, or several", format!("for {} write {}, for one {one}", parts.len(), several(apart))))
+            Some((
+                "one value with `;`, or several",
+                format!("for {} write {}, for one {one}", parts.len(), several(apart)),
+            ))
         }
         Some(Kind::Whole | Kind::Number | Kind::NumberOrWord | Kind::Truth | Kind::Word) => {
             let hint = "give one value here; values to compare are an axis: write them in [sweep], with commas";

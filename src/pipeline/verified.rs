@@ -88,7 +88,8 @@ impl Tabular {
     fn place(&self, column: &str, before: Option<usize>) -> Option<usize> {
         let titles = || self.columns.iter().enumerate().skip(1);
         let titled = titles().find(|(_, known)| *known == column).map(|(at, _)| at);
-        let behind = || before.map(|before| before + 1).filter(|at| self.columns.get(*at).is_some_and(|of| is_of_p(of)));
+        let behind =
+            || before.map(|before| before + 1).filter(|at| self.columns.get(*at).is_some_and(|of| is_of_p(of)));
         titled.or_else(|| (column == P).then(behind).flatten())
     }
 
@@ -168,7 +169,12 @@ impl Stands {
     ///
     /// # Errors
     /// A digest that `read` does not know, or that is of no evaluation.
-    fn text(&self, column: &str, as_before: bool, read: &dyn Fn(&BlobDigest) -> Option<Value>) -> Result<String, BlobDigest> {
+    fn text(
+        &self,
+        column: &str,
+        as_before: bool,
+        read: &dyn Fn(&BlobDigest) -> Option<Value>,
+    ) -> Result<String, BlobDigest> {
         let field =
             |digest: &BlobDigest, name: &str| read(digest).and_then(|found| found.get(name)?.as_f64()).ok_or(*digest);
         let percent = |digest: &BlobDigest| field(digest, "miou").map(|miou| miou * 100.0);

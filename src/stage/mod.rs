@@ -176,7 +176,9 @@ impl NotFinite {
         let lower = usual.map_or(lr / 10.0, |usual| (lr / 10.0).min(usual));
         let is_low = usual.is_some_and(|usual| *lr < usual / 1000.0) || !lower.is_finite() || lower <= 0.0;
         match is_low {
-            true => format!("the rate is low already ({lr:e}): look at the images of the step and at the weights; {kept}"),
+            true => {
+                format!("the rate is low already ({lr:e}): look at the images of the step and at the weights; {kept}")
+            }
             false => format!("set `{field}` to {} or less; {kept}", number(lower)),
         }
     }

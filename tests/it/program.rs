@@ -394,7 +394,7 @@ fn a_loss_that_is_no_number_names_step_images_and_field() {
     let failed = said.lines().find(|line| line.starts_with("failed: ")).unwrap_or_default();
     assert!(failed.contains("epoch 0, step 1: the loss or its gradient is not finite"), "{said}");
     assert!(failed.contains("images of the step: train_000"), "{said}");
-    assert!(said.contains("\nhint: set `classifier.lr` below "), "{said}");
+    assert!(said.contains("\nhint: set `classifier.lr` to 0.01 or less; "), "{said}");
 }
 
 #[test]

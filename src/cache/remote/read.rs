@@ -69,7 +69,9 @@ mod tests {
         for ending in [BY_CONTENT, ENDING] {
             assert!(is_one(&format!("{FOLDER}/{digest}{ending}")));
         }
-        for name in [format!("{FOLDER}/../{digest}.json"), format!("{FOLDER}/x.json"), format!("{digest}.json"), FOLDER.into()] {
+        for name in
+            [format!("{FOLDER}/../{digest}.json"), format!("{FOLDER}/x.json"), format!("{digest}.json"), FOLDER.into()]
+        {
             assert!(!is_one(&name), "{name}");
         }
     }

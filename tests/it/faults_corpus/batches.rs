@@ -94,7 +94,10 @@ fn results_of_another_picture_of_that_name_stay() {
     assert_eq!(segment(dir.path(), &["a/../a/1.png", "--to", "out"]).0, Some(0));
     let (code, said) = segment(dir.path(), &["b/1.png", "--to", "out"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("error: `out/1.png` is there already, and it is made from `") && said.contains("/a/1.png`"), "{said}");
+    assert!(
+        said.contains("error: `out/1.png` is there already, and it is made from `") && said.contains("/a/1.png`"),
+        "{said}"
+    );
     assert!(said.contains("; so are 2 more\nhint: "), "{said}");
     assert!(of_a() == before);
     assert_eq!(segment(dir.path(), &["b/1.png", "--to", "out", "--force"]).0, Some(0));
@@ -114,7 +117,11 @@ fn what_would_write_over_pictures_is_refused_before_any_work() {
     for (args, error, hint) in [
         (&["photos", "--to", "photos"][..], "would be read as pictures the next time", "give another folder: --to DIR"),
         (&["b.png", "--to", "."], "`./b.png` would be overwritten by a result", "give another folder, --to DIR"),
-        (&["b.jpg", "--to", "."], "`./b.png` is there already, and s2c-pipe did not make it", "give another folder, --to DIR"),
+        (
+            &["b.jpg", "--to", "."],
+            "`./b.png` is there already, and s2c-pipe did not make it",
+            "give another folder, --to DIR",
+        ),
         (&["c.webp"], "`c.webp` is a WebP picture; JPEG and PNG are read", "save such a picture as JPEG or PNG"),
         (&["none"], "`none` could not be read: No such file", "give JPEG or PNG pictures, or folders of them"),
         (&["/dev/zero"], "`/dev/zero` could not be read: it is a device, not a file", "give JPEG or PNG"),

@@ -57,16 +57,28 @@ fn an_ignored_signal_stays_ignored_and_the_status_tells_how_a_run_goes() {
     let found = status_of_running(dir, run.id());
     assert_eq!(found["state"], "running", "{found}");
     let said = succeeds(dir, &["status", "tiny.toml"]);
-    assert!(said.starts_with("run 2 of tiny.toml --set classifier.batch_size=1") && said.contains(" goes on: 0 of "), "{said}");
-    assert!(said.contains(&format!("process {} on ", run.id())) && said.contains("\n  now: cam_epoch epoch 0"), "{said}");
+    assert!(
+        said.starts_with("run 2 of tiny.toml --set classifier.batch_size=1") && said.contains(" goes on: 0 of "),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("process {} on ", run.id())) && said.contains("\n  now: cam_epoch epoch 0"),
+        "{said}"
+    );
     assert!(said.contains(" left"), "{said}");
     let other = succeeds(dir, &["status", "other.toml"]);
     assert!(other.starts_with("nothing runs of that file; on `cache` runs run 2 of tiny.toml"), "{other}");
     send("-KILL", &run);
     run.wait().unwrap();
     let said = succeeds(dir, &["status"]);
-    assert!(said.starts_with("nothing runs; run 2 of tiny.toml") && said.contains(" died without a word: 0 of "), "{said}");
-    assert!(said.contains("\n  it goes on from there with: s2c-pipe run tiny.toml --set classifier.batch_size=1"), "{said}");
+    assert!(
+        said.starts_with("nothing runs; run 2 of tiny.toml") && said.contains(" died without a word: 0 of "),
+        "{said}"
+    );
+    assert!(
+        said.contains("\n  it goes on from there with: s2c-pipe run tiny.toml --set classifier.batch_size=1"),
+        "{said}"
+    );
     assert_eq!(status(dir)["state"], "died");
 
     // A hang-up of the terminal ends it after the unit.
@@ -100,11 +112,9 @@ fn a_status_that_cannot_be_written_or_read_costs_nothing() {
     let dir = finished_copy();
     let dir = dir.path();
     let file = dir.join("cache/status.json");
-    for make in [
-        &|| std::fs::write(&file, b"{\"run\": 7").unwrap(),
-        &|| std::fs::create_dir(&file).unwrap(),
-        &|| rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap(),
-    ] as [&dyn Fn(); 3]
+    for make in [&|| std::fs::write(&file, b"{\"run\": 7").unwrap(), &|| std::fs::create_dir(&file).unwrap(), &|| {
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap()
+    }] as [&dyn Fn(); 3]
     {
         let _ = std::fs::remove_file(&file);
         make();

@@ -19,7 +19,9 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let (path, kind) = (entry.path(), entry.file_type().unwrap());
         match () {
             () if kind.is_dir() => found.extend(contents(&path)),
-            () if kind.is_symlink() => drop(found.insert(path.clone(), fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes())),
+            () if kind.is_symlink() => {
+                drop(found.insert(path.clone(), fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()))
+            }
             () => drop(found.insert(path.clone(), fs::read(&path).unwrap())),
         }
     }
@@ -30,7 +32,8 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn with_data() -> TempDir {
     let dir = finished_copy();
     let at = |name: &str| dir.path().join(name);
-    let scenes = fs::read_dir(at("cache/datasets")).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+    let scenes =
+        fs::read_dir(at("cache/datasets")).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
     copy(&scenes.unwrap(), &at("voc"));
     fs::write(at("voc/readme.txt"), "mine").unwrap();
     fs::write(at("voc.toml"), "extends = 'tiny.toml'\ndataset.kind = 'voc'\ndataset.root = 'voc'\n").unwrap();

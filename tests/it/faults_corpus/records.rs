@@ -24,7 +24,8 @@ const TABLES: [&[&str]; 4] = [
 fn a_table_needs_neither_data_nor_weights() {
     let dir = finished_copy();
     let at = |name: &str| dir.path().join(name);
-    let scenes = fs::read_dir(at("cache/datasets")).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
+    let scenes =
+        fs::read_dir(at("cache/datasets")).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir());
     fs::rename(scenes.unwrap(), at("voc")).unwrap();
     fs::create_dir(at("w")).unwrap();
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights");
@@ -52,7 +53,8 @@ fn a_table_needs_neither_data_nor_weights() {
         let said = succeeds(folder, &["verify-results", "paper.tex"]);
         assert!(said.contains("8 of 8 numbers are what the cache holds"), "{said}");
     };
-    let (no_data, no_weights) = ("voc` are not here: what is shown is of those that a run read, 2", "resnet50_v1.f16.safetensors` is not here");
+    let (no_data, no_weights) =
+        ("voc` are not here: what is shown is of those that a run read, 2", "resnet50_v1.f16.safetensors` is not here");
     fs::remove_dir_all(at("w")).unwrap();
     is_as_before(dir.path(), &[no_weights]);
     fs::rename(at("voc"), at("kept")).unwrap();

@@ -133,7 +133,10 @@ fn semicolons_are_told_with_what_to_write() {
     }
     let spec = "[[variant]]\nname = 'a'\n[sweep]\n'dataset.train' = [\"a\\nb\", 'a b']";
     let error = load_text(&format!("{ROOT}{spec}"), &[]).unwrap_err();
-    assert!(error.message.contains("the name `a, dataset.train=a\\nb`, with the values of [sweep], has the character"), "{error:?}");
+    assert!(
+        error.message.contains("the name `a, dataset.train=a\\nb`, with the values of [sweep], has the character"),
+        "{error:?}"
+    );
 }
 
 /// The seed need not stand in the names of repeats.
@@ -150,7 +153,9 @@ fn variants_that_differ_in_their_seed_alone_are_repeats() {
     let names: Vec<(&str, &str)> = cells.iter().map(|cell| (cell.name.as_str(), cell.variant.as_str())).collect();
     assert_eq!(names, [("base", "base"), ("S2C, rng_seed=0", "S2C"), ("S2C, rng_seed=7", "S2C")]);
     assert_eq!((cells[2].spec.rng_seed, cells[2].axes.clone()), (7, vec![("rng_seed".to_owned(), "7".to_owned())]));
-    for others in [["rng_seed = 1", "rng_seed = 1"], ["rng_seed = 1", ""], ["rng_seed = 1\ncpm.tau = 0.3", "rng_seed = 2"]] {
+    for others in
+        [["rng_seed = 1", "rng_seed = 1"], ["rng_seed = 1", ""], ["rng_seed = 1\ncpm.tau = 0.3", "rng_seed = 2"]]
+    {
         let error = of(&others.map(|more| variant("S2C", more))).unwrap_err();
         assert!(error.message.contains("two variants are named `S2C`"), "{}", error.message);
         assert!(error.hint.unwrap().contains("differ in `rng_seed` alone"));
