@@ -30,8 +30,8 @@
 //! # Files on disk
 //!
 //! See [`cache`] for the store. `run` also writes `out/<pipeline>/`: results and overlay pictures, for people; of these
-//! only `overlays/.parts` is read back, so that pictures of the same parts are not drawn again, and `.pipeline`, which says
-//! whose folder it is.
+//! only `overlays/.parts` is read back, so that pictures of the same parts are not drawn again, and `.s2c-pipe`, which says
+//! whose folder it is and what was written there.
 
 pub mod artifact;
 pub mod cache;

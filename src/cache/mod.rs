@@ -12,6 +12,7 @@
 //!   datasets/            data sets the program made itself
 //!   drift/               units that gave other bytes when an audit ran them again
 //!   scratch/             half-done long units; losing it costs time only
+//!   status.json          what runs now and how far it is: see [`status`]
 //!   lock                 held while a process writes here, with its name inside
 //! ```
 //!
@@ -30,6 +31,7 @@ mod manifest;
 mod mounts;
 mod records;
 pub mod remote;
+pub mod status;
 mod store;
 mod table;
 

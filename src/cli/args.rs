@@ -64,6 +64,11 @@ pub(super) enum Command {
         /// Only runs of this pipeline file
         file: Option<PathBuf>,
     },
+    /// Say what runs on this cache now, how far it is and how long it still takes; also from another terminal
+    Status {
+        /// Only a run of this pipeline file
+        file: Option<PathBuf>,
+    },
     /// Show the table of variants and metrics
     Results {
         #[command(flatten)]
@@ -93,13 +98,7 @@ pub(super) enum Command {
         format: GraphFormat,
     },
     /// Write event files for TensorBoard from the cache; `run` does so by itself
-    Tensorboard {
-        #[command(flatten)]
-        pipeline: PipelineArgs,
-        /// Folder to write to, a folder for each variant [default: out/PIPELINE/tensorboard]
-        #[arg(long, value_name = "DIR")]
-        to: Option<PathBuf>,
-    },
+    Tensorboard(TensorboardArgs),
     /// Copy results out of the cache, one file an image
     Export(ExportArgs),
     /// Segment pictures with a trained variant: a palette PNG and an overlay for each
@@ -185,6 +184,21 @@ pub(super) struct RunArgs {
     /// Folder for overlay pictures and result files, in a folder of the pipeline's name
     #[arg(long, default_value = "out", value_name = "DIR")]
     pub(super) out: PathBuf,
+    /// Write also into a folder with files of others, and over them, but never over what is read
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TensorboardArgs {
+    #[command(flatten)]
+    pub(super) pipeline: PipelineArgs,
+    /// Folder to write to, a folder for each variant [default: out/PIPELINE/tensorboard]
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: Option<PathBuf>,
+    /// Write also into a folder with files of others, and over them, but never over what is read
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -235,6 +249,9 @@ pub(super) enum CacheAction {
         /// Look up what is there instead of taking it from the records there, e.g. where something was removed
         #[arg(long)]
         list: bool,
+        /// Send also into a folder that has files of others beside those of a cache
+        #[arg(long)]
+        force: bool,
     },
     /// Take from a folder or a bucket what has not finished here
     Pull {
@@ -288,6 +305,9 @@ pub(super) struct ExportArgs {
     /// Folder to copy to
     #[arg(long, value_name = "DIR")]
     pub(super) to: PathBuf,
+    /// Write also into a folder with files of others, and over them, but never over what is read
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -316,6 +336,9 @@ pub(super) struct SegmentArgs {
     /// Folder to write to
     #[arg(long, value_name = "DIR", default_value = "out/segments")]
     pub(super) to: PathBuf,
+    /// Write also into a folder with files of others, and over them, but never over what is read
+    #[arg(long)]
+    pub(super) force: bool,
     /// Prompts are a grid of this many points along each side
     #[arg(long, default_value_t = AutomaticOptions::default().points_per_side, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub(super) points_per_side: u32,
@@ -371,6 +394,9 @@ pub(super) struct PredictArgs {
     /// Folder to write to
     #[arg(long, value_name = "DIR", default_value = "out/predictions")]
     pub(super) to: PathBuf,
+    /// Write also into a folder with files of others, and over them, but never over what is read
+    #[arg(long)]
+    pub(super) force: bool,
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,

@@ -43,7 +43,7 @@ pub(super) fn audit_run(run: &Audited<'_>, chosen: Chosen, context: StageContext
     let folder = cache.folder().join("scratch");
     std::fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
     let scratch = tempfile::Builder::new().prefix("audit-").tempdir_in(&folder)?;
-    let progress = Arc::new(Progress::new(cli.quiet, scratch.path().join(LOGS)));
+    let progress = Arc::new(Progress::new(cli.quiet, scratch.path().join(LOGS), None));
     let inside = progress.clone();
     let interrupted = context.interrupted.clone();
     let progress_fn = Arc::new(move |step: &crate::stage::Step<'_>| inside.step(step));

@@ -46,7 +46,8 @@ pub(super) fn compare_two(
     let [left, right] = sides.map(|(variant, run)| side(&cache, args, variant, run.copied(), !runs.is_empty()));
     let sides = [left?, right?];
     let cells = sides.iter().map(|side| side.cell.clone()).collect();
-    let experiment = Experiment::of(&cache, Pipeline { name: String::new(), cells })?;
+    let experiment =
+        Experiment::of(&cache, Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() })?;
     let now = table(&cache, &experiment)?;
     let metrics = |at: usize| match &sides[at].run {
         None => mious(&now.rows[at]),
@@ -86,7 +87,7 @@ fn fields(cache: &Cache, left: &Cell, right: &Cell) -> anyhow::Result<Vec<Field>
         // Some combination of fields may be none of a pipeline: then it is not the right one.
         let Ok(spec) = with_effects(&left.spec, fields) else { return Ok(false) };
         let cells = vec![Cell { spec, ..left.clone() }, right.clone()];
-        let built = Experiment::of(cache, Pipeline { name: String::new(), cells });
+        let built = Experiment::of(cache, Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() });
         Ok(built.is_ok_and(|built| {
             let units = |at: usize| built.cells[at].targets().into_iter().collect::<BTreeSet<_>>();
             units(0) == units(1)

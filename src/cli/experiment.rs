@@ -1,10 +1,11 @@
 //! Commands that work on a pipeline file: run, plan, why, results, graph.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
@@ -14,40 +15,47 @@ use super::audit::{self, Audited};
 use super::compare::compare_two;
 use super::doctor::{doctor, has_bf16, parse_devices};
 use super::export::export;
+use super::kept::{Kept, KeptMemo};
 use super::lineage::show_lineage;
+use super::live::Live;
 use super::out::OutFolder;
 use super::plan::show_plan;
 use super::predict::predict;
 use super::progress::Progress;
-use super::record::Recorded;
+use super::record::{Recorded, how};
+use super::results_folder::{Asked, Reads, ResultsFolder};
 use super::segment::segment;
+use super::signals::stop_on_signals;
+use super::status::host;
 use super::verify::verify_results;
 use super::why::show_why;
 use super::{
-    Hinted, INTERRUPTED, LOGS, OfData, hint_of, leave_at_once, open_cache, read_cache, report, size, tensorboard,
-    weights,
+    Hinted, INTERRUPTED, LOGS, OfData, hint_of, open_cache, read_cache, report, size, tensorboard, weights, who,
 };
-use crate::cache::{Cache, Untold};
-use crate::data::Dataset;
+use crate::cache::status::Status;
+use crate::cache::{Cache, Untold, locked};
 use crate::data::emoji::{EmojiOptions, materialise};
 use crate::data::image::encode_se_map;
 use crate::data::scan::ScanOptions;
 use crate::data::text::counted;
+use crate::data::{Dataset, FileMemo, Mask};
 use crate::data::{coco, folder, voc};
 use crate::digest::BlobDigest;
 use crate::pipeline::audit::built_on_drift;
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
-use crate::pipeline::file::{Pipeline, load};
+use crate::pipeline::file::{Cell, Pipeline, load};
+use crate::pipeline::forecast::Forecast;
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::names::printable;
 use crate::pipeline::outcomes::Outcomes;
-use crate::pipeline::plan::finished;
+use crate::pipeline::plan::{finished, plan};
 use crate::pipeline::repeats::{self, Repeats};
 use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
 use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
+use crate::pipeline::value::named_paths;
 use crate::pipeline::verified::{TableSource, Tabular};
 use crate::stage::StageContext;
 use crate::vision::{SeMap, VOC_CLASSES, labels_of};
@@ -64,6 +72,8 @@ pub(super) struct Experiment {
     pub(super) cells: Vec<CellUnits>,
     /// What each command hashes: see [`Cache::untold_files`].
     untold: BTreeMap<String, Untold>,
+    /// Digests of the files of weights that it reads.
+    pub(super) weights: Vec<(PathBuf, BlobDigest)>,
 }
 
 impl Experiment {
@@ -72,6 +82,48 @@ impl Experiment {
     }
 
     pub(super) fn of(cache: &Cache, pipeline: Pipeline) -> anyhow::Result<Self> {
+        Self::with(cache, pipeline, cache, &|_| None)
+    }
+
+    /// To look at results: data and weights that are gone are taken as the last run had them, and notes say so.
+    pub(super) fn of_records(cli: &Cli, cache: &Cache, args: &PipelineArgs) -> anyhow::Result<Self> {
+        let kept = Kept::new(cache, &args.file);
+        let memo = KeptMemo { cache, kept: &kept, gone: Mutex::default() };
+        let experiment = |bf16: Option<bool>| {
+            let kept = |spec: &DatasetSpec| kept.dataset(spec);
+            Self::with_bf16(cache, load(&args.file, &args.sets)?, &memo, &kept, bf16)
+        };
+        let mut found = experiment(None)?;
+        let (bf16, notes) = std::mem::take(&mut *locked(&memo.gone));
+        if let Some(bf16) = bf16.filter(|bf16| *bf16 != has_bf16()) {
+            found = experiment(Some(bf16))?;
+        }
+        let of_data =
+            found.cells.iter().filter(|cell| cell.dataset.decided.is_empty()).flat_map(|cell| &cell.dataset.notes);
+        let notes: BTreeSet<&String> = of_data.chain(&notes).collect();
+        if !cli.quiet {
+            notes.iter().for_each(|note| eprintln!("note: {}", printable(note, false)));
+        }
+        Ok(found)
+    }
+
+    fn with(
+        cache: &Cache,
+        pipeline: Pipeline,
+        memo: &dyn FileMemo,
+        kept: &dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>,
+    ) -> anyhow::Result<Self> {
+        Self::with_bf16(cache, pipeline, memo, kept, None)
+    }
+
+    /// `kept`: what is taken for a data set that cannot be read, and whether `auto` meant bf16 there.
+    fn with_bf16(
+        cache: &Cache,
+        pipeline: Pipeline,
+        memo: &dyn FileMemo,
+        kept: &dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>,
+        mut bf16: Option<bool>,
+    ) -> anyhow::Result<Self> {
         let mut scanned: HashMap<String, Arc<Dataset>> = HashMap::new();
         let mut inputs = Vec::new();
         for cell in &pipeline.cells {
@@ -80,20 +132,27 @@ impl Experiment {
             let dataset = match scanned.get(&key) {
                 Some(dataset) => dataset.clone(),
                 None => {
-                    let dataset = Arc::new(open_dataset(cache, spec)?);
+                    let dataset = open_dataset(cache, spec).or_else(|error| {
+                        let (dataset, had_bf16) = kept(spec).ok_or(error)?;
+                        bf16 = Some(had_bf16);
+                        anyhow::Ok(dataset)
+                    });
+                    let dataset = Arc::new(dataset?);
                     scanned.insert(key, dataset.clone());
                     dataset
                 }
             };
             inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset });
         }
-        let built = build(&inputs, cache, has_bf16());
+        let memo = Remembered { memo, asked: Mutex::default() };
+        let built = build(&inputs, &memo, bf16.unwrap_or_else(has_bf16));
         // Notes tell what the data lack, which may be the cause.
         let (graph, cells) = built.map_err(|error| {
             let notes = distinct_notes(inputs.iter().map(|input| &*input.dataset));
             OfData { error, notes: notes.into_iter().map(str::to_owned).collect() }
         })?;
-        Ok(Self { pipeline, graph, cells, untold: cache.untold_files() })
+        let weights = std::mem::take(&mut *locked(&memo.asked));
+        Ok(Self { pipeline, graph, cells, untold: cache.untold_files(), weights })
     }
 
     /// The units of a cell by its name.
@@ -106,6 +165,39 @@ impl Experiment {
     /// What has finished, by unit.
     pub(super) fn finished(&self, cache: &Cache) -> Outcomes {
         finished(&self.graph, cache, &self.targets())
+    }
+
+    /// What it reads, and what is never written over: pipeline files, data, weights, the cache.
+    pub(super) fn reads(&self, cache: &Cache) -> Reads {
+        let mut reads = Reads::default();
+        reads.add_folder(cache.folder(), "the cache");
+        self.pipeline.files.iter().for_each(|file| reads.add_file(file, "a pipeline file"));
+        let mut known = HashSet::new();
+        for cell in &self.cells {
+            if !known.insert(Arc::as_ptr(&cell.dataset)) {
+                continue;
+            }
+            for item in cell.dataset.train.iter().chain(&cell.dataset.val) {
+                reads.add_file_and_folder(&item.image.path, "an image of the data set", "a folder of its images");
+                if let Some(Mask::File(file) | Mask::Translated { file, reading: _ }) = &item.mask {
+                    reads.add_file_and_folder(&file.path, "a mask of the data set", "a folder of its masks");
+                }
+            }
+        }
+        let mut named = HashSet::new();
+        for (field, path) in self.pipeline.cells.iter().flat_map(|cell| named_paths(&cell.spec)) {
+            if !named.insert(path.clone()) {
+                continue;
+            }
+            let (paths, what) = match field {
+                "dataset.root" => (parts_of_dataset(&path), "a part of the data set".to_owned()),
+                _ => (vec![path], format!("what `{field}` names")),
+            };
+            for path in paths {
+                if path.is_dir() { reads.add_folder(&path, &what) } else { reads.add_file(&path, &what) }
+            }
+        }
+        reads
     }
 
     /// The notes on the data sets, each once.
@@ -146,6 +238,50 @@ impl Experiment {
         targets.sort_unstable();
         targets.dedup();
         targets
+    }
+}
+
+/// The files and folders in a data set's root that a data set of any kind is read from.
+fn parts_of_dataset(root: &Path) -> Vec<PathBuf> {
+    const PARTS: [&str; 9] = [
+        "jpegimages",
+        "imagesets",
+        "segmentationclass",
+        "segmentationclassaug",
+        "segmentationobject",
+        "annotations",
+        "images",
+        "masks",
+        "labels.csv",
+    ];
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let is_part =
+        |entry: &std::fs::DirEntry| PARTS.contains(&entry.file_name().to_string_lossy().to_lowercase().as_str());
+    entries.filter(is_part).map(|entry| entry.path()).collect()
+}
+
+/// Files whose digests were asked for.
+struct Remembered<'a> {
+    memo: &'a dyn FileMemo,
+    asked: Mutex<Vec<(PathBuf, BlobDigest)>>,
+}
+
+impl FileMemo for Remembered<'_> {
+    fn digest(&self, path: &Path) -> anyhow::Result<BlobDigest> {
+        let digest = self.memo.digest(path)?;
+        let mut asked = locked(&self.asked);
+        if !asked.iter().any(|(known, _)| known == path) {
+            asked.push((path.to_owned(), digest));
+        }
+        Ok(digest)
+    }
+
+    fn fact(&self, name: &str, of: &BlobDigest) -> Option<Vec<u8>> {
+        self.memo.fact(name, of)
+    }
+
+    fn remember(&self, name: &str, of: &BlobDigest, fact: &[u8]) {
+        self.memo.remember(name, of, fact);
     }
 }
 
@@ -202,7 +338,7 @@ fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {
 
 /// # Errors
 /// The folder is laid out as a data set of another kind, and not as one of this.
-fn check_kind(kind: DatasetKind, root: &std::path::Path) -> anyhow::Result<()> {
+fn check_kind(kind: DatasetKind, root: &Path) -> anyhow::Result<()> {
     let has_instances = || {
         let names = std::fs::read_dir(root.join("annotations")).into_iter().flatten().flatten();
         names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("instances_"))
@@ -235,7 +371,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         Command::Lineage { pipeline, image, variant } => show_lineage(cli, pipeline, image, variant.as_deref())?,
         Command::Results { pipeline, csv, latex, metrics, against } => {
             let cache = read_cache(cli)?;
-            let experiment = Experiment::open(&cache, pipeline)?;
+            let experiment = Experiment::of_records(cli, &cache, pipeline)?;
             let table = table(&cache, &experiment)?;
             let repeats = repeats_of(&experiment, &table, against.as_deref())?;
             let text = match (csv, latex, repeats.is_empty()) {
@@ -264,7 +400,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
             };
             print!("{text}");
         }
-        Command::Tensorboard { pipeline, to } => tensorboard::tensorboard(cli, pipeline, to.as_deref())?,
+        Command::Tensorboard(args) => tensorboard::tensorboard(cli, args)?,
         Command::Export(args) => export(cli, args)?,
         Command::VerifyResults { files } => return verify_results(cli, files),
         Command::Predict(args) => predict(cli, args)?,
@@ -276,7 +412,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -292,24 +428,36 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         audit,
         audit_seed,
         out,
+        force,
     } = args;
     let devices = parse_devices(device_name)?;
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
     experiment.print_notes(cli);
     weights::check(cli, &cache, &experiment)?;
-    let place = OutFolder::of(out, &experiment.pipeline.name, &pipeline.file);
+    let place = OutFolder::of(out, &experiment.pipeline, &pipeline.file);
     place.note().into_iter().for_each(|note| eprintln!("note: {note}"));
-    let claimed = place.claim();
+    let asked = Asked { option: "--out DIR", force: *force };
+    let folder = ResultsFolder::look(&place.path, asked, experiment.reads(&cache))?;
+    folder.check(result_tables(&experiment).into_iter().map(|name| (name, "")))?;
+    // Of what only accompanies them, what cannot be written is told at the end.
+    folder.check_never(report::overlay_names(&experiment).iter().map(String::as_str))?;
+    let claimed = place.claim(&folder);
     let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            leave_at_once(INTERRUPTED); // the second time; the store is whole at any moment
-        }
-        eprintln!("stopping after this unit; once more to stop at once");
-    })?;
-    let progress = Arc::new(Progress::new(cli.quiet, cache.folder().join(LOGS)));
+    stop_on_signals(interrupted.clone()).context("listening for signals")?;
+    let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    if let Err(error) = Kept::new(&cache, &pipeline.file).keep(&experiment, has_bf16()) {
+        eprintln!("note: what this run reads could not be kept, so its table needs the data and the weights: {error}");
+    }
+    let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
+    let n_at_once = [devices.len(), jobs];
+    let live = Arc::new(Live::begin(
+        cache.folder().to_owned(),
+        status_of(pipeline, recorded.run()),
+        n_at_once,
+        Box::new(is_parallel()),
+    ));
+    let progress = Arc::new(Progress::new(cli.quiet, cache.folder().join(LOGS), Some(live.clone())));
     let inside = progress.clone();
     let context = StageContext {
         device: devices[0],
@@ -320,9 +468,6 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let audit_context = context.clone();
     let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
     let made_by = format!("s2c-pipe {version}, libtorch {libtorch}");
-    let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let events = place.path.join(tensorboard::FOLDER);
-    let recorded = Recorded::begin(&cache, &experiment, pipeline, now());
     let options = RunOptions {
         targets: &experiment.targets(),
         restore: *restore,
@@ -332,10 +477,14 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         clock: &now,
         made_by: &made_by,
         observer: &|event| {
+            // Before it is told of, so that it is told with the time it takes.
+            if matches!(event, Event::Planned { to_run, .. } if to_run > 0) {
+                live.expect(forecast(&experiment, &cache, n_at_once));
+            }
             progress.event(event);
             // For those who watch; what cannot be written is told at the end.
             if matches!(event, Event::UnitFinished { stage, .. } if stage.ends_with("_epoch")) {
-                let _ = tensorboard::write(&cache, &experiment, &events);
+                let _ = tensorboard::write(&cache, &experiment, &folder, tensorboard::FOLDER);
             }
         },
     };
@@ -347,6 +496,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     recorded.keep_units(&cache, &experiment);
     let table = table(&cache, &experiment);
     recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
+    live.end(how(report.as_ref().ok()));
     let (report, mut table) = (report?, table?);
     if !cli.quiet {
         let repaired = match report.repaired.len() {
@@ -367,15 +517,14 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         table = self::table(&cache, &experiment)?; // marks what is built on what drifted
     }
     let repeats = repeats_of(&experiment, &table, None)?;
-    let folder = &place.path;
     let mut n_pictures = 0;
     // What cannot be written does not keep the table from being shown.
     let (mut lost, mut lost_beside) = (Vec::new(), Vec::new());
     if report.failed.is_empty() {
-        lost = report::write_tables(&table, &repeats, folder);
+        lost = report::write_tables(&table, &repeats, &folder);
         lost_beside.extend(claimed.err());
-        lost_beside.extend(tensorboard::write(&cache, &experiment, &events).err());
-        match report::write_overlays(&cache, &experiment, folder) {
+        lost_beside.extend(tensorboard::write(&cache, &experiment, &folder, tensorboard::FOLDER).err());
+        match report::write_overlays(&cache, &experiment, &folder) {
             Ok(n) => n_pictures = n,
             Err(error) => lost_beside.push(error),
         }
@@ -384,7 +533,8 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     }
     super::end_with_the_reader(); // all is written
-    print!("{}", shown(cli, &table, &repeats)?);
+    // The terminal may be gone, after a hang-up that was ignored.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), shown(cli, &table, &repeats)?.as_bytes());
     for error in lost.iter().chain(&lost_beside) {
         eprintln!("warning: {}", printable(&format!("{error:#}"), true));
     }
@@ -403,14 +553,55 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Err(Hinted::error(lost_scores, hint));
     }
     if !lost.is_empty() {
-        let message = format!("result files could not be written to `{}`", folder.display());
+        let message = format!("result files could not be written to `{}`", folder.path().display());
         let hint = format!("nothing is lost: s2c-pipe results {} --csv, or --json", pipeline.written());
         return Err(Hinted::error(message, hint));
     }
     if !cli.quiet && lost_beside.is_empty() {
-        eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.display());
+        eprintln!("{n_pictures} overlays, results.json, results.csv and tensorboard/ in {}", folder.path().display());
     }
     Ok(code)
+}
+
+/// Whether units of a stage run beside one another, one core each.
+fn is_parallel() -> impl Fn(&str) -> bool + Send {
+    let registry = registry();
+    move |kind| registry.get(kind).is_ok_and(|entry| entry.parallel)
+}
+
+/// What a run takes by what is recorded. What cannot be read tells nothing.
+fn forecast(experiment: &Experiment, cache: &Cache, n_at_once: [usize; 2]) -> Forecast {
+    let is_parallel = is_parallel();
+    let plan = plan(&experiment.graph, cache, &experiment.targets());
+    plan.map(|plan| Forecast::new(&plan, &|kind| n_at_once[usize::from(is_parallel(kind))])).unwrap_or_default()
+}
+
+/// Of a run that begins.
+fn status_of(args: &PipelineArgs, run: Option<u64>) -> Status {
+    let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
+    Status {
+        run,
+        file: file.to_string_lossy().into_owned(),
+        sets: args.sets.clone(),
+        who: who(),
+        pid: std::process::id(),
+        host: host(),
+        began: now(),
+        updated: now(),
+        done: 0,
+        of: 0,
+        failed: 0,
+        running: Vec::new(),
+        seconds_left: None,
+        unknown: Vec::new(),
+        ended: None,
+    }
+}
+
+/// The tables that a run writes.
+fn result_tables(experiment: &Experiment) -> Vec<&'static str> {
+    let has_axis = |cell: &Cell| cell.axes.iter().any(|(axis, _)| axis == repeats::AXIS);
+    report::table_names(experiment.pipeline.cells.iter().any(has_axis))
 }
 
 /// A line on the training images whose SE map has no segment, where there are some. None of them is read: the map of no
@@ -450,10 +641,11 @@ fn empty_se_maps(cache: &Cache, experiment: &Experiment) -> Option<String> {
 }
 
 /// The table of a source, as `results --latex` writes it.
-pub(super) fn tabular_of(cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
+pub(super) fn tabular_of(cli: &Cli, cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
     let TableSource { file, set, against } = source;
     let args = PipelineArgs { file: file.into(), sets: set.clone() };
-    let experiment = Experiment::open(cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
+    let experiment =
+        Experiment::of_records(cli, cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
     let table = table(cache, &experiment)?;
     Ok(tabular(&table, &repeats_of(&experiment, &table, against.as_deref())?))
 }

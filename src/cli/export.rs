@@ -1,13 +1,11 @@
 //! Results copied out of the cache, for other programs.
 
-use std::fs;
-
 use anyhow::Context;
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::args::{Cli, ExportArgs, Exported};
 use super::experiment::Experiment;
-use super::report::put;
+use super::results_folder::{Asked, ResultsFolder, file_name};
 use super::{Hinted, read_cache};
 use crate::data::image::{decode_label_map, decode_se_map};
 use crate::pipeline::build::CellUnits;
@@ -41,12 +39,25 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
     }
     // Label maps go where tools for PASCAL VOC look for them.
     let is_label = matches!(args.what, Exported::PseudoLabels | Exported::Predictions);
-    let folder = match (args.voc_server, is_label && !args.npy) {
-        (true, _) => args.to.join(server_folder(&experiment, cell, args.what)?),
-        (false, true) => args.to.join("SegmentationClass"),
-        (false, false) => args.to.clone(),
+    let within = match (args.voc_server, is_label && !args.npy) {
+        (true, _) => format!("{}/", server_folder(&experiment, cell, args.what)?),
+        (false, true) => "SegmentationClass/".to_owned(),
+        (false, false) => String::new(),
     };
-    fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
+    let folder =
+        ResultsFolder::look(&args.to, Asked { option: "--to DIR", force: args.force }, experiment.reads(&cache))?;
+    let has_labels = args.npy && args.what == Exported::Cams;
+    let name = |id: &str, ending: &str| format!("{within}{}", file_name(id, ending));
+    let endings = std::iter::once(format!(".{ending}")).chain(has_labels.then(|| ".labels.npy".to_owned()));
+    let endings: Vec<String> = endings.collect();
+    let names: Vec<String> =
+        items.iter().flat_map(|item| endings.iter().map(|ending| name(&item.id, ending))).collect();
+    let what =
+        clap::ValueEnum::to_possible_value(&args.what).map_or_else(String::new, |what| what.get_name().to_owned());
+    let file = std::fs::canonicalize(&args.pipeline.file).unwrap_or_else(|_| args.pipeline.file.clone());
+    let from = format!("the {what} of `{}` of `{}`", cell.name, file.display());
+    folder.check(names.iter().map(|name| (name.as_str(), from.as_str())))?;
+    folder.begin(None)?;
     let finished = experiment.finished(&cache);
     let mut missing = 0;
     for (item, &unit) in items.iter().zip(units) {
@@ -55,20 +66,17 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
             missing += 1;
             continue;
         };
-        let file = folder.join(format!("{}.{ending}", item.id));
+        let file = name(&item.id, &endings[0]);
         match args.npy {
-            false => put(&file, &bytes)?,
-            true => {
-                put(&file, &to_npy(args.what, &bytes)?)?;
-                if args.what == Exported::Cams {
-                    let labels = npy("|u1", &[item.labels.len()], &item.labels);
-                    put(&folder.join(format!("{}.labels.npy", item.id)), &labels)?;
-                }
-            }
+            false => folder.put(&file, &from, &bytes)?,
+            true => folder.put(&file, &from, &to_npy(args.what, &bytes)?)?,
+        }
+        if has_labels {
+            folder.put(&name(&item.id, &endings[1]), &from, &npy("|u1", &[item.labels.len()], &item.labels))?;
         }
     }
     if !cli.quiet {
-        eprintln!("{} files in {}", items.len() - missing, folder.display());
+        eprintln!("{} files in {}", items.len() - missing, folder.path_of(&within).display());
     }
     match missing {
         0 => Ok(()),

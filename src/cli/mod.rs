@@ -21,10 +21,15 @@ mod doctor;
 mod experiment;
 #[cfg(feature = "torch")]
 mod export;
+mod foreign;
 mod gc;
 mod history;
 #[cfg(feature = "torch")]
+mod kept;
+#[cfg(feature = "torch")]
 mod lineage;
+#[cfg(feature = "torch")]
+mod live;
 #[cfg(feature = "torch")]
 mod out;
 #[cfg(feature = "torch")]
@@ -40,7 +45,12 @@ mod record;
 #[cfg(feature = "torch")]
 mod report;
 #[cfg(feature = "torch")]
+mod results_folder;
+#[cfg(feature = "torch")]
 mod segment;
+#[cfg(feature = "torch")]
+mod signals;
+mod status;
 #[cfg(feature = "torch")]
 mod tensorboard;
 #[cfg(feature = "torch")]
@@ -54,8 +64,10 @@ mod weights;
 mod why;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
 #[cfg(feature = "torch")]
@@ -169,7 +181,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
         return Some(hinted.hint.clone());
     }
     if let Some(fault) = error.downcast_ref::<crate::stage::NotFinite>() {
-        return Some(fault.hint());
+        return Some(fault.hint(crate::pipeline::value::default_number(fault.field)));
     }
     if error.downcast_ref::<crate::pipeline::executor::OutOfMemory>().is_some() {
         return Some(crate::pipeline::executor::OutOfMemory::HINT.to_owned());
@@ -241,6 +253,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             generate(to, &mut Cli::command(), "s2c-pipe", &mut std::io::stdout());
         }
         Command::History { file } => history::history(cli, file.as_deref())?,
+        Command::Status { file } => status::status(cli, file.as_deref())?,
         Command::Cache { action: CacheAction::Du } => usage(cli)?,
         Command::Cache { action: CacheAction::Verify } => return verify(cli),
         Command::Cache { action: CacheAction::Rebuild } => {
@@ -250,7 +263,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Cache { action: CacheAction::Gc { keep, sets, max_size, dry_run } } => {
             gc::collect(cli, &gc::Asked { files: keep, sets, max_bytes: *max_size, dry_run: *dry_run })?;
         }
-        Command::Cache { action: CacheAction::Push { to, list } } => return transfer::push(cli, to, *list),
+        Command::Cache { action: CacheAction::Push { to, list, force } } => {
+            return transfer::push(cli, to, *list, *force);
+        }
         Command::Cache { action: CacheAction::Pull { from } } => return transfer::pull(cli, from),
         #[cfg(feature = "torch")]
         Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
@@ -262,8 +277,50 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a cache has in its folder: see [`crate::cache`].
+const PARTS_OF_A_CACHE: [&str; 12] = [
+    "blobs",
+    "manifests",
+    "index",
+    "history",
+    "datasets",
+    "drift",
+    "scratch",
+    LOGS,
+    "lock",
+    "status.json",
+    "CACHEDIR.TAG",
+    ".gitignore",
+];
+
+/// A file of somebody else in a folder that is no cache yet.
+fn foreign_to_a_cache(folder: &Path) -> anyhow::Result<Option<String>> {
+    let is_cache = ["blobs", "manifests"].iter().any(|part| folder.join(part).is_dir());
+    match is_cache {
+        true => Ok(None),
+        false => foreign::first_foreign(folder, &PARTS_OF_A_CACHE, &|_| false)
+            .with_context(|| format!("looking into `{}`", folder.display())),
+    }
+}
+
+/// A cache is not made among somebody's files.
+fn ensure_cache_or_new(cli: &Cli) -> anyhow::Result<()> {
+    let shown = cli.cache.display();
+    if std::fs::metadata(&cli.cache).is_ok_and(|found| !found.is_dir()) {
+        return Err(Hinted::error(
+            format!("the cache `{shown}` is a file, not a folder"),
+            "give a folder: --cache DIR",
+        ));
+    }
+    foreign_to_a_cache(&cli.cache)?.map_or(Ok(()), |name| {
+        let message = format!("`{shown}` is no cache, and has files of others, such as `{name}`");
+        Err(Hinted::error(message, "give a cache, or a new or an empty folder: --cache DIR"))
+    })
+}
+
 /// Opens the cache, waiting for whoever holds it.
 fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
+    ensure_cache_or_new(cli)?;
     let told = std::cell::Cell::new(false);
     let waiting = |holder: &str| {
         if !told.replace(true) {
@@ -276,6 +333,7 @@ fn open_cache(cli: &Cli) -> anyhow::Result<Cache> {
 
 /// Opens the cache to look at it, waiting for nobody.
 fn read_cache(cli: &Cli) -> anyhow::Result<Cache> {
+    ensure_cache_or_new(cli)?;
     opened(cli, Cache::open_to_read(&cli.cache, &who())?)
 }
 

@@ -3,12 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::Hinted;
+use super::results_folder::{Asked, Reads, ResultsFolder};
 use crate::data::Bytes;
 use crate::data::door::{Format, read_regular};
 use crate::data::image::{Orientation, TURNED, decode_rgb};
@@ -29,15 +29,19 @@ const ENDINGS: [&str; 4] = ["jpg", "jpeg", "jpe", "png"];
 #[derive(Clone, Debug)]
 pub(super) struct Picture {
     pub(super) path: PathBuf,
-    /// `TO/NAME`; a result is that with an ending.
-    stem: PathBuf,
+    name: String,
 }
 
 impl Picture {
-    /// The path of a result: `.png`, `_overlay.png`.
-    pub(super) fn result(&self, ending: &str) -> PathBuf {
-        let name = self.stem.file_name().unwrap_or_default().to_string_lossy();
-        self.stem.with_file_name(format!("{name}{ending}"))
+    /// The name of a result that ends so: `.png`, `_overlay.png`.
+    pub(super) fn result(&self, ending: &str) -> String {
+        format!("{}{ending}", self.name)
+    }
+
+    /// What its results are made from: itself, by whatever path.
+    pub(super) fn source(&self) -> String {
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        format!("`{}`", path.display())
     }
 }
 
@@ -79,10 +83,10 @@ pub(super) fn read_picture(path: &Path) -> anyhow::Result<Upright> {
 }
 
 impl Pictures {
-    /// The pictures that `given` names, files or folders, each once. A result of one is `to/NAME` with one of `endings`.
+    /// The pictures that `given` names, files or folders, each once. A result of one is in `to`, a name with one of `endings`.
     ///
     /// # Errors
-    /// A result would take the place of a picture, or of what stands beside one.
+    /// Results would be pictures the next time, or two would have one name.
     pub(super) fn find(given: &[PathBuf], to: &Path, endings: &[&str]) -> anyhow::Result<Self> {
         let mut found = Self { list: Vec::new(), failed: Vec::new(), notes: Vec::new() };
         let mut paths: Vec<PathBuf> = Vec::new();
@@ -102,9 +106,8 @@ impl Pictures {
         let mut seen = HashSet::new();
         paths.retain(|path| fs::canonicalize(path).is_ok_and(|real| seen.insert(real)));
         let names = told_apart(&paths, endings)?;
-        let pictures = paths.into_iter().zip(names).map(|(path, name)| Picture { path, stem: to.join(name) });
+        let pictures = paths.into_iter().zip(names).map(|(path, name)| Picture { path, name });
         found.list = pictures.collect();
-        found.spare_what_is_there(given, endings)?;
         Ok(found)
     }
 
@@ -173,27 +176,27 @@ impl Pictures {
         self.failed.push((path.to_owned(), why));
     }
 
-    /// Nothing that was given, and nothing that stands beside it, is written over.
-    fn spare_what_is_there(&self, given: &[PathBuf], endings: &[&str]) -> anyhow::Result<()> {
-        // Also by another name: through a link, or in other letters where a file system takes these for equal.
-        let of = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-        let read = self.list.iter().map(|picture| &picture.path).chain(given);
-        let inputs: HashSet<(u64, u64)> = read.clone().filter_map(|path| of(path)).collect();
-        let folder_of = |path: &Path| of(std::path::absolute(path).ok()?.parent()?);
-        let folders: HashSet<(u64, u64)> = read.filter_map(|path| folder_of(path)).collect();
-        let hint = "give another folder: --to DIR";
-        for result in self.list.iter().flat_map(|picture| endings.iter().map(|ending| picture.result(ending))) {
-            let Some(there) = of(&result) else { continue };
-            if inputs.contains(&there) {
-                let message = format!("`{}` would be overwritten by a result", result.display());
-                return Err(Hinted::error(message, hint));
-            }
-            if folder_of(&result).is_some_and(|folder| folders.contains(&folder)) {
-                let message = format!("`{}` is there already, beside a picture that is read", result.display());
-                return Err(Hinted::error(message, format!("{hint}, or remove that file if it is an older result")));
-            }
-        }
-        Ok(())
+    /// The folder of the results, once all of them may be written. `reads`: what is read beside the pictures.
+    ///
+    /// # Errors
+    /// It is of somebody else, or a result would take the place of something.
+    pub(super) fn results(
+        &self,
+        given: &[PathBuf],
+        to: &Path,
+        (force, mut reads): (bool, Reads),
+        endings: &[&str],
+    ) -> anyhow::Result<ResultsFolder> {
+        let pictures = self.list.iter().map(|picture| &picture.path);
+        pictures.chain(given).for_each(|path| reads.add_file(path, "a picture that was given"));
+        let folder = ResultsFolder::look(to, Asked { option: "--to DIR", force }, reads)?;
+        let results = |picture: &Picture| {
+            let source = picture.source();
+            endings.iter().map(|ending| (picture.result(ending), source.clone())).collect::<Vec<_>>()
+        };
+        let targets: Vec<(String, String)> = self.list.iter().flat_map(results).collect();
+        folder.check(targets.iter().map(|(name, from)| (name.as_str(), from.as_str())))?;
+        Ok(folder)
     }
 
     /// An error that names all that failed, if anything did.
@@ -264,11 +267,6 @@ fn told_apart(paths: &[PathBuf], endings: &[&str]) -> anyhow::Result<Vec<String>
             }
         }
     }
-}
-
-/// Makes the folder of results.
-pub(super) fn make_folder(to: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("making `{}`", to.display()))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use super::args::{Cli, PredictArgs};
 use super::doctor::parse_device;
 use super::experiment::Experiment;
 use super::export::one_cell;
-use super::pictures::{Picture, Pictures, make_folder, note_turned, read_picture};
-use super::report::put;
+use super::pictures::{Picture, Pictures, note_turned, read_picture};
+use super::results_folder::ResultsFolder;
 use super::{Hinted, read_cache};
 use crate::artifact::{Fingerprint, FingerprintInput};
 use crate::cache::Cache;
@@ -57,16 +57,17 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
         scratch: cache.folder().join("scratch"),
         interrupted: Arc::new(AtomicBool::new(false)),
     };
-    let mut network = SegInfer::load(serde_json::from_str(params)?, &context)?;
-    let crf = crf_params.map(|params| SegCrf::load(serde_json::from_str(params)?, &context));
-    let mut crf = crf.transpose()?;
     let mut pictures = Pictures::find(&args.images, &args.to, &ENDINGS)?;
     if !cli.quiet {
         pictures.notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
+    let folder = pictures.results(&args.images, &args.to, (args.force, experiment.reads(&cache)), &ENDINGS)?;
     if !pictures.list.is_empty() {
-        make_folder(&args.to)?;
+        folder.begin(None)?;
     }
+    let mut network = SegInfer::load(serde_json::from_str(params)?, &context)?;
+    let crf = crf_params.map(|params| SegCrf::load(serde_json::from_str(params)?, &context));
+    let mut crf = crf.transpose()?;
     // The prediction of a picture as a PNG.
     let mut segment = |label: &str, bytes: &Bytes| -> anyhow::Result<Vec<u8>> {
         let given = Given { cache: &cache, blobs: vec![(BlobDigest::of(bytes), bytes.clone())] };
@@ -91,8 +92,9 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
         match found {
             Ok((labels, prediction, upright)) => {
                 n_turned += usize::from(upright.was_turned);
-                write(&picture, &prediction, &upright.image, &labels)?;
-                println!("{}: {}", picture.result(ENDINGS[0]).display(), shares(&labels, classes));
+                write(&folder, &picture, &prediction, (&upright.image, &labels))?;
+                let shown = folder.path_of(&picture.result(ENDINGS[0]));
+                println!("{}: {}", shown.display(), shares(&labels, classes));
             }
             Err(error) => pictures.fail(&picture.path, format!("{error:#}")),
         }
@@ -103,10 +105,16 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     pictures.end()
 }
 
-fn write(picture: &Picture, prediction: &[u8], image: &Rgb, labels: &LabelMap) -> anyhow::Result<()> {
+fn write(
+    folder: &ResultsFolder,
+    picture: &Picture,
+    prediction: &[u8],
+    (image, labels): (&Rgb, &LabelMap),
+) -> anyhow::Result<()> {
     let [png, overlay] = ENDINGS.map(|ending| picture.result(ending));
-    put(&png, prediction)?;
-    put(&overlay, &encode_rgb(&labels_over(image, labels, &voc_palette())))
+    let from = picture.source();
+    folder.put(&png, &from, prediction)?;
+    folder.put(&overlay, &from, &encode_rgb(&labels_over(image, labels, &voc_palette())))
 }
 
 /// `cat 12.5 %, dog 3.0 %`

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::live::Live;
 use crate::cache::locked;
 use crate::digest::UnitKey;
 use crate::pipeline::run::Event;
@@ -23,6 +24,8 @@ pub(super) struct Progress {
     state: Mutex<State>,
     quiet: bool,
     logs: PathBuf,
+    /// Knows of the whole run.
+    live: Option<Arc<Live>>,
 }
 
 struct State {
@@ -68,14 +71,23 @@ impl Unit {
 }
 
 impl Progress {
-    pub(super) fn new(quiet: bool, logs: PathBuf) -> Self {
+    pub(super) fn new(quiet: bool, logs: PathBuf, live: Option<Arc<Live>>) -> Self {
         let now = Instant::now();
         let (stage, units) = (String::new(), HashMap::new());
         let state = State { bar: None, stage, done: 0, of: 0, started: now, shown: now, units };
-        Self { state: Mutex::new(state), quiet, logs }
+        Self { state: Mutex::new(state), quiet, logs, live }
+    }
+
+    /// What is left of the whole run, behind what is left of a part.
+    fn of_all(&self) -> String {
+        let text = self.live.as_ref().and_then(|live| live.text());
+        text.map_or_else(String::new, |text| format!("; {text}"))
     }
 
     pub(super) fn event(&self, event: Event<'_>) {
+        if let Some(live) = &self.live {
+            live.event(event);
+        }
         let ended = match event {
             Event::UnitFinished { key, .. } | Event::UnitFailed { key, .. } | Event::Retried { key, .. } => {
                 self.state().units.remove(key)
@@ -96,16 +108,19 @@ impl Progress {
             Event::Planned { reused, to_run } => self.line(&format!("{reused} units in the cache, {to_run} to run")),
             Event::GroupStarted { stage, units } => self.start(stage, units),
             Event::UnitFinished { stage, label, seconds, .. } => self.finish(stage, label, seconds, ended),
-            Event::Repaired { label, error } => {
+            Event::Repaired { label, error, .. } => {
                 self.line(&format!("a stored result was lost, made again: {label}: {error:#}"))
             }
             Event::Retried { label, error, .. } => self.line(&format!("failed, tried again: {label}: {error:#}")),
-            Event::UnitFailed { .. } => {}
+            Event::UnitFailed { .. } | Event::UnitStarted { .. } => {}
         }
     }
 
     /// Told from inside a long unit.
     pub(super) fn step(&self, step: &Step<'_>) {
+        if let Some(live) = &self.live {
+            live.step(step);
+        }
         let mut state = self.state();
         let unit = state.units.entry(step.key).or_insert_with(|| Unit {
             log: self.log(step),
@@ -124,11 +139,11 @@ impl Progress {
             return;
         }
         if let Some(bar) = &state.bar {
-            bar.set_message(format!("{text}, {} left", span(left)));
+            bar.set_message(format!("{text}, {} left{}", span(left), self.of_all()));
             bar.tick();
         } else if state.shown.elapsed() > EVERY && step.done < step.of {
             state.shown = Instant::now();
-            eprintln!("{}: {text}, {} left", state.stage, span(left));
+            eprintln!("{}: {text}, {} left{}", state.stage, span(left), self.of_all());
         }
     }
 
@@ -168,7 +183,7 @@ impl Progress {
         let epoch = ended
             .map(|unit| format!("{label}: {} steps in {}, {}, {}", unit.steps, span(seconds), unit.speed(), unit.what));
         if let Some(bar) = &state.bar {
-            bar.set_message(format!("{label} {seconds:.1} s"));
+            bar.set_message(format!("{label} {seconds:.1} s{}", self.of_all()));
             bar.inc(1);
             if let Some(epoch) = epoch {
                 bar.suspend(|| eprintln!("{epoch}"));
@@ -178,7 +193,7 @@ impl Progress {
             }
         } else if let Some(epoch) = epoch {
             state.shown = Instant::now();
-            eprintln!("{epoch}");
+            eprintln!("{epoch}{}", self.of_all());
         } else if done == of || done > 0 && state.shown.elapsed() > EVERY {
             state.shown = Instant::now();
             let elapsed = state.started.elapsed().as_secs_f64();
@@ -186,11 +201,12 @@ impl Progress {
             let left = of.saturating_sub(done) as f64 / rate;
             let item = if of == 1 { label } else { stage };
             eprintln!(
-                "{item}: {done}/{of}, {rate:.2} a second, {}",
+                "{item}: {done}/{of}, {rate:.2} a second, {}{}",
                 match done == of {
                     true => format!("took {}", span(elapsed)),
                     false => format!("{} left", span(left)),
-                }
+                },
+                self.of_all()
             );
         }
     }

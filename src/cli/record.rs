@@ -65,14 +65,15 @@ impl Recorded {
         told(self.history.keep_units(&self.file, &last));
     }
 
+    /// Its number, if it is in the history.
+    pub(super) fn run(&self) -> Option<u64> {
+        self.run
+    }
+
     /// `table`: what is there at the end. `report`: `None` if the cache itself failed.
     pub(super) fn end(&self, report: Option<&RunReport>, table: Option<&ResultsTable>, now: u64) {
         let Some(run) = self.run else { return };
-        let how = match report {
-            Some(report) if report.interrupted => How::Interrupted,
-            Some(report) if report.failed.is_empty() => How::Finished,
-            _ => How::Failed,
-        };
+        let how = how(report);
         let metrics = table.map(|table| &table.rows[..]).unwrap_or_default().iter().map(|row| {
             let values =
                 METRICS.iter().zip(mious(row)).filter_map(|((name, _), value)| Some(((*name).to_owned(), value?)));
@@ -89,6 +90,15 @@ impl Recorded {
                 metrics: metrics.collect(),
             },
         ));
+    }
+}
+
+/// How a run ended. `report`: `None` if the cache itself failed.
+pub(super) fn how(report: Option<&RunReport>) -> How {
+    match report {
+        Some(report) if report.interrupted => How::Interrupted,
+        Some(report) if report.failed.is_empty() => How::Finished,
+        _ => How::Failed,
     }
 }
 

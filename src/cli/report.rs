@@ -1,17 +1,18 @@
 //! What a run leaves beside the cache: result files and overlay pictures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 
 use super::experiment::Experiment;
+use super::results_folder::ResultsFolder;
 use crate::cache::{BlobStore, Cache};
 use crate::data::coco::paint_mask;
 use crate::data::image::{decode_label_map, decode_rgb, decode_se_map, encode_rgb, voc_palette};
 use crate::data::mask_file::decode_mask;
-use crate::data::{FileRef, Item, Mask, read_as, temporary};
+use crate::data::{FileRef, Item, Mask, read_as};
 use crate::digest::BlobDigest;
 use crate::pipeline::build::OverlayUnits;
 use crate::pipeline::graph::UnitIdx;
@@ -23,30 +24,51 @@ use crate::stage::cam_file::read_cam;
 use crate::vision::Rgb;
 use crate::vision::overlay::{cam_over, column, labels_over, row, se_map_over};
 
-/// Writes `results.json`, `results.csv`, of repeats `repeats.csv`, and `confusion.csv`; what could not be written.
-pub(super) fn write_tables(table: &ResultsTable, repeats: &[Repeats], folder: &Path) -> Vec<anyhow::Error> {
-    let made = fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()));
-    if let Err(error) = made {
-        return vec![error];
-    }
-    let json = table.json().and_then(|json| put(&folder.join("results.json"), json.as_bytes()));
-    let csv = put(&folder.join("results.csv"), table.csv().as_bytes());
-    let confusion = put(&folder.join("confusion.csv"), table.confusion_csv().as_bytes());
-    let repeats = match repeats.is_empty() {
-        true => Ok(()),
-        false => put(&folder.join("repeats.csv"), repeats::csv(repeats).as_bytes()),
-    };
-    [json, csv, confusion, repeats].into_iter().filter_map(Result::err).collect()
+/// The files of [`write_tables`].
+pub(super) fn table_names(has_repeats: bool) -> Vec<&'static str> {
+    let mut names = vec!["results.json", "results.csv", "confusion.csv"];
+    names.extend(has_repeats.then_some("repeats.csv"));
+    names
 }
 
-/// Writes `overlays/ITEM.png`; the number of pictures. Where one cannot be made, the others are, and the error is of the
-/// first.
+/// Writes `results.json`, `results.csv`, of repeats `repeats.csv`, and `confusion.csv`; what could not be written.
+pub(super) fn write_tables(table: &ResultsTable, repeats: &[Repeats], folder: &ResultsFolder) -> Vec<anyhow::Error> {
+    let write = |name: &str| match name {
+        "results.json" => folder.put(name, "", table.json()?.as_bytes()),
+        "results.csv" => folder.put(name, "", table.csv().as_bytes()),
+        "confusion.csv" => folder.put(name, "", table.confusion_csv().as_bytes()),
+        _ => folder.put(name, "", repeats::csv(repeats).as_bytes()),
+    };
+    table_names(!repeats.is_empty()).into_iter().filter_map(|name| write(name).err()).collect()
+}
+
+/// What the pictures show, and their names.
+const DRAWN: &str = "overlays/.parts";
+
+/// The files of [`write_overlays`]: `overlays/ITEM.png`. Different images of one id have a number in their names.
+pub(super) fn overlay_names(experiment: &Experiment) -> Vec<String> {
+    let items =
+        experiment.cells.iter().flat_map(|cell| cell.overlays.iter().map(|of| &cell.dataset.train[of.item_idx]));
+    let images: BTreeSet<(&str, BlobDigest)> = items.map(|item| (item.id.as_str(), item.image.digest)).collect();
+    std::iter::once(DRAWN.to_owned()).chain(picture_names(images.into_iter().map(|(item, _)| item))).collect()
+}
+
+/// By image, in the order of their ids.
+fn picture_names<'a>(items: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut last = ("", 0);
+    let name = |item: &'a str| {
+        last = if last.0 == item { (item, last.1 + 1) } else { (item, 1) };
+        let item = shortened(item, MOST_NAME);
+        if last.1 == 1 { format!("overlays/{item}.png") } else { format!("overlays/{item}-{}.png", last.1) }
+    };
+    items.map(name).collect()
+}
+
+/// Writes the pictures; how many there are. Where one cannot be made, the others are, and the error is of the first.
 ///
 /// A picture has a row for each variant that shows its image, in the order of the table: image, CAM, SE map,
-/// pseudo-label, prediction, truth, as far as any row has them. Different images of one id have a number in their names.
-pub(super) fn write_overlays(cache: &Cache, experiment: &Experiment, folder: &Path) -> anyhow::Result<usize> {
-    let pictures = folder.join("overlays");
-    fs::create_dir_all(&pictures).with_context(|| format!("making `{}`", pictures.display()))?;
+/// pseudo-label, prediction, truth, as far as any row has them.
+pub(super) fn write_overlays(cache: &Cache, experiment: &Experiment, folder: &ResultsFolder) -> anyhow::Result<usize> {
     let finished = experiment.finished(cache);
     let rows: Vec<Row<'_>> = experiment
         .cells
@@ -56,11 +78,10 @@ pub(super) fn write_overlays(cache: &Cache, experiment: &Experiment, folder: &Pa
         })
         .collect();
     // Pictures of the same parts, in the same order, are the same. The number is raised when equal parts give others.
-    let parts = format!("2{}", rows.iter().map(Row::parts).collect::<String>());
+    let parts = format!("3{}", rows.iter().map(Row::parts).collect::<String>());
     let stamp = BlobDigest::of(parts.as_bytes()).to_string();
-    let drawn = pictures.join(".parts");
-    let (known, names) = drawn_before(&drawn);
-    if known == stamp && names.iter().all(|name| pictures.join(name).exists()) {
+    let (known, names) = drawn_before(&folder.path_of(DRAWN));
+    if known == stamp && names.iter().all(|name| folder.path_of(name).exists()) {
         return Ok(names.len());
     }
     let panels = std::array::from_fn(|i| rows.iter().any(|row| row.panels()[i].is_some()));
@@ -73,21 +94,14 @@ pub(super) fn write_overlays(cache: &Cache, experiment: &Experiment, folder: &Pa
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    let mut last = ("", 0);
-    let mut names = Vec::new();
-    for ((item, _), rows) in &by_image {
-        last = if last.0 == *item { (*item, last.1 + 1) } else { (*item, 1) };
-        let item = shortened(item, MOST_NAME);
-        let name = if last.1 == 1 { format!("{item}.png") } else { format!("{item}-{}.png", last.1) };
-        match put(&pictures.join(&name), &encode_rgb(&column(rows))) {
-            Ok(()) => names.push(name),
-            Err(error) => failed = failed.or(Some(error)),
-        }
+    let names = picture_names(by_image.keys().map(|(item, _)| *item));
+    for (rows, name) in by_image.values().zip(&names) {
+        failed = failed.or(folder.put(name, "", &encode_rgb(&column(rows))).err());
     }
     if let Some(error) = failed {
         return Err(error);
     }
-    put(&drawn, format!("{stamp}\n{}", names.join("\n")).as_bytes())?;
+    folder.put(DRAWN, "", format!("{stamp}\n{}", names.join("\n")).as_bytes())?;
     Ok(names.len())
 }
 
@@ -165,13 +179,4 @@ impl<'a> Row<'a> {
         let shown = all.into_iter().zip(panels).filter_map(|(panel, is_shown)| is_shown.then_some(panel));
         Ok(row(&shown.collect::<Vec<_>>()))
     }
-}
-
-/// Writes a file whole or not at all.
-pub(super) fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let what = || format!("writing `{}`", path.display());
-    let mut file = temporary(path.parent().unwrap_or(Path::new("."))).with_context(what)?;
-    std::io::Write::write_all(&mut file, bytes).with_context(what)?;
-    file.persist(path).with_context(what)?;
-    Ok(())
 }

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::Hinted;
 use super::args::{Cli, Overlap, PrecisionArg, SegmentArgs};
 use super::doctor::{has_bf16, parse_device};
-use super::pictures::{Picture, Pictures, make_folder, note_turned, read_picture};
-use super::report::put;
+use super::pictures::{Picture, Pictures, note_turned, read_picture};
+use super::results_folder::{Reads, ResultsFolder};
 use crate::data::image::{encode_rgb, encode_se_map};
 use crate::data::read_shared;
 use crate::model::sam::automatic::{AutomaticOptions, Crop, segment_everything};
@@ -61,6 +61,10 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
     if pictures.list.is_empty() {
         return pictures.end();
     }
+    let mut reads = Reads::default();
+    reads.add_file(&args.weights, "the file of weights");
+    reads.add_folder(&cli.cache, "the cache");
+    let folder = pictures.results(&args.images, &args.to, (args.force, reads), &ENDINGS)?;
     let unfit = |error: anyhow::Error| {
         let hint = "give SAM's weights, --weights FILE; `s2c-pipe weights inspect FILE` tells what a file is";
         Hinted::error(format!("`{}`: {error:#}", args.weights.display()), hint)
@@ -80,7 +84,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         notes.iter().for_each(|note| eprintln!("note: `{}`: {note}", args.weights.display()));
     }
     drop(weights);
-    make_folder(&args.to)?;
+    folder.begin(None)?;
     let list = pictures.list.clone();
     // One that cannot be read is told at the end.
     let read = |picture: Picture| Ok((read_picture(&picture.path), picture));
@@ -88,7 +92,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
     // Beside the model the next picture is read and the results of the last are written.
     let (sender, receiver) = sync_channel::<Found>(1);
     let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| receiver.into_iter().try_for_each(|found| write(cli, found, on_top)));
+        let writer = scope.spawn(|| receiver.into_iter().try_for_each(|found| write(cli, &folder, found, on_top)));
         let segmented = ahead(1, list.into_iter(), read, |(upright, picture), _| {
             let started = Instant::now();
             let found = upright.and_then(|upright| {
@@ -142,14 +146,16 @@ struct Found {
     seconds: f64,
 }
 
-fn write(cli: &Cli, found: Found, on_top: OnTop) -> anyhow::Result<()> {
+fn write(cli: &Cli, folder: &ResultsFolder, found: Found, on_top: OnTop) -> anyhow::Result<()> {
     let Found { image, picture, segments, seconds } = found;
     let map = paint(&segments, image.height, image.width, on_top);
     let [png, coloured, list] = ENDINGS.map(|ending| picture.result(ending));
-    put(&png, &encode_se_map(&map))?;
-    put(&coloured, &encode_rgb(&se_map_over(&image, &map)))?;
+    let from = picture.source();
+    folder.put(&png, &from, &encode_se_map(&map))?;
+    folder.put(&coloured, &from, &encode_rgb(&se_map_over(&image, &map)))?;
     let records: Vec<Record> = segments.iter().map(Record::of).collect();
-    put(&list, serde_json::to_string(&records)?.as_bytes())?;
+    folder.put(&list, &from, serde_json::to_string(&records)?.as_bytes())?;
+    let png = folder.path_of(&png);
     if cli.json {
         let count = segments.len();
         println!("{}", json!({ "picture": picture.path, "se_map": png, "segments": count, "seconds": seconds }));

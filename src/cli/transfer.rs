@@ -10,7 +10,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::Cli;
-use super::{Hinted, open_cache, read_cache, size, span};
+use super::{Hinted, foreign_to_a_cache, open_cache, read_cache, size, span};
 use crate::cache::remote::{self, Far, Folder, Moved, Transfer};
 
 /// Between two plain lines.
@@ -18,12 +18,26 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Blobs and units named in a line.
 const MAX_NAMED: usize = 5;
 
-pub(super) fn push(cli: &Cli, to: &str, list: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn push(cli: &Cli, to: &str, list: bool, force: bool) -> anyhow::Result<ExitCode> {
+    if !to.contains("://")
+        && !force
+        && let Some(name) = foreign_to_a_cache(Path::new(to))?
+    {
+        let message = format!("`{to}` is no cache, and has files of others, such as `{name}`");
+        return Err(Hinted::error(
+            message,
+            "give a cache, or a new or an empty folder, or add --force to send into this one",
+        ));
+    }
+
     let cache = read_cache(cli)?;
     let far = open(to)?;
     let progress = Progress::new(cli.quiet, "push");
     let report = remote::push(&cache, &*far, list, &|done, of| progress.moved(done, of));
     progress.end();
+    if let Err(error) = remote::push_read(&cache, &*far) {
+        eprintln!("note: what runs read was not sent, so tables need data and weights there: {error:#}");
+    }
     tell(cli, "sent", &report.with_context(|| format!("sending to `{to}`"))?)
 }
 
@@ -36,6 +50,9 @@ pub(super) fn pull(cli: &Cli, from: &str) -> anyhow::Result<ExitCode> {
     let progress = Progress::new(cli.quiet, "pull");
     let report = remote::pull(&cache, &*far, &|done, of| progress.moved(done, of));
     progress.end();
+    if let Err(error) = remote::pull_read(&cache, &*far) {
+        eprintln!("note: what runs read was not taken, so tables need data and weights there: {error:#}");
+    }
     tell(cli, "taken", &report.with_context(|| format!("taking from `{from}`"))?)
 }
 

@@ -18,7 +18,7 @@ pub(super) fn verify_results(cli: &Cli, files: &[PathBuf]) -> anyhow::Result<Exi
     let (mut n_faulty, mut all) = (0, Vec::new());
     for file in files {
         let tex = fs::read_to_string(file).with_context(|| format!("could not read `{}`", file.display()))?;
-        let checked = check(&tex, &read, &mut |source| tabular_of(&cache, source))?;
+        let checked = check(&tex, &read, &mut |source| tabular_of(cli, &cache, source))?;
         if checked.is_empty() {
             let message = format!("`{}` has no number with a digest", file.display());
             return Err(Hinted::error(message, "make the table with s2c-pipe results FILE --latex"));

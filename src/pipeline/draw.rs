@@ -54,20 +54,23 @@ impl Drawing {
         Self { nodes, arrows, n_cells: cells.len() }
     }
 
-    fn text(&self, node: &Node, line_break: &str) -> String {
+    fn text(&self, node: &Node, line_break: &str, escaped: fn(&str) -> String) -> String {
         let units = if node.units > 1 { format!(" x {}", node.units) } else { String::new() };
         let cells = match node.cells.len() {
             n if n == self.n_cells && n > 1 => "all variants".to_owned(),
             _ => node.cells.join("; "),
         };
-        format!("{}{units}{line_break}{cells}", node.title).replace('"', "'")
+        format!("{}{units}{line_break}{}", escaped(&node.title), escaped(&cells))
     }
 
     /// For Graphviz.
     pub fn dot(&self) -> String {
         let mut text = String::from("digraph pipeline {\n  node [shape=box];\n");
         for (i, node) in self.nodes.iter().enumerate() {
-            text.push_str(&format!("  n{i} [label=\"{}\"];\n", self.text(node, "\\n")));
+            text.push_str(&format!(
+                "  n{i} [label=\"{}\"];\n",
+                self.text(node, "\\n", |text| text.replace('\\', "\\\\").replace('"', "\\\""))
+            ));
         }
         self.arrows.iter().for_each(|(from, to)| text.push_str(&format!("  n{from} -> n{to};\n")));
         text + "}\n"
@@ -77,9 +80,14 @@ impl Drawing {
     pub fn mermaid(&self) -> String {
         let mut text = String::from("flowchart TD\n");
         for (i, node) in self.nodes.iter().enumerate() {
-            text.push_str(&format!("  n{i}[\"{}\"]\n", self.text(node, "<br>")));
+            text.push_str(&format!("  n{i}[\"{}\"]\n", self.text(node, "<br>", of_html)));
         }
         self.arrows.iter().for_each(|(from, to)| text.push_str(&format!("  n{from} --> n{to}\n")));
         text
     }
+}
+
+/// A text in HTML, as Mermaid takes it.
+fn of_html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -35,6 +35,10 @@ const MOST_EPOCHS_IN_ALL: u64 = 1_000_000;
 pub struct Pipeline {
     pub name: String,
     pub cells: Vec<Cell>,
+    /// The file, and those that it extends.
+    pub files: Vec<PathBuf>,
+    /// What the command line sets: fields by their whole paths, and values.
+    pub sets: Vec<(String, String)>,
 }
 
 /// One variant at one point of the axes.
@@ -160,6 +164,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
     let points = points(&axes);
     let mut cells: Vec<Cell> = Vec::new();
     let (mut taken, mut n_epochs) = (HashSet::new(), 0);
+    let repeated = repeated(&variants);
     for mut variant in variants {
         let variant_name = match take(&mut variant, "name") {
             Some(Value::String(name)) if !name.is_empty() => name,
@@ -183,6 +188,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             ..error
         };
         let shown = |error: FileError, name: &str| shown(error, &variant_name, name);
+        let seed = variant.get(SEED).filter(|_| repeated.contains(&variant_name)).map(plain);
         let mut overrides = Vec::new();
         flatten("", &Value::Table(variant), &mut overrides);
         let mut table = base.clone();
@@ -217,11 +223,24 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
             }
             check(&spec).map_err(at)?;
             n_epochs += epochs(&spec);
-            let axes: Vec<(String, String)> = point.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
+            let seed = seed.iter().map(|seed| (SEED.to_owned(), seed.clone()));
+            let axes: Vec<(String, String)> =
+                point.iter().map(|(name, value)| (name.clone(), plain(value))).chain(seed).collect();
             let place: String = axes.iter().map(|(name, value)| format!(", {name}={value}")).collect();
             let (name, variant) = (format!("{variant_name}{place}"), variant_name.clone());
+            if let Some(problem) = names::problem(&name) {
+                let name = names::printable(&name, false);
+                let message = format!("`{}`: the name `{name}`, with the values of [sweep], {problem}", path.display());
+                return Err(FileError::hinted(
+                    message,
+                    "it stands in tables, files and folders: write values in one line",
+                ));
+            }
             if !taken.insert(name.clone()) {
-                return Err(FileError::new(format!("`{}`: two variants are named `{variant}`", path.display())));
+                return Err(FileError::hinted(
+                    format!("`{}`: two variants are named `{variant}`", path.display()),
+                    "give each a name of its own; repeats of one have one name, and differ in `rng_seed` alone",
+                ));
             }
             cells.push(Cell { name, variant, axes, spec });
         }
@@ -234,13 +253,36 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Pipeline, FileError> {
         );
         return Err(FileError::hinted(message, "shorten the axes of [sweep] or the trainings, or split the file"));
     }
-    Ok(Pipeline { name, cells })
+    let sets = sets.iter().map(|(field, value)| (field.clone(), plain(value))).collect();
+    Ok(Pipeline { name, cells, files, sets })
+}
+
+/// The field in which repeats of a variant differ.
+const SEED: &str = "rng_seed";
+
+/// Names of several variants that differ in their `rng_seed` alone: they are repeats of one, as an axis makes them.
+fn repeated(variants: &[Table]) -> HashSet<String> {
+    let mut by_name: HashMap<&str, Vec<&Table>> = HashMap::new();
+    for variant in variants {
+        if let Some(Value::String(name)) = variant.get("name") {
+            by_name.entry(name).or_default().push(variant);
+        }
+    }
+    let rest = |variant: &Table| -> Table { variant.clone().into_iter().filter(|(field, _)| field != SEED).collect() };
+    let are_repeats = |variants: &[&Table]| {
+        let seeds: HashSet<i64> = variants.iter().filter_map(|variant| variant.get(SEED)?.as_integer()).collect();
+        let are_equal = || variants.iter().all(|variant| rest(variant) == rest(variants[0]));
+        variants.len() > 1 && seeds.len() == variants.len() && are_equal()
+    };
+    by_name.into_iter().filter(|(_, variants)| are_repeats(variants)).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// What a pipeline is called after its file: the name of the folder of its results.
 fn name_of(path: &Path) -> Result<String, FileError> {
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    match name.trim() {
+    // Of `.toml` the standard library takes all for the stem.
+    let before = if name.eq_ignore_ascii_case(".toml") { "" } else { name.trim() };
+    match before {
         "" | "." | ".." => Err(FileError::hinted(
             format!("`{}` gives its results no name", path.display()),
             "give a pipeline file with a name before its ending, as `ablation.toml`",
@@ -317,7 +359,11 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     let text = text_of(bytes).map_err(|what| FileError::hinted(unread(what), "save it as UTF-8"))?;
     let wrong = |error: toml::de::Error| {
         let message = format!("`{}`: {}", path.display(), error.to_string().trim_end());
-        FileError { message, hint: hint_of(error.message()) }
+        let near = error.span().map(|span| &text[text.floor_char_boundary(span.start.saturating_sub(1))..]);
+        let is_semicolon = near.is_some_and(|near| near.trim_start().chars().take(2).any(|c| c == ';'));
+        let hint = is_semicolon
+            .then(|| "`;` separates nothing: values of a list have commas between them, [0.3, 0.5]".to_owned());
+        FileError { message, hint: hint.or_else(|| hint_of(error.message())) }
     };
     toml::from_str::<Shape>(&text).map_err(wrong)?;
     let mut table: Table = toml::from_str(&text).map_err(wrong)?;
@@ -516,6 +562,11 @@ pub(super) fn all_paths() -> Vec<String> {
     found
 }
 
+/// Whether a path means one field.
+pub(super) fn is_field(path: &str) -> bool {
+    full_path(path).is_ok()
+}
+
 /// The field a path means: itself, or the only one that ends with it.
 fn full_path(path: &str) -> Result<String, FileError> {
     let all = all_paths();
@@ -618,6 +669,11 @@ pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// What to write instead of a class that is none.
 pub(crate) fn class_hint(written: &str, known: &[&str]) -> String {
+    let parts: Vec<&str> = written.split([';', ',', '|']).map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.len() > 1 && parts.iter().all(|part| known.contains(part)) {
+        let apart: Vec<String> = parts.iter().map(|part| format!("\"{part}\"")).collect();
+        return format!("for {} classes write [{}]", parts.len(), apart.join(", "));
+    }
     match nearest(written, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("the classes are {}", known.join(", ")),
@@ -744,6 +800,7 @@ fn check(spec: &Spec) -> Result<(), FileError> {
         ),
         (classifier.cpm.min_distance > 0, "classifier.cpm.min_distance", "is 0"),
         (classifier.cpm.mask_index < 3, "classifier.cpm.mask_index", "is not 0, 1 or 2"),
+        (spec.pseudo_label.refine.len() <= 16, "pseudo_label.refine", "has more than 16 refinements"),
         (scales(&spec.seed.scales), "seed.scales", "is empty, has more than 64 scales or one outside 0..=8"),
         (
             !(spec.seed.advcam.enabled && classifier.equivariance.enabled && classifier.equivariance.pcm),

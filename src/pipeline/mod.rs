@@ -12,6 +12,7 @@ mod crf;
 pub mod draw;
 pub mod executor;
 pub mod file;
+pub mod forecast;
 pub mod graph;
 pub mod lineage;
 pub mod names;
@@ -26,7 +27,7 @@ pub mod run;
 pub mod spec;
 #[cfg(feature = "torch")]
 pub mod tensorboard;
-mod value;
+pub mod value;
 pub mod verified;
 pub mod why;
 pub mod words;

@@ -50,7 +50,8 @@ pub fn restored(kept: &[u8], name: &str, folder: &Path) -> anyhow::Result<Pipeli
         axes,
         spec: with_paths(spec, |path| folder.join(path)),
     };
-    Ok(Pipeline { name: name.to_owned(), cells: cells.into_iter().map(cell).collect() })
+    let cells = cells.into_iter().map(cell).collect();
+    Ok(Pipeline { name: name.to_owned(), cells, files: Vec::new(), sets: Vec::new() })
 }
 
 fn with_paths(mut spec: Spec, change: impl Fn(PathBuf) -> PathBuf) -> Spec {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::file::Cell;
 use super::past::METRICS;
 use super::results::{Row, SCORED, csv_quoted};
-use super::verified::{PM, Stands, TableCell, Tabular, p_latex};
+use super::verified::{P, PM, Stands, TableCell, Tabular, p_latex};
 use crate::digest::BlobDigest;
 
 /// The axis that is averaged over.
@@ -62,7 +62,8 @@ struct Group<'a> {
     runs: Vec<(&'a str, &'a Row)>,
 }
 
-/// What the cells of a file give over their seeds; empty where no axis is `rng_seed`.
+/// What the cells of a file give over their seeds; empty where no axis is `rng_seed`, and no variant stands there several
+/// times with it.
 ///
 /// `against`: a variant, compared with at the same point of the other axes, or one by its whole name. `None`: the
 /// first variant of the file; where there is one variant only, the first point.
@@ -71,9 +72,14 @@ struct Group<'a> {
 /// The names there are, where `against` is none of them.
 pub fn repeats(cells: &[Cell], rows: &[Row], against: Option<&str>) -> Result<Vec<Repeats>, Vec<String>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
-    for (cell, row) in cells.iter().zip(rows) {
+    // Of a variant that is there once.
+    let own: Vec<String> = cells.iter().map(|cell| cell.spec.rng_seed.to_string()).collect();
+    if !cells.iter().any(|cell| cell.axes.iter().any(|(axis, _)| axis == AXIS)) {
+        return Ok(Vec::new());
+    }
+    for ((cell, row), own) in cells.iter().zip(rows).zip(&own) {
         let (seed, point): (Vec<_>, Vec<_>) = cell.axes.iter().partition(|(axis, _)| axis == AXIS);
-        let Some((_, seed)) = seed.first() else { return Ok(Vec::new()) };
+        let seed = seed.first().map_or(own, |(_, seed)| seed);
         let place: String = point.iter().map(|(axis, value)| format!(", {axis}={value}")).collect();
         let name = format!("{}{place}", cell.variant);
         match groups.iter_mut().find(|group| group.name == name) {
@@ -208,7 +214,8 @@ pub fn tabular(repeats: &[Repeats]) -> Tabular {
             });
             let [mean, p] = cell_texts(of.metrics.get(name), PM);
             let [of_mean, of_p] = stands.unwrap_or([Stands::Nothing, Stands::Nothing]);
-            let p = if p == "-" { p } else { p_latex(of.metrics[name].against.as_ref().and_then(|paired| paired.p)) };
+            let paired = of.metrics.get(name).and_then(|spread| spread.against.as_ref());
+            let p = if p == "-" { p } else { paired.map_or(p, |paired| p_latex(paired.p, paired.n)) };
             [TableCell { text: mean, stands: of_mean }, TableCell { text: p, stands: of_p }]
         });
         (of.variant.clone(), cells.collect())
@@ -222,7 +229,9 @@ fn there(repeats: &[Repeats]) -> Vec<&'static (&'static str, &'static str)> {
 }
 
 fn header(there: &[&(&str, &str)]) -> Vec<String> {
-    let titles = there.iter().flat_map(|(_, title)| [(*title).to_owned(), "p".to_owned()]);
+    // No title stands twice, since tables are read by them.
+    let of_p = |title: &str| if there.len() == 1 { P.to_owned() } else { format!("{P} ({title})") };
+    let titles = there.iter().flat_map(|(_, title)| [(*title).to_owned(), of_p(title)]);
     std::iter::once("variant".to_owned()).chain(titles).collect()
 }
 
@@ -239,7 +248,10 @@ fn table(repeats: &[Repeats], plus_minus: &str) -> Vec<Vec<String>> {
 /// A mean and its p.
 fn cell_texts(spread: Option<&Spread>, plus_minus: &str) -> [String; 2] {
     let Some(Spread { n, mean, std, against, digests: _ }) = spread else { return ["-".into(), "-".into()] };
-    [mean_text(*n, *mean, *std, plus_minus), p_text(against.as_ref().and_then(|paired| paired.p))]
+    [
+        mean_text(*n, *mean, *std, plus_minus),
+        against.as_ref().map_or_else(|| "-".to_owned(), |paired| p_text(paired.p, paired.n)),
+    ]
 }
 
 pub(super) fn mean_text(n: usize, mean: f64, std: Option<f64>, plus_minus: &str) -> String {
@@ -247,8 +259,17 @@ pub(super) fn mean_text(n: usize, mean: f64, std: Option<f64>, plus_minus: &str)
     format!("{mean:.1}{std} ({n})")
 }
 
-pub(super) fn p_text(p: Option<f64>) -> String {
-    p.map_or_else(|| "-".to_owned(), |p| if p < 1e-4 { "<0.0001".to_owned() } else { format!("{p:.4}") })
+/// Pairs of which p is no more exact than its second decimal.
+const FEW_PAIRS: usize = 4;
+
+pub(super) fn p_text(p: Option<f64>, n_pairs: usize) -> String {
+    let digits = if n_pairs > FEW_PAIRS { 4 } else { 2 };
+    let least = 10f64.powi(-digits);
+    let text = |p: f64| match p < least {
+        true => format!("<{least}"),
+        false => format!("{p:.0$}", digits as usize),
+    };
+    p.map_or_else(|| "-".to_owned(), text)
 }
 
 /// What is compared with, in words.
@@ -346,10 +367,10 @@ mod tests {
 
         insta::assert_snapshot!(text(&found[..3]), @"
         mean +- standard deviation (runs); p of a paired t-test against `base, cpm.tau=0.3`
-        variant                  seed mIoU       p
-        base, cpm.tau=0.3  51.0 +- 1.4 (2)       -
-        base, cpm.tau=0.5         10.0 (1)       -
-        S2C, cpm.tau=0.3   60.0 +- 1.0 (3)  0.0374
+        variant                  seed mIoU     p
+        base, cpm.tau=0.3  51.0 +- 1.4 (2)     -
+        base, cpm.tau=0.5         10.0 (1)     -
+        S2C, cpm.tau=0.3   60.0 +- 1.0 (3)  0.04
         ");
         insta::assert_snapshot!(csv(&found[2..]), @r#"
         variant,metric,n,mean,std,against,pairs,difference,p
@@ -360,8 +381,24 @@ mod tests {
             |row: usize| tabular(&found[..3]).rows[row].1.iter().map(|cell| cell.text.clone()).collect::<Vec<_>>();
         assert_eq!(
             (cells(0), cells(2)),
-            (vec!["51.0 $\\pm$ 1.4 (2)".into(), "-".into()], vec!["60.0 $\\pm$ 1.0 (3)".into(), "0.0374".into()])
+            (vec!["51.0 $\\pm$ 1.4 (2)".into(), "-".into()], vec!["60.0 $\\pm$ 1.0 (3)".into(), "0.04".into()])
         );
+    }
+
+    #[test]
+    fn p_has_no_more_digits_than_its_pairs_tell() {
+        let cases = [
+            (Some(0.0374), 2, "0.04"),
+            (Some(0.0007), 3, "<0.01"),
+            (Some(0.0007), 4, "<0.01"),
+            (Some(0.0007), 5, "0.0007"),
+            (Some(0.00001), 9, "<0.0001"),
+            (Some(1.0), 2, "1.00"),
+            (None, 1, "-"),
+        ];
+        for (p, n_pairs, expected) in cases {
+            assert_eq!(p_text(p, n_pairs), expected);
+        }
     }
 
     #[test]

@@ -272,8 +272,9 @@ impl ResultsTable {
     }
 }
 
+/// A cell of a CSV file, in quotes where it needs them; also where readers would cut spaces off.
 pub(super) fn csv_quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
+    match text.contains([',', '"', '\n', '\r']) || text.trim() != text {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_owned(),
     }
@@ -317,6 +318,16 @@ mod tests {
         S2C,pseudo_label,background,dog,3
         S2C,pseudo_label,dog,"cat, large",1
         "#);
+    }
+
+    #[test]
+    fn a_cell_of_csv_is_read_as_it_was() {
+        for name in ["a,b", "\"q\"", "a\rb", "a\nb", "a\r\nb", " a", "a ", "a;b", "=1+1", "\u{e9}", "\t"] {
+            let text = format!("{},{}\n", csv_quoted(name), csv_quoted("x"));
+            let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+            let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+            assert_eq!((rows.len(), &rows[0][0], &rows[0][1]), (1, name, "x"));
+        }
     }
 
     #[test]

@@ -53,6 +53,12 @@ pub enum Event<'a> {
         stage: &'a str,
         units: usize,
     },
+    /// It was given to a worker, which may have others to run before it.
+    UnitStarted {
+        stage: &'a str,
+        key: &'a UnitKey,
+        label: &'a str,
+    },
     UnitFinished {
         stage: &'a str,
         key: &'a UnitKey,
@@ -72,6 +78,7 @@ pub enum Event<'a> {
     },
     /// A blob was corrupt or gone; its unit runs again.
     Repaired {
+        key: &'a UnitKey,
         label: &'a str,
         error: &'a anyhow::Error,
     },
@@ -217,6 +224,7 @@ impl Running<'_, '_> {
         }
         self.io.know_inputs(self.graph, &agenda.resolver, unit);
         let label = self.graph.unit(unit).label();
+        (self.options.observer)(Event::UnitStarted { stage: entry.kind, key: &key, label: &label });
         self.waiting.insert(key, Vec::new());
         self.in_flight.insert(unit, (label.clone(), fingerprint.clone()));
         executor.start(UnitTask { unit, entry, label, fingerprint, io: self.io.clone() });
@@ -255,7 +263,7 @@ impl Running<'_, '_> {
                 *n_tries += 1;
                 let is_lost = is_lost_blob(&error);
                 if is_lost && *n_tries < MAX_TRIES {
-                    observer(Event::Repaired { label: &label, error: &error });
+                    observer(Event::Repaired { key: &key, label: &label, error: &error });
                     self.report.repaired.push(label);
                     agenda.again(unit, true);
                 } else if is_worth_retrying(&error) && *n_tries <= self.options.retries && !self.stops() {

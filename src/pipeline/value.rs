@@ -120,6 +120,10 @@ pub(super) fn of_command_line(field: &str, written: &str) -> Result<Value, FileE
     let is_list = typed.starts_with('[');
     let quoted = toml_text(typed);
     let kind = Kind::of(field);
+    if quoted.is_none() && outside_of_quotes(typed).contains(';') {
+        parted_by_semicolons(field, kind, typed)
+            .map_or(Ok(()), |(what, hint)| Err(FileError::hinted(said(what), hint)))?;
+    }
     match kind {
         Some(Kind::Text) if is_list && typed.ends_with(']') => {
             let very = set(&in_quotes(typed));
@@ -196,6 +200,53 @@ pub(super) fn of_command_line(field: &str, written: &str) -> Result<Value, FileE
             let parsed = parsed.and_then(|mut table| table.remove("value"));
             Ok(parsed.unwrap_or_else(|| Value::String(typed.to_owned())))
         }
+    }
+}
+
+/// A text without what stands in quotes.
+fn outside_of_quotes(text: &str) -> String {
+    let mut quote = None;
+    let mut is_outside = |c: char| {
+        match quote {
+            None if c == '"' || c == '\'' => quote = Some(c),
+            Some(open) if open == c => quote = None,
+            _ => return quote.is_none(),
+        }
+        false
+    };
+    text.chars().filter(|c| is_outside(*c)).collect()
+}
+
+/// What is wrong with a value that has `;` in it, and what to write: several fields in one, or several values. A single text
+/// may have one.
+fn parted_by_semicolons(field: &str, kind: Option<Kind>, typed: &str) -> Option<(&'static str, String)> {
+    let parts: Vec<&str> =
+        typed.trim_matches(['[', ']']).split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let is_assignment = |part: &&str| part.split_once('=').is_some_and(|(name, _)| super::file::is_field(name.trim()));
+    if parts.len() > 1 && parts[1..].iter().all(is_assignment) {
+        let first = format!("{field}={}", parts[0]);
+        let sets = std::iter::once(first.as_str()).chain(parts[1..].iter().copied());
+        let sets: Vec<String> = sets.map(|set| format!("--set {}", shell_quoted(set))).collect();
+        return Some(("`;` does not part fields", format!("write {}", sets.join(" "))));
+    }
+    let several = |values: Vec<String>| format!("--set {}", shell_quoted(&format!("{field}=[{}]", values.join(", "))));
+    match kind {
+        Some(Kind::Numbers) => Some((
+            "`;` does not part values",
+            format!("write {}", several(parts.iter().map(|part| (*part).to_owned()).collect())),
+        )),
+        Some(Kind::Texts | Kind::Words) => {
+            let (apart, one) = (parts.iter().map(|part| in_quotes(part)).collect(), several(vec![in_quotes(typed)]));
+            Some((
+                "one value with `;`, or several",
+                format!("for {} write {}, for one {one}", parts.len(), several(apart)),
+            ))
+        }
+        Some(Kind::Whole | Kind::Number | Kind::NumberOrWord | Kind::Truth | Kind::Word) => {
+            let hint = "give one value here; values to compare are an axis: write them in [sweep], with commas";
+            Some(("`;` does not part values", hint.to_owned()))
+        }
+        Some(Kind::Text | Kind::Table | Kind::WordOrTable) | None => None,
     }
 }
 
@@ -278,6 +329,23 @@ fn items(typed: &str) -> Result<Vec<String>, &'static str> {
 /// Whether a field is a path from the folder of its file.
 pub(super) fn is_path(field: &str) -> bool {
     PATHS.contains(&field)
+}
+
+/// The number that a field has where nothing sets it.
+pub fn default_number(field: &str) -> Option<f64> {
+    let spec = serde_json::to_value(Spec::default()).ok()?;
+    field.split('.').fold(&spec, |value, part| &value[part]).as_f64()
+}
+
+/// The files and folders that a spec names, by field.
+pub fn named_paths(spec: &Spec) -> Vec<(&'static str, PathBuf)> {
+    let spec = serde_json::to_value(spec).unwrap_or_default();
+    let root = spec["dataset"]["root"].as_str().map(PathBuf::from).unwrap_or_default();
+    let named = paths().filter_map(|field| {
+        let value = field.split('.').fold(&spec, |value, part| &value[part]).as_str()?;
+        Some((field, if field == WITHIN { root.join(value) } else { PathBuf::from(value) }))
+    });
+    named.collect()
 }
 
 /// Every field whose `~` is the home folder.

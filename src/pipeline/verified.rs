@@ -82,23 +82,56 @@ impl Tabular {
         text + "\\end{tabular}\n"
     }
 
-    fn cell(&self, row: &str, column: &str) -> Option<&TableCell> {
-        let (_, cells) = self.rows.iter().find(|(name, _)| one_line(name) == row)?;
-        cells.get(self.columns.iter().skip(1).position(|known| known == column)?)
+    /// The place of a column that a comment names, the one before it in its row being at `before`.
+    ///
+    /// Titles are unique. They were not always: each column of a p was titled `p` and stood behind that of its mean.
+    fn place(&self, column: &str, before: Option<usize>) -> Option<usize> {
+        let titles = || self.columns.iter().enumerate().skip(1);
+        let titled = titles().find(|(_, known)| *known == column).map(|(at, _)| at);
+        let behind =
+            || before.map(|before| before + 1).filter(|at| self.columns.get(*at).is_some_and(|of| is_of_p(of)));
+        titled.or_else(|| (column == P).then(behind).flatten())
     }
+
+    fn cell(&self, row: &str, column: usize) -> Option<&TableCell> {
+        let (_, cells) = self.rows.iter().find(|(name, _)| one_line(name) == row)?;
+        cells.get(column.checked_sub(1)?)
+    }
+}
+
+/// How the title of a column of p begins; it is all of it where there is one such column.
+pub(super) const P: &str = "p";
+
+fn is_of_p(title: &str) -> bool {
+    title == P || title.starts_with("p (")
 }
 
 fn one_line(name: &str) -> String {
     name.replace(['\n', '\r'], " ")
 }
 
+/// A text as LaTeX shows it, at the beginning of a cell.
 pub(super) fn escaped(text: &str) -> String {
-    let special = |c: char| match c {
-        '&' | '%' | '$' | '#' | '_' | '{' | '}' => format!("\\{c}"),
-        '\\' => "\\textbackslash{}".to_owned(),
-        '~' | '^' => format!("\\{c}{{}}"),
-        '\n' | '\r' => " ".to_owned(),
-        c => c.to_string(),
+    let mut before = None;
+    let special = |c: char| {
+        let escaped = match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => format!("\\{c}"),
+            '\\' => "\\textbackslash{}".to_owned(),
+            '~' | '^' => format!("\\{c}{{}}"),
+            // In the fonts that LaTeX begins with these have other signs in their places.
+            '<' => "\\textless{}".to_owned(),
+            '>' => "\\textgreater{}".to_owned(),
+            '|' => "\\textbar{}".to_owned(),
+            '"' => "\\textquotedbl{}".to_owned(),
+            // Behind the `\\\\` of the row before they would be its options.
+            '[' | '*' if before.is_none() => format!("{{{c}}}"),
+            // Two of them would be drawn as one.
+            '-' | '\'' | '`' | ',' if before == Some(c) => format!("{{}}{c}"),
+            '\n' | '\r' => " ".to_owned(),
+            c => c.to_string(),
+        };
+        before = Some(c);
+        escaped
     };
     text.chars().map(special).collect()
 }
@@ -136,7 +169,12 @@ impl Stands {
     ///
     /// # Errors
     /// A digest that `read` does not know, or that is of no evaluation.
-    fn text(&self, column: &str, read: &dyn Fn(&BlobDigest) -> Option<Value>) -> Result<String, BlobDigest> {
+    fn text(
+        &self,
+        column: &str,
+        as_before: bool,
+        read: &dyn Fn(&BlobDigest) -> Option<Value>,
+    ) -> Result<String, BlobDigest> {
         let field =
             |digest: &BlobDigest, name: &str| read(digest).and_then(|found| found.get(name)?.as_f64()).ok_or(*digest);
         let percent = |digest: &BlobDigest| field(digest, "miou").map(|miou| miou * 100.0);
@@ -151,7 +189,8 @@ impl Stands {
             Self::Paired(pairs) => {
                 let difference = |(a, b): &(BlobDigest, BlobDigest)| Ok(percent(a)? - percent(b)?);
                 let differences: Vec<f64> = pairs.iter().map(difference).collect::<Result<_, BlobDigest>>()?;
-                p_latex(paired_t(&differences))
+                // Before, all had the digits of many pairs.
+                p_latex(paired_t(&differences), if as_before { usize::MAX } else { pairs.len() })
             }
         })
     }
@@ -160,8 +199,8 @@ impl Stands {
 /// Between mean and deviation.
 pub(super) const PM: &str = " $\\pm$ ";
 
-pub(super) fn p_latex(p: Option<f64>) -> String {
-    p_text(p).replace('<', "$<$")
+pub(super) fn p_latex(p: Option<f64>, n_pairs: usize) -> String {
+    p_text(p, n_pairs).replace('<', "$<$")
 }
 
 /// What is wrong with a cell.
@@ -212,6 +251,8 @@ pub fn check(
     let mut cells: Vec<String> = Vec::new();
     // Places in `found` of the comments below the row.
     let mut below: Vec<usize> = Vec::new();
+    // The column of the comment before.
+    let mut before = None;
     for (number, line) in tex.lines().enumerate() {
         let Some(comment) = line.trim_start().strip_prefix(MARK) else {
             if is_row_over {
@@ -227,11 +268,11 @@ pub fn check(
             continue;
         }
         if !is_row_over {
-            (cells, is_row_over) = (cells_of(&row), true);
+            (cells, is_row_over, before) = (cells_of(&row), true, None);
         }
         below.push(found.len());
         let says = cells.get(below.len()).cloned().unwrap_or_default();
-        found.push(checked(number + 1, comment, says, current.as_ref(), read));
+        found.push(checked(number + 1, comment, says, (current.as_ref(), &mut before), read));
     }
     close(&mut found, &mut below, &cells);
     Ok(found)
@@ -241,7 +282,7 @@ fn checked(
     line: usize,
     comment: &str,
     says: String,
-    current: Option<&Tabular>,
+    (current, before): (Option<&Tabular>, &mut Option<usize>),
     read: &dyn Fn(&BlobDigest) -> Option<Value>,
 ) -> Checked {
     let (name, digests) = comment.trim_end().rsplit_once(' ').unwrap_or((comment, ""));
@@ -251,14 +292,18 @@ fn checked(
     match Stands::parse(digests) {
         None => faults.push(Fault::Unknown { digest: format!("`{digests}` is no digest") }),
         Some(stands) => {
-            match stands.text(&column, read) {
+            let as_before = stands.text(&column, true, read);
+            match stands.text(&column, false, read) {
+                Ok(_) if as_before.is_ok_and(|was| bare(&says) == bare(&was)) => {}
                 Err(digest) => {
                     faults.push(Fault::Unknown { digest: format!("no evaluation `{digest}` in the cache") });
                 }
                 Ok(was) if bare(&says) != bare(&was) => faults.push(Fault::Edited { says: says.clone(), was }),
                 Ok(_) => {}
             }
-            match current.map(|table| table.cell(&row, &column)) {
+            let place = current.and_then(|table| table.place(&column, *before));
+            *before = place;
+            match current.map(|table| table.cell(&row, place?)) {
                 None => {
                     faults.push(Fault::Unknown {
                         digest: format!("no line `{MARK}{SOURCE}..` above names its pipeline"),

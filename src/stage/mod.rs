@@ -169,10 +169,25 @@ pub struct NotFinite {
 }
 
 impl NotFinite {
-    pub fn hint(&self) -> String {
+    /// What to do about it: a rate that could train. `usual`: the rate that the field has where nothing sets it.
+    pub fn hint(&self, usual: Option<f64>) -> String {
         let Self { field, lr, .. } = self;
-        format!("set `{field}` below {lr}; the checkpoint of the epoch before stays in the cache")
+        let kept = "the checkpoint of the epoch before stays in the cache";
+        let lower = usual.map_or(lr / 10.0, |usual| (lr / 10.0).min(usual));
+        let is_low = usual.is_some_and(|usual| *lr < usual / 1000.0) || !lower.is_finite() || lower <= 0.0;
+        match is_low {
+            true => {
+                format!("the rate is low already ({lr:e}): look at the images of the step and at the weights; {kept}")
+            }
+            false => format!("set `{field}` to {} or less; {kept}", number(lower)),
+        }
     }
+}
+
+/// A number of one digit, as one writes it in a pipeline file.
+fn number(x: f64) -> String {
+    let digits = format!("{x:.0e}");
+    if (1e-4..1e6).contains(&x) { digits.parse::<f64>().unwrap_or(x).to_string() } else { digits }
 }
 
 /// The unit stopped on request, its state saved; no fault.
@@ -326,6 +341,24 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_told_with_a_rate_that_could_train() {
+        let hint = |lr, usual| NotFinite { losses: String::new(), items: Vec::new(), field: "f.lr", lr }.hint(usual);
+        for (lr, usual, said) in [
+            (771_889.5, Some(0.01), "set `f.lr` to 0.01 or less; "),
+            (0.1, Some(0.01), "set `f.lr` to 0.01 or less; "),
+            (0.01, Some(0.01), "set `f.lr` to 0.001 or less; "),
+            (0.003, Some(0.01), "set `f.lr` to 0.0003 or less; "),
+            (2e-4, Some(2.5e-4), "set `f.lr` to 2e-5 or less; "),
+            (50.0, None, "set `f.lr` to 5 or less; "),
+            (f64::INFINITY, Some(0.01), "set `f.lr` to 0.01 or less; "),
+            (1e-9, Some(0.01), "the rate is low already (1e-9): look at the images"),
+            (0.0, None, "the rate is low already (0e0)"),
+        ] {
+            assert!(hint(lr, usual).starts_with(said), "{lr}: {}", hint(lr, usual));
+        }
+    }
     use crate::artifact::{FingerprintInput, SetListing};
 
     struct Blobs(HashMap<BlobDigest, Vec<u8>>);

@@ -162,10 +162,12 @@ fn means_and_tests_stand_for_all_their_runs() {
     let table = tabular(&repeats(&cells, &rows, None).unwrap());
     let tex = table.latex(&source());
     // numpy: std of [58.1, 59.4, 57.7], ddof=1; scipy.stats.ttest_rel, as in the tests of `repeats`.
-    assert!(tex.contains("S2C & 58.4 $\\pm$ 0.9 (3) & 0.0007 \\\\"), "{tex}");
+    assert!(tex.contains("S2C & 58.4 $\\pm$ 0.9 (3) & $<$0.01 \\\\"), "{tex}");
     assert_eq!(faults(&known.check(&tex, &table)), []);
-    let checked = known.check(&tex.replace("0.0007", "0.0001"), &table);
-    assert_eq!(faults(&checked), [("S2C", "p", &edited("0.0001", "0.0007"))]);
+    let checked = known.check(&tex.replace("$<$0.01", "0.0001"), &table);
+    assert_eq!(faults(&checked), [("S2C", "p", &edited("0.0001", "$<$0.01"))]);
+    // As it was written before.
+    assert_eq!(faults(&known.check(&tex.replace("$<$0.01", "0.0007"), &table)), []);
 
     // One seed ran anew: its mean and its p are stale, and so is nothing of the baseline.
     rows[4] = known.row("S2C", 0.56, None);
@@ -179,4 +181,60 @@ fn means_and_tests_stand_for_all_their_runs() {
         })
         .collect();
     assert_eq!(places, [("S2C", "seed mIoU"), ("S2C", "p")]);
+}
+
+/// Several metrics: each p has a title of its own, and tables in which all were titled `p` are read by place.
+#[test]
+fn columns_of_one_title_are_told_apart_by_place() {
+    let mut known = Evaluations::default();
+    let (mut cells, mut rows) = (Vec::new(), Vec::new());
+    for (variant, seeds, segmentations) in
+        [("base", [0.50, 0.52, 0.49], [0.60, 0.63, 0.61]), ("S2C", [0.58, 0.59, 0.57], [0.61, 0.62, 0.66])]
+    {
+        for (seed, (miou, segmentation)) in seeds.into_iter().zip(segmentations).enumerate() {
+            let axes = vec![("rng_seed".to_owned(), seed.to_string())];
+            cells.push(Cell { name: String::new(), variant: variant.into(), axes, spec: Spec::default() });
+            rows.push(known.row(variant, miou, Some(segmentation)));
+        }
+    }
+    let table = tabular(&repeats(&cells, &rows, None).unwrap());
+    let titles: std::collections::BTreeSet<&String> = table.columns.iter().collect();
+    assert_eq!(titles.len(), table.columns.len(), "{:?}", table.columns);
+    assert_eq!(table.columns[1..], ["seed mIoU", "p (seed mIoU)", "segmentation mIoU", "p (segmentation mIoU)"]);
+    let tex = table.latex(&source());
+    assert_eq!(faults(&known.check(&tex, &table)), []);
+    let before = tex.replace("p (seed mIoU)", "p").replace("p (segmentation mIoU)", "p");
+    assert_eq!(faults(&known.check(&before, &table)), [], "{before}");
+    // A column that went with its comments moves none of the others.
+    let without = |text: &str, title: &str| -> String {
+        text.lines().filter(|line| !line.contains(&format!("/{title} "))).map(|line| format!("{line}\n")).collect()
+    };
+    let base = table.rows[0].1[2].text.clone();
+    let kept = without(&tex, "seed mIoU").replace("base & 50.3 $\\pm$ 1.5 (3)", "base");
+    let kept = kept.replace(&format!("S2C & {}", table.rows[1].1[0].text), "S2C");
+    assert_eq!(faults(&known.check(&kept, &table)), [], "{base} {kept}");
+}
+
+/// Names as people give them, which LaTeX would obey.
+#[test]
+fn names_are_shown_and_not_obeyed() {
+    let mut known = Evaluations::default();
+    let names = [
+        ("[a] b", "{[}a] b"),
+        ("*", "{*}"),
+        ("a--b", "a-{}-b"),
+        ("x < y > z|", "x \\textless{} y \\textgreater{} z\\textbar{}"),
+        ("\\input{x}", "\\textbackslash{}input\\{x\\}"),
+        ("50 % & $1 #2 ~3^", "50 \\% \\& \\$1 \\#2 \\~{}3\\^{}"),
+        ("``q''", "`{}`q'{}'"),
+        ("a/b/c 0", "a/b/c 0"),
+        ("\u{3b1} \u{53d8}\u{4f53}", "\u{3b1} \u{53d8}\u{4f53}"),
+    ];
+    let rows = names.iter().map(|(name, _)| known.row(name, 0.5, None)).collect();
+    let table = ResultsTable { rows }.tabular();
+    let tex = table.latex(&source());
+    for (name, shown) in names {
+        assert!(tex.contains(&format!("\n{shown} & 50.0 ")), "{name}: {tex}");
+    }
+    assert_eq!(faults(&known.check(&tex, &table)), []);
 }

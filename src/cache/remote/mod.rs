@@ -11,6 +11,7 @@
 //! enters either side that was not hashed: not what is damaged here, nor what does not hash to its name there.
 
 mod folder;
+mod read;
 #[cfg(feature = "s3")]
 mod s3;
 
@@ -21,6 +22,7 @@ use crate::artifact::Manifest;
 use crate::digest::{BlobDigest, UnitKey};
 
 pub use folder::Folder;
+pub use read::{pull_read, push_read};
 #[cfg(feature = "s3")]
 pub use s3::S3;
 

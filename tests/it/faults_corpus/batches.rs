@@ -63,7 +63,9 @@ fn one_bad_picture_ends_no_batch_and_results_have_names_of_their_own() {
         .iter()
         .flat_map(|name| [".png", "_segments.png", ".json"].map(|ending| format!("{name}{ending}")))
         .collect();
-    assert_eq!(names(&dir.path().join("out")), results, "{said}");
+    let mut found = names(&dir.path().join("out"));
+    assert!(found.remove(".s2c-pipe"), "the record of what was made");
+    assert_eq!(found, results, "{said}");
 
     // A picture of one pixel has one mask, and a record has what the public generator's has, in its order.
     let list = fs::read_to_string(dir.path().join("out/img.v1.0.json")).unwrap();
@@ -78,6 +80,30 @@ fn one_bad_picture_ends_no_batch_and_results_have_names_of_their_own() {
     assert!(places.is_sorted(), "{list}");
 }
 
+/// Two calls: the results of one picture do not take the place of those of another.
+#[test]
+fn results_of_another_picture_of_that_name_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["a", "b"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join("1.png"), picture(8, if folder == "a" { 8 } else { 9 })).unwrap();
+    }
+    let of_a = || fs::read(dir.path().join("out/1.png")).unwrap();
+    assert_eq!(segment(dir.path(), &["a/1.png", "--to", "out"]).0, Some(0));
+    let before = of_a();
+    assert_eq!(segment(dir.path(), &["a/../a/1.png", "--to", "out"]).0, Some(0));
+    let (code, said) = segment(dir.path(), &["b/1.png", "--to", "out"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("error: `out/1.png` is there already, and it is made from `") && said.contains("/a/1.png`"),
+        "{said}"
+    );
+    assert!(said.contains("; so are 2 more\nhint: "), "{said}");
+    assert!(of_a() == before);
+    assert_eq!(segment(dir.path(), &["b/1.png", "--to", "out", "--force"]).0, Some(0));
+    assert!(of_a() != before);
+}
+
 /// Nothing is worked on, and nothing is written.
 #[test]
 fn what_would_write_over_pictures_is_refused_before_any_work() {
@@ -90,8 +116,12 @@ fn what_would_write_over_pictures_is_refused_before_any_work() {
     let before = crate::program::walk(dir.path());
     for (args, error, hint) in [
         (&["photos", "--to", "photos"][..], "would be read as pictures the next time", "give another folder: --to DIR"),
-        (&["b.png", "--to", "."], "`./b.png` would be overwritten by a result", "give another folder: --to DIR"),
-        (&["b.jpg", "--to", "."], "`./b.png` is there already, beside a picture", "give another folder: --to DIR"),
+        (&["b.png", "--to", "."], "`./b.png` would be overwritten by a result", "give another folder, --to DIR"),
+        (
+            &["b.jpg", "--to", "."],
+            "`./b.png` is there already, and s2c-pipe did not make it",
+            "give another folder, --to DIR",
+        ),
         (&["c.webp"], "`c.webp` is a WebP picture; JPEG and PNG are read", "save such a picture as JPEG or PNG"),
         (&["none"], "`none` could not be read: No such file", "give JPEG or PNG pictures, or folders of them"),
         (&["/dev/zero"], "`/dev/zero` could not be read: it is a device, not a file", "give JPEG or PNG"),

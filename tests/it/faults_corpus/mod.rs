@@ -8,7 +8,13 @@ mod cache;
 #[cfg(feature = "torch")]
 mod datasets;
 #[cfg(feature = "torch")]
+mod long_runs;
+#[cfg(feature = "torch")]
 mod outputs;
+#[cfg(feature = "torch")]
+mod overwrites;
+#[cfg(feature = "torch")]
+mod records;
 mod settings;
 #[cfg(feature = "torch")]
 mod weights;

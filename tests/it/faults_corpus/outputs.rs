@@ -57,6 +57,8 @@ fn a_side_file_costs_no_results() {
     fs::write(dir.join("o1/exp/tensorboard"), "").unwrap();
     fs::write(dir.join("o1/exp/overlays"), "").unwrap();
     let output = run(&["--out", "o1"]);
+    assert!(text(&output).contains("error: `o1/exp` has files that s2c-pipe did not make"), "{}", text(&output));
+    let output = run(&["--out", "o1", "--force"]);
     let said = text(&output);
     assert!(output.status.success() && said.contains("baseline"), "{said}");
     assert_eq!(said.matches("warning: ").count(), 2, "{said}");

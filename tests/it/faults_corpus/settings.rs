@@ -103,6 +103,65 @@ fn names_that_cannot_be_told_apart_or_seen_are_refused() {
     }
 }
 
+/// `;` parts nothing, and the hint says what does.
+#[test]
+fn semicolons_are_told_with_what_to_write() {
+    #[rustfmt::skip]
+    let cases = [
+        // what is set                                said                                         hint
+        ("cpm.tau=0.3;0.5",                           "`;` does not part values",                  "values to compare are an axis: write them in [sweep]"),
+        ("cpm.tau=0.3;ssc.weight=2",                  "`;` does not part fields",                  "write --set classifier.cpm.tau=0.3 --set ssc.weight=2"),
+        ("dataset.train=a;rng_seed=1",                "`;` does not part fields",                  "--set dataset.train=a --set rng_seed=1"),
+        ("seed.scales=0.5;1.0",                       "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
+        ("seed.scales=[0.5; 1.0]",                    "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
+        ("dataset.exclude=a;b",                       "one value with `;`, or several",            "for 2 write --set 'dataset.exclude=[\"a\", \"b\"]', for one"),
+        ("pseudo_label.refine=segment_vote;crf",      "one value with `;`, or several",            "[\"segment_vote\", \"crf\"]"),
+        ("classifier.ssc.enabled=true;false",         "`;` does not part values",                  "[sweep]"),
+        ("precision=f32;bf16",                        "`;` does not part values",                  "[sweep]"),
+    ];
+    for (set, said, hint) in cases {
+        let error = load_text(ROOT, &[set]).unwrap_err();
+        assert!(error.message.contains(said), "{set}: {}", error.message);
+        assert!(error.hint.clone().unwrap_or_default().contains(hint), "{set}: {:?}", error.hint);
+    }
+    // A single text may have one, and in quotes anything.
+    assert_eq!(load_text(ROOT, &["dataset.train=a;b"]).unwrap().cells[0].spec.dataset.train, "a;b");
+    assert_eq!(load_text(ROOT, &["dataset.exclude=[\"a;b\", c]"]).unwrap().cells[0].spec.dataset.exclude, ["a;b", "c"]);
+    for text in ["[sweep]\n'cpm.tau' = [0.3; 0.5]", "dataset.exclude = ['a';'b']", "seed.scales = [1 ; 2]"] {
+        let error = load_text(&format!("{ROOT}{text}"), &[]).unwrap_err();
+        assert!(error.hint.clone().unwrap_or_default().contains("values of a list have commas"), "{text}: {error:?}");
+    }
+    let spec = "[[variant]]\nname = 'a'\n[sweep]\n'dataset.train' = [\"a\\nb\", 'a b']";
+    let error = load_text(&format!("{ROOT}{spec}"), &[]).unwrap_err();
+    assert!(
+        error.message.contains("the name `a, dataset.train=a\\nb`, with the values of [sweep], has the character"),
+        "{error:?}"
+    );
+}
+
+/// The seed need not stand in the names of repeats.
+#[test]
+fn variants_that_differ_in_their_seed_alone_are_repeats() {
+    let variant = |name: &str, more: &str| format!("[[variant]]\nname = '{name}'\n{more}\n");
+    let of = |variants: &[String]| load_text(&format!("{ROOT}{}", variants.concat()), &[]);
+    let found = of(&[
+        variant("base", "rng_seed = 0"),
+        variant("S2C", "rng_seed = 0\nssc.enabled = true"),
+        variant("S2C", "ssc.enabled = true\nrng_seed = 7"),
+    ]);
+    let cells = found.unwrap().cells;
+    let names: Vec<(&str, &str)> = cells.iter().map(|cell| (cell.name.as_str(), cell.variant.as_str())).collect();
+    assert_eq!(names, [("base", "base"), ("S2C, rng_seed=0", "S2C"), ("S2C, rng_seed=7", "S2C")]);
+    assert_eq!((cells[2].spec.rng_seed, cells[2].axes.clone()), (7, vec![("rng_seed".to_owned(), "7".to_owned())]));
+    for others in
+        [["rng_seed = 1", "rng_seed = 1"], ["rng_seed = 1", ""], ["rng_seed = 1\ncpm.tau = 0.3", "rng_seed = 2"]]
+    {
+        let error = of(&others.map(|more| variant("S2C", more))).unwrap_err();
+        assert!(error.message.contains("two variants are named `S2C`"), "{}", error.message);
+        assert!(error.hint.unwrap().contains("differ in `rng_seed` alone"));
+    }
+}
+
 fn write(dir: &TempDir, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     let path = dir.path().join(name);
     fs::write(&path, text).unwrap();
@@ -144,6 +203,9 @@ fn bombs_are_one_clear_line() {
         (write(&dir, "latin.toml", b"# caf\xe9"), "it is no text in UTF-8"),
         (of("...toml", ROOT.into()), "gives its results no name"),
         (of("..toml", ROOT.into()), "gives its results no name"),
+        (of(".toml", ROOT.into()), "gives its results no name"),
+        (of(" .toml", ROOT.into()), "gives its results no name"),
+        (of(".. .toml", ROOT.into()), "gives its results no name"),
         (of("deep.toml", format!("{ROOT}x = {}", "[".repeat(100_000))), "TOML parse error"),
         (of("dots.toml", format!("{ROOT}[[variant]]\nname='a'\n{}b = 1", "a.".repeat(20_000))), "recursion limit"),
         (of("self.toml", "extends = './self.toml'".into()), "extends itself"),
