@@ -61,8 +61,8 @@ pub(super) fn export(cli: &Cli, args: &ExportArgs) -> anyhow::Result<()> {
     let finished = experiment.finished(&cache);
     let mut missing = 0;
     for (item, &unit) in items.iter().zip(units) {
-        let digest = finished.output(unit, output).map(|output| output.digest);
-        let Some(bytes) = digest.and_then(|digest| cache.store().read(&digest).ok()) else {
+        let found = finished.output(unit, output);
+        let Some(bytes) = found.and_then(|output| cache.store().read_output(&output).ok()) else {
             missing += 1;
             continue;
         };

@@ -45,10 +45,10 @@ pub fn metrics_of(
     let finished = finished(graph, cache, targets);
     let mut found = Evaluations::default();
     for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
-        let Some(digest) = finished.output(unit, "metrics").map(|output| output.digest) else { continue };
-        match cache.store().read(&digest) {
+        let Some(output) = finished.output(unit, "metrics") else { continue };
+        match cache.store().read_output(&output) {
             Err(StoreError::Missing(_) | StoreError::Corrupt { .. }) => drop(found.lost.insert(unit)),
-            bytes => drop(found.metrics.insert(unit, (digest, serde_json::from_slice(&bytes?)?))),
+            bytes => drop(found.metrics.insert(unit, (output.digest, serde_json::from_slice(&bytes?)?))),
         }
     }
     Ok(found)

@@ -69,7 +69,7 @@ pub fn scalars(
     let read = |unit: UnitIdx, output: &str| -> anyhow::Result<Option<(Manifest, Value)>> {
         let Some(manifest) = finished.key(unit).and_then(|key| cache.get(&key)) else { return Ok(None) };
         // What is not in the store any more is not shown.
-        let bytes = manifest.output(output).and_then(|output| cache.store().read(&output.digest).ok());
+        let bytes = manifest.output(output).and_then(|output| cache.store().read_output(output).ok());
         Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?.map(|value| (manifest, value)))
     };
     let parts = [
