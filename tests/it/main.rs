@@ -29,6 +29,7 @@ mod fuzz;
 mod gc;
 mod history;
 mod layers;
+mod mounts;
 #[cfg(feature = "torch")]
 mod pins;
 mod pixels;
