@@ -177,7 +177,9 @@ impl ResultsFolder {
         // Whatever is written into it would be forbidden.
         match folder.looked(RECORD).closed {
             None => Ok(folder),
-            Some((closed, what)) => Err(never(asked, written_into(&folder.path_of(RECORD), &closed, &what))),
+            Some((closed, what)) => {
+                Err(never(asked, format!("nothing is written into `{}`, {what}", closed.display())))
+            }
         }
     }
 

@@ -107,7 +107,7 @@ fn nothing_is_written_over_what_is_not_the_programs_own() {
         ([&segment[..], &["--to", "user"]].concat(),                foreign,                                    "--to DIR"),
         (vec!["run", "SegmentationClass.toml", "--out", "voc", "--force"], "into `",                            "--out DIR"),
         (vec!["run", "cache.toml", "--out", ".", "--force"],        "the cache",                                "--out DIR"),
-        (vec!["run", "voc.toml", "--out", "."],                     "is a mask of the data set",                never),
+        (vec!["run", "voc.toml", "--out", "."],                     foreign,                                    "--out DIR"),
         (vec!["tensorboard", "voc.toml", "--to", "user"],           foreign,                                    "--to DIR"),
         (vec!["tensorboard", "voc.toml", "--to", "voc/ImageSets", "--force"], "into `",                         never),
         (vec!["cache", "push", "voc"],                              "`voc` is no cache, and has files of others, such as `", "--force"),
