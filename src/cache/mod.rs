@@ -8,7 +8,7 @@
 //!     units              what finished units gave, by key
 //!     files              digests of the user's files, by path, size, times, inode and file system
 //!     sled/              labels, facts about files, durations and sizes
-//!   history/             runs, a line each, and the files they ran: see [`history`]
+//!   history/             runs, a line each, the files they ran, and what these read: see [`history`]
 //!   datasets/            data sets the program made itself
 //!   drift/               units that gave other bytes when an audit ran them again
 //!   scratch/             half-done long units; losing it costs time only

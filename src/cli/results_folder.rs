@@ -9,7 +9,7 @@
 //! killed in between leaves nothing that the same command would refuse. What is refused is refused before anything is
 //! written: see [`ResultsFolder::check`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -48,6 +48,8 @@ pub(super) struct Reads {
     files: HashMap<Identity, String>,
     /// What a folder is, and whether that holds for the folders in it.
     folders: HashMap<Identity, (String, bool)>,
+    /// Those of files, which were looked at.
+    parents: HashSet<PathBuf>,
 }
 
 impl Reads {
@@ -68,7 +70,13 @@ impl Reads {
     /// A file, and its folder, which gets no new files either.
     pub(super) fn add_file_and_folder(&mut self, path: &Path, what: &str, folder: &str) {
         self.add_file(path, what);
-        if let Some(identity) = path.parent().and_then(identity) {
+        let Some(parent) = path.parent() else { return };
+        // Of a data set all images mostly have one.
+        if self.parents.contains(parent) {
+            return;
+        }
+        self.parents.insert(parent.to_owned());
+        if let Some(identity) = identity(parent) {
             self.folders.entry(identity).or_insert_with(|| (folder.to_owned(), false));
         }
     }
@@ -117,10 +125,19 @@ pub(super) struct ResultsFolder {
     asked: Asked,
     reads: Reads,
     record: Mutex<Record>,
-    /// Folders that were looked at: see [`Reads::closed`].
-    closed: Mutex<HashMap<PathBuf, Option<(PathBuf, String)>>>,
+    /// Folders in it that were looked at.
+    looked: Mutex<HashMap<PathBuf, Looked>>,
     /// A file of somebody else in a folder without a record.
     foreign: Option<String>,
+}
+
+/// What a folder is that files go to.
+#[derive(Clone, Debug, Default)]
+struct Looked {
+    /// Why it gets none: see [`Reads::closed`].
+    closed: Option<(PathBuf, String)>,
+    /// Where a link leads out of the folder of results, and to files of somebody else.
+    linked: Option<(PathBuf, String)>,
 }
 
 /// What a name in the folder stands for.
@@ -155,10 +172,15 @@ impl ResultsFolder {
             true => None,
             false => first_foreign(path, &[RECORD], &is_ours).with_context(|| format!("looking into `{shown}`"))?,
         };
-        let (record, closed) = (Mutex::new(record), Mutex::default());
-        let folder = Self { path: path.to_owned(), asked, reads, record, closed, foreign };
+        let (record, looked) = (Mutex::new(record), Mutex::default());
+        let folder = Self { path: path.to_owned(), asked, reads, record, looked, foreign };
         // Whatever is written into it would be forbidden.
-        folder.closed(RECORD).map_or(Ok(folder), |why| Err(never(asked, why)))
+        match folder.looked(RECORD).closed {
+            None => Ok(folder),
+            Some((closed, what)) => {
+                Err(never(asked, format!("nothing is written into `{}`, {what}", closed.display())))
+            }
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -187,7 +209,7 @@ impl ResultsFolder {
         }
         if let Some((name, why)) = first {
             let more = if n_more > 0 { format!("; so are {n_more} more") } else { String::new() };
-            let message = format!("`{}` is there already, and {why}{more}", self.path_of(name).display());
+            let message = format!("`{}` {why}{more}", self.path_of(name).display());
             return Err(Hinted::error(
                 message,
                 format!("give another folder, {option}, or add --force to write over it"),
@@ -242,8 +264,9 @@ impl ResultsFolder {
         let path = self.path_of(name);
         // Through a link it would be another file that grows.
         let is_alone = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file() && found.nlink() == 1);
-        match fs::read(&path) {
-            Ok(old) if is_alone && bytes.starts_with(&old) => {
+        let old = if is_alone { fs::read(&path).ok() } else { None };
+        match old {
+            Some(old) if bytes.starts_with(&old) => {
                 let file = File::options().append(true).open(&path);
                 let written = file.and_then(|mut file| file.write_all(&bytes[old.len()..]));
                 written.with_context(|| format!("writing `{}`", path.display()))
@@ -276,9 +299,17 @@ impl ResultsFolder {
             let why = format!("`{}` would be overwritten by a result, and it is {what}", path.display());
             return Ok(Standing::Never(why));
         }
-        if let Some(why) = self.closed(name) {
-            return Ok(Standing::Never(why));
+        let Looked { closed, linked } = self.looked(name);
+        if let Some((folder, what)) = closed {
+            return Ok(Standing::Never(written_into(&path, &folder, &what)));
         }
+        if let Some((folder, foreign)) = linked {
+            let folder = folder.display();
+            return Ok(Standing::Foreign(format!(
+                "would be written through a link into `{folder}`, which has files that s2c-pipe did not make, such as `{foreign}`"
+            )));
+        }
+        let there = |why: &str| Standing::Foreign(format!("is there already, and {why}"));
         let Ok(found) = fs::symlink_metadata(&path) else { return Ok(Standing::Free) };
         let kind = found.file_type();
         if kind.is_dir() {
@@ -286,32 +317,44 @@ impl ResultsFolder {
         }
         if !kind.is_file() {
             let what = if kind.is_symlink() { "it is a link" } else { "it is no regular file" };
-            return Ok(Standing::Foreign(what.to_owned()));
+            return Ok(there(what));
         }
         let known = self.record().made.get(name).cloned();
         let Some(Made { digests, from: was }) = known else {
-            return Ok(Standing::Foreign("s2c-pipe did not make it".to_owned()));
+            return Ok(there("s2c-pipe did not make it"));
         };
         let digest = match digests.last() {
             Some(Some(_)) => Some(digest_of(&path).with_context(|| format!("reading `{}`", path.display()))?),
             _ => None,
         };
         Ok(match digests.contains(&digest) {
-            false => Standing::Foreign("it was changed since s2c-pipe made it".to_owned()),
-            true if was != from => Standing::Foreign(format!("it is made from {was}, not from {from}")),
+            false => there("it was changed since s2c-pipe made it"),
+            true if was != from => there(&format!("it is made from {was}, not from {from}")),
             true => Standing::Ours(digest),
         })
     }
 
-    /// Why nothing is written into the folder of a name, if that is so.
-    fn closed(&self, name: &str) -> Option<String> {
+    /// The folder of a name.
+    fn looked(&self, name: &str) -> Looked {
         let path = self.path_of(name);
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let mut known = locked(&self.closed);
-        let closed = known.entry(folder).or_insert_with_key(|folder| self.reads.closed(&without_links(folder)));
-        let (folder, what) = closed.as_ref()?;
-        Some(format!("`{}` would be written into `{}`, {what}", path.display(), folder.display()))
+        let folder = path.parent().unwrap_or(Path::new("."));
+        if let Some(known) = locked(&self.looked).get(folder) {
+            return known.clone();
+        }
+        let real = without_links(folder);
+        let is_out = !real.starts_with(without_links(&self.path));
+        let within = Path::new(name).parent().unwrap_or(Path::new(""));
+        let is_ours = |name: &str| self.record().made.contains_key(&*within.join(name).to_string_lossy());
+        // What cannot be listed cannot be written into.
+        let foreign = if is_out { first_foreign(&real, &[], &is_ours).ok().flatten() } else { None };
+        let looked = Looked { closed: self.reads.closed(&real), linked: foreign.map(|foreign| (real, foreign)) };
+        locked(&self.looked).insert(folder.to_owned(), looked.clone());
+        looked
     }
+}
+
+fn written_into(path: &Path, folder: &Path, what: &str) -> String {
+    format!("`{}` would be written into `{}`, {what}", path.display(), folder.display())
 }
 
 fn never(Asked { option, .. }: Asked, why: String) -> anyhow::Error {

@@ -105,7 +105,11 @@ fn command(status: &Status) -> String {
 fn text(state: State, status: &Status, now: u64) -> String {
     let Status { run: _, file: _, sets: _, who: _, pid, host, began, updated, done, of, failed, .. } = status;
     let failed = if *failed > 0 { format!(", {failed} failed") } else { String::new() };
-    let far = if *of > 0 { format!("{done} of {of} units done{failed}") } else { "no unit has begun".to_owned() };
+    let far = match status.ended {
+        _ if *of > 0 => format!("{done} of {of} units done{failed}"),
+        Some(_) => "nothing had to run".to_owned(),
+        None => "no unit has begun".to_owned(),
+    };
     let process = printable(&format!("process {pid} on {host}"), false);
     let since = |then: u64| span(now.saturating_sub(then) as f64);
     match state {

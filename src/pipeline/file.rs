@@ -359,10 +359,14 @@ fn read(path: &Path, above: &mut Vec<PathBuf>) -> Result<Table, FileError> {
     let text = text_of(bytes).map_err(|what| FileError::hinted(unread(what), "save it as UTF-8"))?;
     let wrong = |error: toml::de::Error| {
         let message = format!("`{}`: {}", path.display(), error.to_string().trim_end());
-        let near = error.span().map(|span| &text[text.floor_char_boundary(span.start.saturating_sub(1))..]);
-        let is_semicolon = near.is_some_and(|near| near.trim_start().chars().take(2).any(|c| c == ';'));
-        let hint = is_semicolon
-            .then(|| "`;` separates nothing: values of a list have commas between them, [0.3, 0.5]".to_owned());
+        // Where a list is written, `;` is meant for a comma.
+        let is_semicolon = error.span().is_some_and(|span| {
+            let line = text.get(..span.start).unwrap_or_default().rsplit('\n').next().unwrap_or_default();
+            let (at, behind) = (text.get(span.clone()).unwrap_or_default(), text.get(span.end..).unwrap_or_default());
+            line.contains('[') && (at.contains(';') || behind.starts_with(';'))
+        });
+        let separates = "`;` separates nothing: values of a list have commas between them, [0.3, 0.5]";
+        let hint = is_semicolon.then(|| separates.to_owned());
         FileError { message, hint: hint.or_else(|| hint_of(error.message())) }
     };
     toml::from_str::<Shape>(&text).map_err(wrong)?;

@@ -231,11 +231,12 @@ fn parted_by_semicolons(field: &str, kind: Option<Kind>, typed: &str) -> Option<
     }
     let several = |values: Vec<String>| format!("--set {}", shell_quoted(&format!("{field}=[{}]", values.join(", "))));
     match kind {
-        Some(Kind::Numbers) => Some((
-            "`;` does not part values",
-            format!("write {}", several(parts.iter().map(|part| (*part).to_owned()).collect())),
-        )),
-        Some(Kind::Texts | Kind::Words) => {
+        Some(Kind::Numbers | Kind::Words) => {
+            let value = |part: &&str| if kind == Some(Kind::Words) { in_quotes(part) } else { (*part).to_owned() };
+            let apart = several(parts.iter().map(value).collect());
+            Some(("`;` does not part values", format!("write {apart}")))
+        }
+        Some(Kind::Texts) if parts.len() > 1 => {
             let (apart, one) = (parts.iter().map(|part| in_quotes(part)).collect(), several(vec![in_quotes(typed)]));
             Some((
                 "one value with `;`, or several",
@@ -246,7 +247,7 @@ fn parted_by_semicolons(field: &str, kind: Option<Kind>, typed: &str) -> Option<
             let hint = "give one value here; values to compare are an axis: write them in [sweep], with commas";
             Some(("`;` does not part values", hint.to_owned()))
         }
-        Some(Kind::Text | Kind::Table | Kind::WordOrTable) | None => None,
+        Some(Kind::Text | Kind::Texts | Kind::Table | Kind::WordOrTable) | None => None,
     }
 }
 

@@ -65,6 +65,9 @@ fn nothing_is_written_over_what_is_not_the_programs_own() {
         fs::create_dir_all(at(folder)).unwrap();
     }
     symlink(at("voc/SegmentationClass"), at("linked/SegmentationClass")).unwrap();
+    fs::create_dir_all(at("out2")).unwrap();
+    fs::write(at("out2/.s2c-pipe"), "{}\n").unwrap();
+    symlink(at("user"), at("out2/SegmentationClass")).unwrap();
     fs::hard_link(at("voc/SegmentationClass/train_0000.png"), at("hard/SegmentationClass/train_0000.png")).unwrap();
     symlink(at("voc/SegmentationClass/train_0001.png"), at("soft/SegmentationClass/train_0001.png")).unwrap();
     fs::write(at("weights/photo.json"), "weights").unwrap();
@@ -89,6 +92,7 @@ fn nothing_is_written_over_what_is_not_the_programs_own() {
         ([&labels[..], &["voc/JPEGImages", "--force"]].concat(),    "into `",                                   never),
         ([&labels[..], &["voc/JPEGImages/a/b", "--force"]].concat(), "a part of the data set",                  never),
         ([&labels[..], &["linked", "--force"]].concat(),            "is a mask of the data set",                never),
+        ([&labels[..], &["out2"]].concat(),                         "would be written through a link into `",   "--to DIR"),
         ([&labels[..], &["hard", "--force"]].concat(),              "is a mask of the data set",                never),
         ([&labels[..], &["soft", "--force"]].concat(),              "is a mask of the data set",                never),
         ([&labels[..], &["cache/mine", "--force"]].concat(),        "the cache",                                never),
@@ -103,7 +107,7 @@ fn nothing_is_written_over_what_is_not_the_programs_own() {
         ([&segment[..], &["--to", "user"]].concat(),                foreign,                                    "--to DIR"),
         (vec!["run", "SegmentationClass.toml", "--out", "voc", "--force"], "into `",                            "--out DIR"),
         (vec!["run", "cache.toml", "--out", ".", "--force"],        "the cache",                                "--out DIR"),
-        (vec!["run", "voc.toml", "--out", "."],                     "is a mask of the data set",                never),
+        (vec!["run", "voc.toml", "--out", "."],                     foreign,                                    "--out DIR"),
         (vec!["tensorboard", "voc.toml", "--to", "user"],           foreign,                                    "--to DIR"),
         (vec!["tensorboard", "voc.toml", "--to", "voc/ImageSets", "--force"], "into `",                         never),
         (vec!["cache", "push", "voc"],                              "`voc` is no cache, and has files of others, such as `", "--force"),

@@ -115,7 +115,7 @@ fn semicolons_are_told_with_what_to_write() {
         ("seed.scales=0.5;1.0",                       "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
         ("seed.scales=[0.5; 1.0]",                    "`;` does not part values",                  "write --set 'seed.scales=[0.5, 1.0]'"),
         ("dataset.exclude=a;b",                       "one value with `;`, or several",            "for 2 write --set 'dataset.exclude=[\"a\", \"b\"]', for one"),
-        ("pseudo_label.refine=segment_vote;crf",      "one value with `;`, or several",            "[\"segment_vote\", \"crf\"]"),
+        ("pseudo_label.refine=segment_vote;crf",      "`;` does not part values",                  "=[\"segment_vote\", \"crf\"]"),
         ("classifier.ssc.enabled=true;false",         "`;` does not part values",                  "[sweep]"),
         ("precision=f32;bf16",                        "`;` does not part values",                  "[sweep]"),
     ];
