@@ -71,7 +71,8 @@ fn two_file_systems_in_memory_at_one_path_are_told_apart() {
     let _a = mount(&["-t", "tmpfs", "a"], &a);
     let _b = mount(&["-t", "tmpfs", "b"], &b);
     // Made in one tick of the clock, they have one time.
-    let stamp = |path: &Path| fs::metadata(path).map(|meta| (meta.mtime_nsec(), meta.ctime_nsec(), meta.ino())).unwrap();
+    let stamp =
+        |path: &Path| fs::metadata(path).map(|meta| (meta.mtime_nsec(), meta.ctime_nsec(), meta.ino())).unwrap();
     let name = (0..4000).map(|i| format!("{i}.png")).find(|name| {
         fs::write(a.join(name), "one").unwrap();
         fs::write(b.join(name), "two").unwrap();
