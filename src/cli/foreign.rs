@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::data::TEMPORARY;
+
 /// What systems leave in folders by themselves.
 const OF_SYSTEMS: [&str; 6] = [".DS_Store", "Thumbs.db", "desktop.ini", ".directory", "@eaDir", "lost+found"];
-/// How the names of files begin that are not whole yet: see [`crate::data::temporary`].
-const HALF: &str = ".tmp-";
 
 /// A name in a folder that is none of `ours`, does not pass `is_ours`, and is not of the system; none where the folder is not
 /// there.
@@ -26,7 +26,7 @@ pub(super) fn first_foreign(
         entries => entries?.collect::<Result<Vec<_>, _>>()?,
     };
     let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let is_of_system = |name: &str| OF_SYSTEMS.contains(&name) || name.starts_with(HALF);
+    let is_of_system = |name: &str| OF_SYSTEMS.contains(&name) || name.starts_with(TEMPORARY);
     let is_foreign = |name: &String| !ours.contains(&name.as_str()) && !is_of_system(name) && !is_ours(name);
     Ok(names.filter(is_foreign).min())
 }

@@ -979,7 +979,12 @@ mod tests {
                 "write it in [dataset], or give --set dataset.root=/path/to/VOC2012",
             ),
             ("dataset.root = 'v'\n[sweep]\nrng_seed = []", &[], "axis `rng_seed` of [sweep] is not a list", ""),
-            ("dataset.root='v'\n[[variant]]\nname='a'\n[[variant]]\nname='a'", &[], "two variants are named `a`", ""),
+            (
+                "dataset.root='v'\n[[variant]]\nname='a'\n[[variant]]\nname='a'",
+                &[],
+                "two variants are named `a`",
+                "give each a name of its own; repeats of one have one name, and differ in `rng_seed` alone",
+            ),
             ("extends = 'p.toml'", &[], "extends itself", ""),
             (
                 "dataset.root='v'\n[[variant]]\nname='a'\n'cpm.tua' = 1",
