@@ -169,7 +169,10 @@ impl Live {
         let Status { done, of, .. } = state.status;
         (of > 0).then(|| {
             let (seconds, unknown) = state.left();
-            format!("all: {done}/{of}, {}", left_text(seconds, !unknown.is_empty()))
+            match done < of {
+                true => format!("all: {done}/{of}, {}", left_text(seconds, !unknown.is_empty())),
+                false => format!("all: {done}/{of}"),
+            }
         })
     }
 

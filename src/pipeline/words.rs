@@ -2,6 +2,8 @@
 
 /// Seconds.
 pub fn span(seconds: f64) -> String {
+    // The sum of no numbers is -0.0, which would be written so.
+    let seconds = seconds + 0.0;
     let whole = seconds.round() as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),
@@ -56,6 +58,12 @@ pub fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_never_negative() {
+        let spans = [std::iter::empty::<f64>().sum(), 59.4, 59.6, 3600.0].map(span);
+        assert_eq!(spans, ["0.0 s", "59.4 s", "1 min 0 s", "1 h 0 min"]);
+    }
 
     /// date -u -d @SECONDS '+%F %H:%M'
     #[test]
