@@ -1,9 +1,10 @@
 //! Whether a file may be written: the one owner of that question for everything that is written outside of the cache.
 //!
 //! A command writes into a folder that is new or empty, or that has the record of an earlier command; and there over no file
-//! but those that are on the record with the bytes that they have now, and as made from the same. `--force` lifts both. Nothing lifts this: no file
-//! takes the place of one that the pipeline reads, and none is added to the folders of its data or to its cache. A folder
-//! or a file is known by device and inode, so that links and other spellings of its name change nothing.
+//! but those that are on the record with the bytes that they have now, and as made from the same. `--force` lifts both.
+//! Nothing lifts this: no file takes the place of one that the pipeline reads, and none is added to the folders of its data
+//! or to its cache. A folder or a file is known by device and inode, so that links and other spellings of its name change
+//! nothing.
 //!
 //! The record is `.s2c-pipe` in the folder, a line of JSON for each file, written before the file itself: a process that is
 //! killed in between leaves nothing that the same command would refuse. What is refused is refused before anything is
