@@ -86,7 +86,7 @@ impl Files {
         self.is_to_rehash = true;
     }
 
-    /// What was hashed since no stamp tells of it, by why.
+    /// The files that were hashed because no stamp tells of a change, by the reason for that.
     pub(super) fn untold(&self) -> BTreeMap<String, Untold> {
         locked(&self.untold).clone()
     }
@@ -238,7 +238,7 @@ mod tests {
         let (key, meta) = (blake3::hash(path.as_os_str().as_bytes()), fs::metadata(&path).unwrap());
         let on = files.mounts.file_system(&path, &meta);
         assert_eq!(files.known(key.as_bytes(), &stamp(&meta, &on)), Some(BlobDigest::of(b"one")));
-        // Of another file system, mounted at the same path.
+        // The stamp is of another file system, which is mounted at the same path.
         let other = FileSystem { id: !on.id, cannot_tell: None };
         assert_eq!(files.known(key.as_bytes(), &stamp(&meta, &other)), None);
         // Equal size and mtime: its ctime tells.

@@ -59,11 +59,11 @@ impl Cache {
     /// Removes blobs in the order of the module until their bytes are at most `max_bytes`; without a limit all of 1 and 3.
     pub fn collect(&self, keep: &Keep, max_bytes: Option<u64>, dry_run: bool) -> anyhow::Result<GcReport> {
         let mut report = GcReport::default();
-        let mut files: HashMap<BlobDigest, (PathBuf, u64)> = HashMap::new();
         let Listed { blobs, left, foreign: _ } = self.store().list()?;
         let sizes = || blobs.iter().map(|(.., size)| *size).chain(left.iter().map(|(_, size)| *size));
         (report.kept_blobs, report.kept_bytes) = (sizes().count(), sizes().sum());
-        files.extend(blobs.iter().map(|(digest, path, size)| (*digest, (path.clone(), *size))));
+        let files: HashMap<BlobDigest, (PathBuf, u64)> =
+            blobs.into_iter().map(|(digest, path, size)| (digest, (path, size))).collect();
         let units = Units::new(self, self.manifests()?);
         let mut state = State { there: files.keys().copied().collect(), removed: Vec::new() };
         let mut queue = units.candidates(&state, keep, max_bytes.is_some(), &files);

@@ -23,7 +23,7 @@ impl Lock {
     /// Waits for the lock. `waiting` is told once who holds it, and may give up by returning `false`.
     pub(super) fn acquire(folder: &Path, who: &str, waiting: &dyn Fn(&str) -> bool) -> anyhow::Result<Self> {
         let path = folder.join("lock");
-        // What stands there and is no file is not ours, and nothing is written through it.
+        // A lock is a file: anything else in its place was put there by somebody else, and is never written through.
         if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file()) {
             make_room(&path).and_then(|()| remove_if_there(&path)).map_err(StoreError::io("replace", &path))?;
         }
@@ -79,7 +79,7 @@ pub fn holder(folder: &Path) -> Option<String> {
     }
 }
 
-/// What the holder wrote.
+/// The text in which the holder of a lock says who it is.
 fn text_of(file: &mut File) -> io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     let mut text = Vec::new();

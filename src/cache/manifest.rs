@@ -5,7 +5,7 @@
 //! stands with its check, so that a flipped bit costs the record it is in and no other.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::store::StoreError;
@@ -108,7 +108,7 @@ pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     for entry in listed {
         let entry = entry.map_err(StoreError::io("list", folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        // Of the entry itself: what a link leads to is no log.
+        // This is the metadata of the entry itself: a link is no log.
         let meta = entry.metadata().map_err(StoreError::io("read", &entry.path()))?;
         if name.ends_with(".log") && meta.is_file() {
             found.push((name, meta.len()));
@@ -118,10 +118,10 @@ pub(super) fn list(folder: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     Ok(found)
 }
 
-/// What reading a log found beside its records.
+/// How far a log was read, and what of it could not be.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Scanned {
-    /// Where the last record ends.
+    /// The place in the log where the last record ends.
     pub(super) end: u64,
     /// Bytes of damaged records, which were passed over.
     pub(super) damaged: u64,
@@ -137,7 +137,7 @@ pub(super) fn read(
     let path = folder.join(log);
     let read = regular::open_own(&path).and_then(|(mut file, _)| {
         file.seek(SeekFrom::Start(from))?;
-        scan(BufReader::new(file), &mut |(start, len), manifest| {
+        scan(file, &mut |(start, len), manifest| {
             take(Place { log: log.to_owned(), offset: from + start, len }, manifest);
         })
     });
@@ -174,7 +174,7 @@ pub(super) fn scan(from: impl Read, take: &mut dyn FnMut((u64, u32), Manifest)) 
 struct Window<R> {
     from: R,
     bytes: Vec<u8>,
-    /// Where in the bytes a record may begin.
+    /// The place in `bytes` where the next record may begin.
     at: usize,
     /// Bytes of the log before these.
     dropped: u64,
@@ -269,7 +269,7 @@ mod tests {
             bytes[at] ^= 0x40;
             let (n, scanned) = found(&bytes);
             assert_eq!(n, 39, "byte {at}");
-            // Of the last it cannot be told whether it was cut off.
+            // A damaged last record cannot be told from one that was cut off.
             let expected = if at < log.len() - last { end } else { end - last as u64 };
             assert_eq!(scanned.end, expected, "byte {at}");
         }

@@ -29,7 +29,7 @@ pub struct Status {
     pub host: String,
     /// Seconds since 1970.
     pub began: u64,
-    /// Of this file; it is written every ten seconds, also where nothing happens.
+    /// When this file was written, which is every ten seconds, also where nothing happens.
     pub updated: u64,
     /// Units that finished, of those that had to run.
     pub done: usize,
@@ -37,7 +37,7 @@ pub struct Status {
     pub failed: usize,
     /// Units that run now.
     pub running: Vec<RunningUnit>,
-    /// Of what is left, as far as it is known.
+    /// The time that the units which are left may take, as far as it is known.
     pub seconds_left: Option<f64>,
     /// Stages that are still to run and of which nothing is known.
     pub unknown: Vec<String>,

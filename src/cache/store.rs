@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, FileType, statat};
+use tempfile::NamedTempFile;
 
 use crate::artifact::ArtifactRef;
 use crate::data::{TEMPORARY, temporary};
@@ -113,8 +114,7 @@ impl BlobStore {
             if synced {
                 file.as_file().sync_all()?;
             }
-            make_room(&path)?;
-            file.persist(&path).map_err(|error| error.error)?;
+            put_in_place(file, &path)?;
             if synced { sync(folder) } else { Ok(()) }
         };
         write().map_err(StoreError::io("write", &path))?;
@@ -134,28 +134,30 @@ impl BlobStore {
             }
             opened => opened.map_err(StoreError::io("read", &path))?,
         };
-        let mut bytes = Vec::new();
-        let mut actual = None;
         // A file that is not the blob may be of any size: it is not held in memory.
         if len > LARGE {
-            actual =
-                Some(digest_of(&mut file).map_err(StoreError::io("read", &path))?).filter(|actual| actual != digest);
+            self.check(digest, digest_of(&mut file).map_err(StoreError::io("read", &path))?)?;
         }
-        if actual.is_none() {
-            file.read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
-        }
-        let actual = actual.unwrap_or_else(|| BlobDigest::of(&bytes));
-        if actual != *digest {
-            if self.removes_corrupt {
-                match fs::remove_file(&path) {
-                    // Another reader found it first.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    removed => removed.map_err(StoreError::io("remove", &path))?,
-                }
-            }
-            return Err(StoreError::Corrupt { expected: *digest, actual });
-        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        self.check(digest, BlobDigest::of(&bytes))?;
         Ok(bytes)
+    }
+
+    /// Compares the digest of the bytes in a blob's place with the blob's.
+    fn check(&self, expected: &BlobDigest, actual: BlobDigest) -> Result<(), StoreError> {
+        if actual == *expected {
+            return Ok(());
+        }
+        if self.removes_corrupt {
+            let path = self.path(expected);
+            match fs::remove_file(&path) {
+                // Another reader found it first.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(StoreError::io("remove", &path))?,
+            }
+        }
+        Err(StoreError::Corrupt { expected: *expected, actual })
     }
 
     /// The bytes of an output, as [`Self::read`]; a file of another size is not read.
@@ -260,6 +262,12 @@ pub(super) fn make_room(path: &Path) -> io::Result<()> {
     free.map_or(Ok(()), |aside| fs::rename(path, aside))
 }
 
+/// Gives a file that is whole its place, whatever stands there.
+pub(super) fn put_in_place(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    make_room(path)?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
+
 /// Writes a small file and its folder, whole or not at all, synced.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -267,8 +275,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = temporary(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    make_room(path)?;
-    file.persist(path).map(drop).map_err(|error| error.error)
+    put_in_place(file, path)
 }
 
 #[cfg(test)]

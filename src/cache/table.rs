@@ -7,11 +7,10 @@
 //! magic (8)  BLAKE3 of all that follows (32)  number of records (u64)  bytes of one (u64)  records  what the owner adds
 //! ```
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::store::make_room;
+use super::store::put_in_place;
 use crate::data::temporary;
 use crate::regular;
 
@@ -89,8 +88,7 @@ impl Table {
         file.write_all(magic)?;
         file.write_all(hasher.finalize().as_bytes())?;
         checked().try_for_each(|part| file.write_all(part))?;
-        make_room(path)?;
-        file.persist(path).map_err(|error| error.error).map(|_: File| ())
+        put_in_place(file, path)
     }
 
     pub(super) fn len(&self) -> usize {

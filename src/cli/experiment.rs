@@ -372,7 +372,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         Command::Results { pipeline, csv, latex, metrics, against } => {
             let cache = read_cache(cli)?;
             let experiment = Experiment::of_records(cli, &cache, pipeline)?;
-            let table = table(&cache, &experiment)?;
+            let (table, lost) = table_and_lost(&cache, &experiment)?;
             let repeats = repeats_of(&experiment, &table, against.as_deref())?;
             let text = match (csv, latex, repeats.is_empty()) {
                 (true, _, true) => table.csv(),
@@ -386,7 +386,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
                 _ => shown(cli, &table, &repeats)?,
             };
             print!("{text}");
-            if let Some(lost) = lost_scores(&cache, &experiment)? {
+            if let Some(lost) = lost {
                 eprintln!("note: {lost}; s2c-pipe run {} makes them again", pipeline.written());
             }
         }
@@ -492,12 +492,11 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut executor = LocalExecutor::new(context, jobs).on(devices.clone()).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
     drop(executor); // and what it has loaded
-    let lost_scores = lost_scores(&cache, &experiment);
     recorded.keep_units(&cache, &experiment);
-    let table = table(&cache, &experiment);
-    recorded.end(report.as_ref().ok(), table.as_ref().ok(), now());
+    let table = table_and_lost(&cache, &experiment);
+    recorded.end(report.as_ref().ok(), table.as_ref().ok().map(|(table, _)| table), now());
     live.end(how(report.as_ref().ok()));
-    let (report, mut table) = (report?, table?);
+    let (report, (mut table, lost_scores)) = (report?, table?);
     if !cli.quiet {
         let repaired = match report.repaired.len() {
             0 => String::new(),
@@ -548,7 +547,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         let message = format!("{} units failed, the first: {label}", report.failed.len());
         return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
     }
-    if let Some(lost_scores) = lost_scores? {
+    if let Some(lost_scores) = lost_scores {
         let hint = format!("the cache `{}` changes under this run, or its disk is failing", cache.folder().display());
         return Err(Hinted::error(lost_scores, hint));
     }
@@ -681,17 +680,21 @@ fn repeats_of(experiment: &Experiment, table: &ResultsTable, against: Option<&st
 }
 
 /// A line on scores that were computed and are not whole in the cache, where there are some.
-fn lost_scores(cache: &Cache, experiment: &Experiment) -> anyhow::Result<Option<String>> {
-    let lost = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?.lost;
+fn lost_scores(experiment: &Experiment, lost: &BTreeSet<UnitIdx>) -> Option<String> {
     let labels: Vec<String> = lost.iter().take(N_BLOCKED).map(|unit| experiment.graph.unit(*unit).label()).collect();
     let more = if lost.len() > N_BLOCKED { ", .." } else { "" };
     let scores = counted(lost.len(), "score");
     let were = if lost.len() == 1 { "was" } else { "were" };
-    Ok((!lost.is_empty()).then(|| format!("{scores} {were} computed and lost since: {}{more}", labels.join(", "))))
+    (!lost.is_empty()).then(|| format!("{scores} {were} computed and lost since: {}{more}", labels.join(", ")))
 }
 
 /// The results that are in the cache.
 pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
+    Ok(table_and_lost(cache, experiment)?.0)
+}
+
+/// The same, with a line on scores that are lost: see [`lost_scores`].
+fn table_and_lost(cache: &Cache, experiment: &Experiment) -> anyhow::Result<(ResultsTable, Option<String>)> {
     let found = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
     let mut table = ResultsTable::new(&experiment.pipeline, &experiment.cells, found.metrics);
     let evals = |cell: &CellUnits| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval];
@@ -702,5 +705,5 @@ pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<Re
         let found = scored.map(|(name, _)| (name, drifted.next().unwrap_or_default()));
         row.drifted = found.filter(|(_, labels)| !labels.is_empty()).collect();
     }
-    Ok(table)
+    Ok((table, lost_scores(experiment, &found.lost)))
 }

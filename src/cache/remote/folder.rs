@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Far, Item, TakeFn, named_digest};
 use crate::cache::StoreError;
-use crate::cache::store::{LARGE, digest_of, make_room};
+use crate::cache::store::{LARGE, digest_of, put_in_place};
 use crate::data::temporary;
 use crate::regular;
 
@@ -66,7 +66,7 @@ impl Far for Folder {
         for item in items {
             let path = self.root.join(&item.name);
             match read_named(&path, &item.name) {
-                // What is no file is not there either.
+                // A folder, link or pipe in its place counts as nothing.
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Other) => {
                     take(item, None)?
                 }
@@ -94,6 +94,5 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let mut file = temporary(folder)?;
     file.write_all(bytes)?;
-    make_room(path)?;
-    file.persist(path).map(drop).map_err(|error| error.error)
+    put_in_place(file, path)
 }
