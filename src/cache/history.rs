@@ -49,6 +49,9 @@ pub struct Ended {
     pub failed: usize,
     /// By variant, in the order of the file: metrics that are there, in percent.
     pub metrics: Vec<(String, BTreeMap<String, f64>)>,
+    /// Reasons not to trust them, by variant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<(String, Vec<String>)>,
 }
 
 /// How a run ended.

@@ -254,10 +254,28 @@ pub(super) enum CacheAction {
         force: bool,
     },
     /// Take from a folder or a bucket what has not finished here
-    Pull {
-        /// A folder, or s3://BUCKET/PREFIX with the usual AWS_ variables
-        from: String,
-    },
+    Pull(PullArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PullArgs {
+    /// A folder, or s3://BUCKET/PREFIX with the usual AWS_ variables
+    pub(super) from: String,
+    /// Before anything is believed, run a random share of the units again, e.g. 5%, and take none if one gives other bytes
+    #[arg(long, value_name = "SHARE", value_parser = share_of, requires = "files")]
+    pub(super) audit: Option<f64>,
+    /// Chooses the units of the audit [default: the time]
+    #[arg(long, value_name = "N", requires = "audit")]
+    pub(super) audit_seed: Option<u64>,
+    /// A pipeline file whose units the audit runs; may be given several times
+    #[arg(long = "file", value_name = "FILE", requires = "audit")]
+    pub(super) files: Vec<PathBuf>,
+    /// Override a field of these files
+    #[arg(long = "set", value_name = "PATH=VALUE", requires = "files")]
+    pub(super) sets: Vec<String>,
+    /// Where the audit computes: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu", value_name = "DEVICES", requires = "audit")]
+    pub(super) device: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! `run --audit`.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::experiment::Experiment;
 use super::progress::Progress;
 use super::{INTERRUPTED, LOGS, hint_of};
 use crate::cache::Cache;
+use crate::digest::UnitKey;
 use crate::pipeline::audit::{AuditOptions, AuditReport, audit};
 use crate::pipeline::build::registry;
 use crate::pipeline::executor::LocalExecutor;
@@ -27,7 +29,9 @@ pub(super) struct Audited<'a> {
 }
 
 /// What of it runs again, and how.
-pub(super) struct Chosen {
+pub(super) struct Chosen<'a> {
+    /// Where given, only units with these keys.
+    pub(super) among: Option<&'a HashSet<UnitKey>>,
     pub(super) share: f64,
     pub(super) rng_seed: u64,
     pub(super) devices: Vec<Device>,
@@ -36,9 +40,23 @@ pub(super) struct Chosen {
 }
 
 /// Tells what did not give the same bytes again; the exit code of a run that went well but for that.
-pub(super) fn audit_run(run: &Audited<'_>, chosen: Chosen, context: StageContext) -> anyhow::Result<ExitCode> {
+pub(super) fn audit_run(run: &Audited<'_>, chosen: Chosen<'_>, context: StageContext) -> anyhow::Result<ExitCode> {
+    let report = audit_of(run, chosen, context)?;
+    tell(run.cli, &report);
+    if !report.is_clean() {
+        eprintln!("results built on others have a ! in the table; the cache is as it was");
+    }
+    Ok(match (report.is_clean(), report.interrupted) {
+        (false, _) => ExitCode::FAILURE,
+        (true, true) => ExitCode::from(INTERRUPTED),
+        (true, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// Runs the units again.
+pub(super) fn audit_of(run: &Audited<'_>, chosen: Chosen<'_>, context: StageContext) -> anyhow::Result<AuditReport> {
     let Audited { cli, cache, experiment, made_by, now } = *run;
-    let Chosen { share, rng_seed, devices, jobs, limit } = chosen;
+    let Chosen { among, share, rng_seed, devices, jobs, limit } = chosen;
     // Of its own: no half-done epoch is taken up, and the logs of those that are cached stay.
     let folder = cache.folder().join("scratch");
     std::fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
@@ -54,6 +72,7 @@ pub(super) fn audit_run(run: &Audited<'_>, chosen: Chosen, context: StageContext
     }
     let options = AuditOptions {
         targets: &experiment.targets(),
+        among,
         share,
         rng_seed,
         interrupted,
@@ -61,16 +80,11 @@ pub(super) fn audit_run(run: &Audited<'_>, chosen: Chosen, context: StageContext
         made_by,
         observer: &|event| progress.event(event),
     };
-    let report = audit(&experiment.graph, cache, &registry(), &mut executor, &options)?;
-    tell(cli, &report);
-    Ok(match (report.is_clean(), report.interrupted) {
-        (false, _) => ExitCode::FAILURE,
-        (true, true) => ExitCode::from(INTERRUPTED),
-        (true, false) => ExitCode::SUCCESS,
-    })
+    audit(&experiment.graph, cache, &registry(), &mut executor, &options)
 }
 
-fn tell(cli: &Cli, report: &AuditReport) {
+/// Tells what did not give the same bytes again.
+pub(super) fn tell(cli: &Cli, report: &AuditReport) {
     let AuditReport { n_cached, n_not_there, n_agreed, drifted, failed, interrupted } = report;
     for drift in drifted {
         for (output, (was, is)) in &drift.outputs {
@@ -95,8 +109,5 @@ fn tell(cli: &Cli, report: &AuditReport) {
     eprintln!("audit: {n_agreed} of {n_run} units gave the same bytes again, of {n_cached} in the cache{not_there}");
     if *interrupted {
         eprintln!("the audit was interrupted");
-    }
-    if !report.is_clean() {
-        eprintln!("results built on others have a ! in the table; the cache is as it was");
     }
 }

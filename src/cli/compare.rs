@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::args::{Cli, PipelineArgs};
-use super::experiment::{Experiment, table};
+use super::experiment::Experiment;
 use super::history::of_file;
+use super::table::results;
 use super::{Hinted, read_cache};
 use crate::cache::Cache;
 use crate::cache::history::{History, Run};
@@ -48,7 +49,7 @@ pub(super) fn compare_two(
     let cells = sides.iter().map(|side| side.cell.clone()).collect();
     let experiment =
         Experiment::of(&cache, Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() })?;
-    let now = table(&cache, &experiment)?;
+    let now = results(&cache, &experiment, &experiment.finished(&cache))?.table;
     let metrics = |at: usize| match &sides[at].run {
         None => mious(&now.rows[at]),
         Some(run) => {
@@ -67,7 +68,18 @@ pub(super) fn compare_two(
         let of = |run| changed_since(run, &side.variant, data_digest(&units.dataset), &versions);
         side.run.as_ref().map(of).unwrap_or_default()
     });
-    let notes: Vec<String> = notes.collect();
+    let remarks = |at: usize| -> Vec<String> {
+        match &sides[at].run {
+            None => now.rows[at].remarks(),
+            Some(run) => {
+                let ended = run.ended.iter().flat_map(|ended| &ended.remarks);
+                ended.filter(|(variant, _)| *variant == sides[at].variant).flat_map(|(_, of)| of.clone()).collect()
+            }
+        }
+    };
+    let of_side = |at: usize| remarks(at).into_iter().map(move |remark| (at, remark));
+    let remarks = [0, 1].into_iter().flat_map(of_side).map(|(at, remark)| format!("{}: {remark}", sides[at].name));
+    let notes: Vec<String> = notes.chain(remarks).collect();
     let names = [0, 1].map(|at| sides[at].name.as_str());
     if cli.json {
         let mut json = serde_json::to_value(&found)?;

@@ -7,8 +7,10 @@ use anyhow::{Context, bail};
 
 use super::args::{Cli, PipelineArgs};
 use super::experiment::{Experiment, print_decided};
+use super::table::Warnings;
 use super::{Hinted, read_cache, size, weights};
 use crate::pipeline::file::load;
+use crate::pipeline::names::printable;
 use crate::stage::Device;
 
 /// A device from its name.
@@ -116,5 +118,6 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     }
     experiment.hashed(0).iter().for_each(|line| println!("files       {line}"));
     experiment.notes().iter().for_each(|note| println!("note        {note}"));
+    Warnings::default().before(&experiment).iter().for_each(|warning| println!("{}", printable(warning, true)));
     Ok(())
 }

@@ -27,6 +27,7 @@ use super::results_folder::{Asked, Reads, ResultsFolder};
 use super::segment::segment;
 use super::signals::stop_on_signals;
 use super::status::host;
+use super::table::{Results, Warnings, repeats_of, results, shown, tabular};
 use super::verify::verify_results;
 use super::why::show_why;
 use super::{
@@ -41,7 +42,6 @@ use crate::data::text::counted;
 use crate::data::{Dataset, FileMemo, Mask};
 use crate::data::{coco, folder, voc};
 use crate::digest::BlobDigest;
-use crate::pipeline::audit::built_on_drift;
 use crate::pipeline::build::{CellInput, CellUnits, build, registry};
 use crate::pipeline::draw::Drawing;
 use crate::pipeline::executor::LocalExecutor;
@@ -51,12 +51,11 @@ use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::names::printable;
 use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::plan::{finished, plan};
-use crate::pipeline::repeats::{self, Repeats};
-use crate::pipeline::results::{ResultsTable, SCORED, metrics_of};
+use crate::pipeline::repeats;
 use crate::pipeline::run::{Event, RunOptions, run};
 use crate::pipeline::spec::{DatasetKind, DatasetSpec};
 use crate::pipeline::value::named_paths;
-use crate::pipeline::verified::{TableSource, Tabular};
+use crate::pipeline::verified::TableSource;
 use crate::stage::StageContext;
 use crate::vision::{SeMap, VOC_CLASSES, labels_of};
 
@@ -372,7 +371,7 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
         Command::Results { pipeline, csv, latex, metrics, against } => {
             let cache = read_cache(cli)?;
             let experiment = Experiment::of_records(cli, &cache, pipeline)?;
-            let (table, lost) = table_and_lost(&cache, &experiment)?;
+            let Results { table, lost, .. } = results(&cache, &experiment, &experiment.finished(&cache))?;
             let repeats = repeats_of(&experiment, &table, against.as_deref())?;
             let text = match (csv, latex, repeats.is_empty()) {
                 (true, _, true) => table.csv(),
@@ -434,6 +433,8 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let cache = open_cache(cli)?;
     let experiment = Experiment::open(&cache, pipeline)?;
     experiment.print_notes(cli);
+    let warnings = Mutex::new(Warnings::default());
+    locked(&warnings).before(&experiment).iter().for_each(|warning| eprintln!("{}", printable(warning, true)));
     weights::check(cli, &cache, &experiment)?;
     let place = OutFolder::of(out, &experiment.pipeline, &pipeline.file);
     place.note().into_iter().for_each(|note| eprintln!("note: {note}"));
@@ -482,9 +483,12 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
                 live.expect(forecast(&experiment, &cache, n_at_once));
             }
             progress.event(event);
-            // For those who watch; what cannot be written is told at the end.
             if matches!(event, Event::UnitFinished { stage, .. } if stage.ends_with("_epoch")) {
-                let _ = tensorboard::write(&cache, &experiment, &folder, tensorboard::FOLDER);
+                let finished = experiment.finished(&cache);
+                let found = locked(&warnings).of_trainings(&cache, &experiment, &finished);
+                found.iter().for_each(|warning| progress.line(&printable(warning, true)));
+                // For those who watch; what cannot be written is told at the end.
+                let _ = tensorboard::write((&cache, &finished), &experiment, &folder, tensorboard::FOLDER);
             }
         },
     };
@@ -492,11 +496,13 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut executor = LocalExecutor::new(context, jobs).on(devices.clone()).with_limit(limit);
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
     drop(executor); // and what it has loaded
-    recorded.keep_units(&cache, &experiment);
-    let table = table_and_lost(&cache, &experiment);
-    recorded.end(report.as_ref().ok(), table.as_ref().ok().map(|(table, _)| table), now());
+    let finished = experiment.finished(&cache);
+    recorded.keep_units(&experiment, &finished);
+    let found = results(&cache, &experiment, &finished);
+    recorded.end(report.as_ref().ok(), found.as_ref().ok().map(|found| &found.table), now());
     live.end(how(report.as_ref().ok()));
-    let (report, (mut table, lost_scores)) = (report?, table?);
+    let (report, Results { mut table, lost: lost_scores, sick }) = (report?, found?);
+    locked(&warnings).lines(sick).iter().for_each(|warning| eprintln!("{}", printable(warning, true)));
     if !cli.quiet {
         let repaired = match report.repaired.len() {
             0 => String::new(),
@@ -511,9 +517,10 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     if let Some(share) = audit.filter(|_| report.failed.is_empty()) {
         let audited = Audited { cli, cache: &cache, experiment: &experiment, made_by: &made_by, now: &now };
-        let chosen = audit::Chosen { share, rng_seed: audit_seed.unwrap_or_else(now), devices, jobs, limit };
+        let chosen =
+            audit::Chosen { among: None, share, rng_seed: audit_seed.unwrap_or_else(now), devices, jobs, limit };
         code = audit::audit_run(&audited, chosen, audit_context)?;
-        table = self::table(&cache, &experiment)?; // marks what is built on what drifted
+        table = results(&cache, &experiment, &finished)?.table; // marks what is built on what drifted
     }
     let repeats = repeats_of(&experiment, &table, None)?;
     let mut n_pictures = 0;
@@ -522,13 +529,13 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     if report.failed.is_empty() {
         lost = report::write_tables(&table, &repeats, &folder);
         lost_beside.extend(claimed.err());
-        lost_beside.extend(tensorboard::write(&cache, &experiment, &folder, tensorboard::FOLDER).err());
-        match report::write_overlays(&cache, &experiment, &folder) {
+        lost_beside.extend(tensorboard::write((&cache, &finished), &experiment, &folder, tensorboard::FOLDER).err());
+        match report::write_overlays((&cache, &finished), &experiment, &folder) {
             Ok(n) => n_pictures = n,
             Err(error) => lost_beside.push(error),
         }
         if !cli.quiet {
-            empty_se_maps(&cache, &experiment).into_iter().for_each(|note| eprintln!("note: {note}"));
+            empty_se_maps(&experiment, &finished).into_iter().for_each(|note| eprintln!("note: {note}"));
         }
     }
     super::end_with_the_reader(); // all is written
@@ -544,7 +551,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         eprintln!("{} units wait for what failed: {named}{more}", report.blocked.len());
     }
     if let Some((label, error)) = report.failed.first() {
-        let message = format!("{} units failed, the first: {label}", report.failed.len());
+        let message = format!("{} failed, the first: {label}", counted(report.failed.len(), "unit"));
         return Err(hint_of(error).map_or_else(|| anyhow!(message.clone()), |hint| Hinted::error(&message, hint)));
     }
     if let Some(lost_scores) = lost_scores {
@@ -605,8 +612,7 @@ fn result_tables(experiment: &Experiment) -> Vec<&'static str> {
 
 /// A line on the training images whose SE map has no segment, where there are some. None of them is read: the map of no
 /// segment in an image of some size is always the same file.
-fn empty_se_maps(cache: &Cache, experiment: &Experiment) -> Option<String> {
-    let finished = experiment.finished(cache);
+fn empty_se_maps(experiment: &Experiment, finished: &Outcomes) -> Option<String> {
     let mut no_segment: HashMap<(usize, usize), BlobDigest> = HashMap::new();
     let (mut empty, mut all) = (BTreeSet::new(), BTreeSet::new());
     for cell in &experiment.cells {
@@ -637,73 +643,4 @@ fn empty_se_maps(cache: &Cache, experiment: &Experiment) -> Option<String> {
             count.0, count.1
         )
     })
-}
-
-/// The table of a source, as `results --latex` writes it.
-pub(super) fn tabular_of(cli: &Cli, cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
-    let TableSource { file, set, against } = source;
-    let args = PipelineArgs { file: file.into(), sets: set.clone() };
-    let experiment =
-        Experiment::of_records(cli, cache, &args).with_context(|| format!("the table's pipeline `{file}`"))?;
-    let table = table(cache, &experiment)?;
-    Ok(tabular(&table, &repeats_of(&experiment, &table, against.as_deref())?))
-}
-
-fn tabular(table: &ResultsTable, repeats: &[Repeats]) -> Tabular {
-    if repeats.is_empty() { table.tabular() } else { repeats::tabular(repeats) }
-}
-
-fn shown(cli: &Cli, table: &ResultsTable, repeats: &[Repeats]) -> anyhow::Result<String> {
-    Ok(match (cli.json, repeats.is_empty()) {
-        (false, true) => table.text(),
-        (false, false) => format!("{}\n{}", table.text(), repeats::text(repeats)),
-        (true, true) => table.json()? + "\n",
-        (true, false) => {
-            serde_json::to_string_pretty(&serde_json::json!({ "runs": table.rows, "repeats": repeats }))? + "\n"
-        }
-    })
-}
-
-fn repeats_of(experiment: &Experiment, table: &ResultsTable, against: Option<&str>) -> anyhow::Result<Vec<Repeats>> {
-    let found = repeats::repeats(&experiment.pipeline.cells, &table.rows, against);
-    let unknown = |names: Vec<String>| {
-        let message = format!("no variant `{}` to test against", against.unwrap_or_default());
-        Hinted::error(message, format!("there are: {}", names.join("; ")))
-    };
-    let found = found.map_err(unknown)?;
-    match against {
-        Some(_) if found.is_empty() => {
-            Err(Hinted::error("nothing is repeated here", "give [sweep] an axis, e.g. rng_seed = [0, 1, 2]"))
-        }
-        _ => Ok(found),
-    }
-}
-
-/// A line on scores that were computed and are not whole in the cache, where there are some.
-fn lost_scores(experiment: &Experiment, lost: &BTreeSet<UnitIdx>) -> Option<String> {
-    let labels: Vec<String> = lost.iter().take(N_BLOCKED).map(|unit| experiment.graph.unit(*unit).label()).collect();
-    let more = if lost.len() > N_BLOCKED { ", .." } else { "" };
-    let scores = counted(lost.len(), "score");
-    let were = if lost.len() == 1 { "was" } else { "were" };
-    (!lost.is_empty()).then(|| format!("{scores} {were} computed and lost since: {}{more}", labels.join(", ")))
-}
-
-/// The results that are in the cache.
-pub(super) fn table(cache: &Cache, experiment: &Experiment) -> anyhow::Result<ResultsTable> {
-    Ok(table_and_lost(cache, experiment)?.0)
-}
-
-/// The same, with a line on scores that are lost: see [`lost_scores`].
-fn table_and_lost(cache: &Cache, experiment: &Experiment) -> anyhow::Result<(ResultsTable, Option<String>)> {
-    let found = metrics_of(&experiment.graph, cache, &experiment.targets(), &experiment.cells)?;
-    let mut table = ResultsTable::new(&experiment.pipeline, &experiment.cells, found.metrics);
-    let evals = |cell: &CellUnits| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval];
-    let units: Vec<UnitIdx> = experiment.cells.iter().flat_map(evals).flatten().collect();
-    let mut drifted = built_on_drift(&experiment.graph, cache, &experiment.targets(), &units)?.into_iter();
-    for (row, cell) in table.rows.iter_mut().zip(&experiment.cells) {
-        let scored = SCORED.into_iter().zip(evals(cell)).filter(|(_, unit)| unit.is_some());
-        let found = scored.map(|(name, _)| (name, drifted.next().unwrap_or_default()));
-        row.drifted = found.filter(|(_, labels)| !labels.is_empty()).collect();
-    }
-    Ok((table, lost_scores(experiment, &found.lost)))
 }

@@ -51,6 +51,7 @@ mod segment;
 #[cfg(feature = "torch")]
 mod signals;
 mod status;
+mod table;
 #[cfg(feature = "torch")]
 mod tensorboard;
 #[cfg(feature = "torch")]
@@ -115,10 +116,20 @@ pub fn main() -> ExitCode {
     code
 }
 
+/// It runs units or networks.
+#[cfg(feature = "torch")]
+fn computes(command: &Command) -> bool {
+    match command {
+        Command::Run(_) | Command::Predict(_) | Command::Segment(_) => true,
+        Command::Cache { action: CacheAction::Pull(args) } => args.audit.is_some(),
+        _ => false,
+    }
+}
+
 /// The command, with the threads that it computes with.
 fn start(cli: &Cli) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "torch")]
-    if matches!(cli.command, Command::Run(_) | Command::Predict(_) | Command::Segment(_)) {
+    if computes(&cli.command) {
         threads::fix()?;
     }
     dispatch(cli)
@@ -143,7 +154,7 @@ fn from_home(arg: OsString) -> OsString {
 /// What works, and what has sockets, which fail alike when the far side closes them.
 fn outlives_its_reader(command: &Command) -> bool {
     match command {
-        Command::Cache { action: CacheAction::Push { .. } | CacheAction::Pull { .. } } => true,
+        Command::Cache { action: CacheAction::Push { .. } | CacheAction::Pull(_) } => true,
         #[cfg(feature = "torch")]
         Command::Run(_) => true,
         _ => false,
@@ -266,7 +277,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Cache { action: CacheAction::Push { to, list, force } } => {
             return transfer::push(cli, to, *list, *force);
         }
-        Command::Cache { action: CacheAction::Pull { from } } => return transfer::pull(cli, from),
+        Command::Cache { action: CacheAction::Pull(args) } => return transfer::pull(cli, args),
         #[cfg(feature = "torch")]
         Command::Weights { action: WeightsAction::Inspect { file, tensors } } => weights::inspect(cli, file, *tensors)?,
         #[cfg(feature = "torch")]

@@ -211,7 +211,8 @@ impl Progress {
         }
     }
 
-    fn line(&self, text: &str) {
+    /// A line above the bar.
+    pub(super) fn line(&self, text: &str) {
         match &self.state().bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),

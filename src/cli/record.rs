@@ -9,6 +9,7 @@ use super::experiment::Experiment;
 use super::who;
 use crate::cache::Cache;
 use crate::cache::history::{Began, Ended, History, How, LastUnits};
+use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::past::{METRICS, data_digest, normalised, versions};
 use crate::pipeline::repeats::mious;
 use crate::pipeline::results::ResultsTable;
@@ -54,14 +55,14 @@ impl Recorded {
     }
 
     /// Keeps the keys of the units that have finished, which the next `why` compares with.
-    pub(super) fn keep_units(&self, cache: &Cache, experiment: &Experiment) {
+    pub(super) fn keep_units(&self, experiment: &Experiment, finished: &Outcomes) {
         let Some(run) = self.run else { return };
         let n_listed: usize = experiment.cells.iter().map(|cell| cell.units().count()).sum();
         if n_listed > MOST_LISTED {
             return;
         }
         let Experiment { graph, cells, .. } = experiment;
-        let last = LastUnits { run, began: self.began, ..last_units(graph, cells, &experiment.finished(cache)) };
+        let last = LastUnits { run, began: self.began, ..last_units(graph, cells, finished) };
         told(self.history.keep_units(&self.file, &last));
     }
 
@@ -79,6 +80,8 @@ impl Recorded {
                 METRICS.iter().zip(mious(row)).filter_map(|((name, _), value)| Some(((*name).to_owned(), value?)));
             (row.cell.clone(), values.collect::<BTreeMap<_, _>>())
         });
+        let remarks = table.map(|table| &table.rows[..]).unwrap_or_default().iter();
+        let remarks = remarks.map(|row| (row.cell.clone(), row.remarks())).filter(|(_, remarks)| !remarks.is_empty());
         told(self.history.end(
             run,
             Ended {
@@ -88,6 +91,7 @@ impl Recorded {
                 reused: report.map_or(0, |report| report.reused),
                 failed: report.map_or(0, |report| report.failed.len()),
                 metrics: metrics.collect(),
+                remarks: remarks.collect(),
             },
         ));
     }

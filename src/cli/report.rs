@@ -68,13 +68,16 @@ fn picture_names<'a>(items: impl Iterator<Item = &'a str>) -> Vec<String> {
 ///
 /// A picture has a row for each variant that shows its image, in the order of the table: image, CAM, SE map,
 /// pseudo-label, prediction, truth, as far as any row has them.
-pub(super) fn write_overlays(cache: &Cache, experiment: &Experiment, folder: &ResultsFolder) -> anyhow::Result<usize> {
-    let finished = experiment.finished(cache);
+pub(super) fn write_overlays(
+    (cache, finished): (&Cache, &Outcomes),
+    experiment: &Experiment,
+    folder: &ResultsFolder,
+) -> anyhow::Result<usize> {
     let rows: Vec<Row<'_>> = experiment
         .cells
         .iter()
         .flat_map(|cell| {
-            cell.overlays.iter().map(|units| Row::new(&cell.dataset.train[units.item_idx], units, &finished))
+            cell.overlays.iter().map(|units| Row::new(&cell.dataset.train[units.item_idx], units, finished))
         })
         .collect();
     // Pictures of the same parts, in the same order, are the same. The number is raised when equal parts give others.

@@ -12,6 +12,7 @@ use super::results_folder::{Asked, ResultsFolder};
 use crate::cache::Cache;
 use crate::digest::UnitKey;
 use crate::pipeline::names;
+use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::tensorboard::{StepTime, event_file, scalars};
 
 /// Always the same, so that a file grows in place while a run goes on.
@@ -37,7 +38,7 @@ pub(super) fn tensorboard(cli: &Cli, args: &TensorboardArgs) -> anyhow::Result<(
         }
     };
     folder.check(event_files(&experiment, within).iter().map(|file| (file.as_str(), "")))?;
-    let n_scalars = write(&cache, &experiment, &folder, within)?;
+    let n_scalars = write((&cache, &experiment.finished(&cache)), &experiment, &folder, within)?;
     if n_scalars == 0 {
         let hint = format!("s2c-pipe run {} trains", pipeline.written());
         return Err(super::Hinted::error("no epoch of these variants is in the cache", hint));
@@ -58,8 +59,12 @@ pub(super) fn event_files(experiment: &Experiment, within: &str) -> Vec<String> 
 
 /// Writes what has finished of each variant; gives the number of numbers. Where a variant's cannot be written, those of the
 /// others are.
-pub(super) fn write(cache: &Cache, experiment: &Experiment, to: &ResultsFolder, within: &str) -> anyhow::Result<usize> {
-    let finished = experiment.finished(cache);
+pub(super) fn write(
+    (cache, finished): (&Cache, &Outcomes),
+    experiment: &Experiment,
+    to: &ResultsFolder,
+    within: &str,
+) -> anyhow::Result<usize> {
     let logs = cache.folder().join(LOGS);
     let times = |key: &UnitKey| -> Vec<StepTime> {
         let text = fs::read_to_string(logs.join(format!("{key}.jsonl"))).unwrap_or_default();
@@ -67,7 +72,7 @@ pub(super) fn write(cache: &Cache, experiment: &Experiment, to: &ResultsFolder, 
     };
     let (mut n_scalars, mut failed) = (0, None);
     for (cell, file) in experiment.cells.iter().zip(event_files(experiment, within)) {
-        let scalars = scalars(cell, &finished, cache, &times)?;
+        let scalars = scalars(cell, finished, cache, &times)?;
         if !scalars.is_empty() {
             n_scalars += scalars.len();
             failed = failed.or(to.grow(&file, &event_file(&scalars)).err());

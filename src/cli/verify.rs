@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::args::Cli;
-use super::experiment::tabular_of;
+use super::table::tabular_of;
 use super::{Hinted, read_cache};
 use crate::pipeline::verified::check;
 

@@ -20,6 +20,8 @@ use crate::stage::{BlobReader, Bytes, Interrupted, Output, Registry};
 /// What an audit is told.
 pub struct AuditOptions<'a> {
     pub targets: &'a [UnitIdx],
+    /// Where given, only units with these keys are looked at.
+    pub among: Option<&'a HashSet<UnitKey>>,
     /// Of the units that can be audited, in 0..=1; at least one runs.
     pub share: f64,
     /// Chooses them.
@@ -36,7 +38,7 @@ pub struct AuditOptions<'a> {
 /// What an audit found.
 #[derive(Debug, Default)]
 pub struct AuditReport {
-    /// Finished units of the targets.
+    /// Finished units of the targets that were to be looked at.
     pub n_cached: usize,
     /// Of these, without a blob that they read.
     pub n_not_there: usize,
@@ -140,7 +142,8 @@ fn sample(
     let mut seen = HashSet::new();
     let mut ranked: Vec<([u8; 32], UnitIdx)> = Vec::new();
     for unit in 0..resolver.known.len() {
-        let Some(key) = outcomes.key(unit).filter(|key| resolver.needed[unit] && seen.insert(*key)) else { continue };
+        let is_asked = |key: &UnitKey| resolver.needed[unit] && options.among.is_none_or(|among| among.contains(key));
+        let Some(key) = outcomes.key(unit).filter(|key| is_asked(key) && seen.insert(*key)) else { continue };
         report.n_cached += 1;
         match has_inputs(resolver, unit) {
             true => {
@@ -202,16 +205,13 @@ impl UnitIo for AuditIo {
 pub fn built_on_drift(
     graph: &Graph,
     cache: &Cache,
-    targets: &[UnitIdx],
+    outcomes: &Outcomes,
     units: &[UnitIdx],
 ) -> anyhow::Result<Vec<Vec<String>>> {
     let drifts = cache.drifts()?;
     if drifts.is_empty() {
         return Ok(vec![Vec::new(); units.len()]);
     }
-    let mut resolver = Resolver::new(graph, cache, targets);
-    resolver.look_up();
-    let outcomes = Outcomes::new(cache, resolver.known);
     let drifted = |unit: &UnitIdx| {
         let drift = outcomes.key(*unit).and_then(|key| drifts.get(&key));
         drift.is_some_and(|drift| drift.is_of(&outcomes.outputs(*unit)))

@@ -14,6 +14,8 @@ pub mod executor;
 pub mod file;
 pub mod forecast;
 pub mod graph;
+#[cfg(feature = "torch")]
+pub mod health;
 pub mod lineage;
 pub mod names;
 pub mod outcomes;

@@ -129,7 +129,7 @@ pub fn text(runs: &[Shown]) -> String {
         let metrics = match same {
             _ if ended.metrics.iter().all(|(_, of)| of.is_empty()) => String::new(),
             Some(same) => format!("  metrics as in run {}\n", same.run.run),
-            None => indented(&table(&metric_rows(ended))),
+            None => indented(&(table(&metric_rows(ended)) + &remarks(ended))),
         };
         format!("{head}  {}\n{metrics}", outcome(*began, ended))
     });
@@ -142,7 +142,7 @@ fn has_metrics_of(earlier: &Run, run: &Run) -> bool {
 }
 
 fn outcome(began: u64, ended: &Ended) -> String {
-    let Ended { ended, how, executed, reused, failed, metrics: _ } = ended;
+    let Ended { ended, how, executed, reused, failed, .. } = ended;
     let how = match how {
         How::Finished => "finished after",
         How::Failed => "failed after",
@@ -161,10 +161,17 @@ fn metric_rows(ended: &Ended) -> Vec<Vec<String>> {
         METRICS.iter().filter(|(name, _)| ended.metrics.iter().any(|(_, of)| of.contains_key(*name))).collect();
     let head = std::iter::once("variant").chain(there.iter().map(|(_, title)| *title)).map(str::to_owned);
     let row = |(variant, of): &(String, BTreeMap<String, f64>)| {
-        let cell = |(name, _): &&(&str, &str)| of.get(*name).map_or("-".to_owned(), |value| format!("{value:.1}"));
+        let mark = if ended.remarks.iter().any(|(sick, _)| sick == variant) { "?" } else { "" };
+        let cell =
+            |(name, _): &&(&str, &str)| of.get(*name).map_or("-".to_owned(), |value| format!("{value:.1}{mark}"));
         std::iter::once(variant.clone()).chain(there.iter().map(cell)).collect()
     };
     std::iter::once(head.collect()).chain(ended.metrics.iter().map(row)).collect()
+}
+
+fn remarks(ended: &Ended) -> String {
+    let line = |(variant, remarks): &(String, Vec<String>)| format!("? {variant}: {}\n", remarks.join("; "));
+    ended.remarks.iter().map(line).collect()
 }
 
 fn indented(text: &str) -> String {

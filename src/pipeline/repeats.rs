@@ -36,6 +36,12 @@ pub struct Spread {
     /// Evaluations of the runs.
     #[serde(skip)]
     pub digests: Vec<BlobDigest>,
+    /// Reasons not to trust some of the runs, by their seeds: see [`Row::doubts`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub doubts: BTreeMap<String, Vec<String>>,
+    /// All marks of the runs: see [`Row::marks`].
+    #[serde(skip)]
+    pub marks: String,
 }
 
 /// A paired t-test, two-sided.
@@ -51,6 +57,9 @@ pub struct Paired {
     /// Evaluations of run and baseline.
     #[serde(skip)]
     pub digests: Vec<(BlobDigest, BlobDigest)>,
+    /// The baseline's: see [`Spread::doubts`].
+    #[serde(skip)]
+    pub doubts: BTreeMap<String, Vec<String>>,
 }
 
 /// One group's runs: `rng_seed` and row.
@@ -110,6 +119,11 @@ pub fn repeats(cells: &[Cell], rows: &[Row], against: Option<&str>) -> Result<Ve
                 let digest = |row: &Row| row.digests.get(SCORED[i]).copied();
                 group.runs.iter().filter_map(|(seed, row)| Some(((*seed).to_owned(), digest(row)?))).collect()
             };
+            let doubts = |group: &Group<'_>| -> BTreeMap<String, Vec<String>> {
+                let of_run = |(seed, row): &(&str, &Row)| ((*seed).to_owned(), row.doubts(SCORED[i]));
+                group.runs.iter().map(of_run).filter(|(_, reasons)| !reasons.is_empty()).collect()
+            };
+            let has_mark = |mark: &&str| group.runs.iter().any(|(_, row)| row.marks(SCORED[i]).contains(mark));
             let (values, own) = (of(group), digests(group));
             let (mean, std) = mean_std(&values.values().copied().collect::<Vec<_>>())?;
             let against = baseline_of(group).and_then(|baseline| {
@@ -119,14 +133,22 @@ pub fn repeats(cells: &[Cell], rows: &[Row], against: Option<&str>) -> Result<Ve
                 let (difference, _) = mean_std(&differences)?;
                 let theirs = digests(baseline);
                 let digests = own.iter().filter_map(|(seed, digest)| Some((*digest, *theirs.get(seed)?))).collect();
+                let doubts = doubts(baseline);
                 let (baseline, n) = (baseline.name.clone(), differences.len());
-                Some(Paired { baseline, n, difference, p: paired_t(&differences), digests })
+                Some(Paired { baseline, n, difference, p: paired_t(&differences), digests, doubts })
             });
-            Some((*name, Spread { n: values.len(), mean, std, against, digests: own.into_values().collect() }))
+            let (n, digests, doubts) = (values.len(), own.into_values().collect(), doubts(group));
+            let marks = ["!", "?"].into_iter().filter(has_mark).collect();
+            Some((*name, Spread { n, mean, std, against, digests, doubts, marks }))
         });
         Repeats { variant: group.name.clone(), metrics: metrics.collect() }
     };
     Ok(groups.iter().map(summarise).collect())
+}
+
+/// Reasons for doubt in words, with the seeds of the runs.
+fn remarks(doubts: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    doubts.iter().map(|(seed, reasons)| format!("{AXIS} {seed}: {}", reasons.join("; "))).collect()
 }
 
 /// In the order of [`METRICS`].
@@ -181,22 +203,26 @@ pub fn text(repeats: &[Repeats]) -> String {
         "" => String::new(),
         names => format!("; p of a paired t-test against {names}"),
     };
-    format!("mean +- standard deviation (runs){against}\n{lines}")
+    let has_marks = repeats.iter().flat_map(|of| of.metrics.values()).any(|spread| !spread.marks.is_empty());
+    let remark = if has_marks { "marks: some of the runs have them in their table\n" } else { "" };
+    format!("mean +- standard deviation (runs){against}\n{lines}{remark}")
 }
 
 /// A line for each variant and metric.
 pub fn csv(repeats: &[Repeats]) -> String {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-    let mut text = String::from("variant,metric,n,mean,std,against,pairs,difference,p\n");
+    let mut text = String::from("variant,metric,n,mean,std,against,pairs,difference,p,remarks\n");
     for Repeats { variant, metrics } in repeats {
-        for (metric, Spread { n, mean, std, against, digests: _ }) in metrics {
+        for (metric, spread) in metrics {
+            let Spread { n, mean, std, against, .. } = spread;
             let paired = against.as_ref().map_or_else(
                 || ",,,".to_owned(),
-                |Paired { baseline, n, difference, p, digests: _ }| {
+                |Paired { baseline, n, difference, p, .. }| {
                     format!("{},{n},{difference},{}", csv_quoted(baseline), number(*p))
                 },
             );
-            text.push_str(&format!("{},{metric},{n},{mean},{},{paired}\n", csv_quoted(variant), number(*std)));
+            let (variant, remarks) = (csv_quoted(variant), csv_quoted(&remarks(&spread.doubts).join("; ")));
+            text.push_str(&format!("{variant},{metric},{n},{mean},{},{paired},{remarks}\n", number(*std)));
         }
     }
     text
@@ -216,7 +242,19 @@ pub fn tabular(repeats: &[Repeats]) -> Tabular {
             let [of_mean, of_p] = stands.unwrap_or([Stands::Nothing, Stands::Nothing]);
             let paired = of.metrics.get(name).and_then(|spread| spread.against.as_ref());
             let p = if p == "-" { p } else { paired.map_or(p, |paired| p_latex(paired.p, paired.n)) };
-            [TableCell { text: mean, stands: of_mean }, TableCell { text: p, stands: of_p }]
+            let doubts = of.metrics.get(name).map_or_else(Vec::new, |spread| remarks(&spread.doubts));
+            // A p is of both.
+            let theirs = paired.filter(|_| of_p != Stands::Nothing).into_iter().flat_map(|paired| {
+                remarks(&paired.doubts).into_iter().map(|remark| format!("{}, {remark}", paired.baseline))
+            });
+            let doubts_of_p = match of_p {
+                Stands::Nothing => Vec::new(),
+                _ => doubts.iter().cloned().chain(theirs).collect(),
+            };
+            [
+                TableCell { text: mean, stands: of_mean, doubts },
+                TableCell { text: p, stands: of_p, doubts: doubts_of_p },
+            ]
         });
         (of.variant.clone(), cells.collect())
     };
@@ -239,7 +277,11 @@ fn header(there: &[&(&str, &str)]) -> Vec<String> {
 fn table(repeats: &[Repeats], plus_minus: &str) -> Vec<Vec<String>> {
     let there = there(repeats);
     let row = |Repeats { variant, metrics }: &Repeats| {
-        let cells = there.iter().flat_map(|(name, _)| cell_texts(metrics.get(name), plus_minus));
+        let cells = there.iter().flat_map(|(name, _)| {
+            let [mut mean, p] = cell_texts(metrics.get(name), plus_minus);
+            mean.push_str(metrics.get(name).map_or("", |spread| &spread.marks));
+            [mean, p]
+        });
         std::iter::once(variant.clone()).chain(cells).collect()
     };
     std::iter::once(header(&there)).chain(repeats.iter().map(row)).collect()
@@ -247,7 +289,7 @@ fn table(repeats: &[Repeats], plus_minus: &str) -> Vec<Vec<String>> {
 
 /// A mean and its p.
 fn cell_texts(spread: Option<&Spread>, plus_minus: &str) -> [String; 2] {
-    let Some(Spread { n, mean, std, against, digests: _ }) = spread else { return ["-".into(), "-".into()] };
+    let Some(Spread { n, mean, std, against, .. }) = spread else { return ["-".into(), "-".into()] };
     [
         mean_text(*n, *mean, *std, plus_minus),
         against.as_ref().map_or_else(|| "-".to_owned(), |paired| p_text(paired.p, paired.n)),
@@ -328,6 +370,7 @@ mod tests {
                 metrics: BTreeMap::new(),
                 digests: BTreeMap::new(),
                 drifted: BTreeMap::new(),
+                sick: BTreeMap::new(),
             };
             (Cell { name: String::new(), variant: (*variant).into(), axes, spec: Spec::default() }, row)
         };
@@ -373,9 +416,9 @@ mod tests {
         S2C, cpm.tau=0.3   60.0 +- 1.0 (3)  0.04
         ");
         insta::assert_snapshot!(csv(&found[2..]), @r#"
-        variant,metric,n,mean,std,against,pairs,difference,p
-        "S2C, cpm.tau=0.3",seed_miou,3,60,1,"base, cpm.tau=0.3",2,8.5,0.037405118482553235
-        "S2C, cpm.tau=0.5",seed_miou,1,15,,"base, cpm.tau=0.5",1,5,
+        variant,metric,n,mean,std,against,pairs,difference,p,remarks
+        "S2C, cpm.tau=0.3",seed_miou,3,60,1,"base, cpm.tau=0.3",2,8.5,0.037405118482553235,
+        "S2C, cpm.tau=0.5",seed_miou,1,15,,"base, cpm.tau=0.5",1,5,,
         "#);
         let cells =
             |row: usize| tabular(&found[..3]).rows[row].1.iter().map(|cell| cell.text.clone()).collect::<Vec<_>>();

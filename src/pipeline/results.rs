@@ -10,16 +10,18 @@ use super::build::CellUnits;
 #[cfg(feature = "torch")]
 use super::file::Pipeline;
 #[cfg(feature = "torch")]
-use super::graph::{Graph, UnitIdx};
+use super::graph::UnitIdx;
 #[cfg(feature = "torch")]
-use super::plan::finished;
+use super::outcomes::Outcomes;
 use super::verified::{Stands, THRESHOLD, TableCell, Tabular};
 #[cfg(feature = "torch")]
 use crate::cache::{Cache, StoreError};
 use crate::digest::BlobDigest;
 
-/// Units named in a line.
+/// Units or variants named in a line.
 const MAX_NAMED: usize = 5;
+/// In the place of a number.
+const NOT_THERE: &str = "-";
 
 /// What is scored, in the order of the columns.
 pub const SCORED: [&str; 3] = ["seed", "pseudo_label", "segmentation"];
@@ -36,13 +38,7 @@ pub struct Evaluations {
 
 /// The evaluations of some cells that are in the cache.
 #[cfg(feature = "torch")]
-pub fn metrics_of(
-    graph: &Graph,
-    cache: &Cache,
-    targets: &[UnitIdx],
-    cells: &[CellUnits],
-) -> anyhow::Result<Evaluations> {
-    let finished = finished(graph, cache, targets);
+pub fn metrics_of(cache: &Cache, finished: &Outcomes, cells: &[CellUnits]) -> anyhow::Result<Evaluations> {
     let mut found = Evaluations::default();
     for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
         let Some(output) = finished.output(unit, "metrics") else { continue };
@@ -75,6 +71,52 @@ pub struct Row {
     /// Labels of units below it that gave other bytes when an audit ran them again, by what was scored.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub drifted: BTreeMap<&'static str, Vec<String>>,
+    /// Reasons not to trust a number, by what was scored: see [`super::health`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sick: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Row {
+    /// What stands behind a number in a table for people: `!` if an audit could not make it again, `?` if it is sick.
+    pub fn marks(&self, scored: &str) -> &'static str {
+        match (self.drifted.contains_key(scored), self.sick.contains_key(scored)) {
+            (false, false) => "",
+            (true, false) => "!",
+            (false, true) => "?",
+            (true, true) => "!?",
+        }
+    }
+
+    /// The reasons of [`Row::marks`].
+    pub fn doubts(&self, scored: &str) -> Vec<String> {
+        let drifted = self.drifted.get(scored).map(|labels| drift_text(labels.iter().map(String::as_str)));
+        drifted.into_iter().chain(self.sick.get(scored).into_iter().flatten().cloned()).collect()
+    }
+
+    /// The reasons of all its marks, each once.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks: Vec<String> = Vec::new();
+        for doubt in SCORED.iter().flat_map(|scored| self.doubts(scored)) {
+            if !remarks.contains(&doubt) {
+                remarks.push(doubt);
+            }
+        }
+        remarks
+    }
+}
+
+/// `labels`: of units that gave other bytes in an audit.
+fn drift_text<'a>(labels: impl Iterator<Item = &'a str>) -> String {
+    let labels: BTreeSet<&str> = labels.collect();
+    format!("an audit got other bytes from {}", some_of(&labels.into_iter().collect::<Vec<_>>()))
+}
+
+/// The first few names, which may have commas, and how many more there are.
+pub(crate) fn some_of(names: &[&str]) -> String {
+    match names.split_at_checked(MAX_NAMED) {
+        Some((named, more @ [_, ..])) => format!("{} and {} more", named.join("; "), more.len()),
+        _ => names.join("; "),
+    }
 }
 
 /// Scores of one evaluation in percent; see [`crate::vision::metric::Scores`] and
@@ -157,6 +199,7 @@ impl ResultsTable {
                 metrics: evals.into_iter().filter_map(|(name, unit)| Some((name, all(unit)?))).collect(),
                 digests: evals.into_iter().filter_map(|(name, unit)| Some((name, metrics.get(&unit?)?.0))).collect(),
                 drifted: BTreeMap::new(),
+                sick: BTreeMap::new(),
             }
         };
         Self { rows: pipeline.cells.iter().zip(cells).map(row).collect() }
@@ -166,7 +209,7 @@ impl ResultsTable {
 
     fn values(&self) -> Vec<[String; 5]> {
         let number =
-            |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
+            |value: Option<f64>, digits: usize| value.map_or(NOT_THERE.to_owned(), |value| format!("{value:.digits$}"));
         let row = |row: &Row| {
             let [seed, pseudo, seg] =
                 [row.seed_miou, row.pseudo_label_miou, row.segmentation_miou].map(|miou| number(miou, 1));
@@ -175,15 +218,14 @@ impl ResultsTable {
         self.rows.iter().map(row).collect()
     }
 
-    /// Numbers built on a unit that an audit could not make again have a mark, and the units are named below.
+    /// Numbers that are not to be trusted have a mark, and the reasons stand below: see [`Row::marks`].
     pub fn text(&self) -> String {
         let mut values = self.values();
         for (row, cells) in self.rows.iter().zip(&mut values) {
             // The threshold was found on the seeds too.
             for (scored, columns) in SCORED.iter().zip([1..3, 3..4, 4..5]) {
-                if row.drifted.contains_key(scored) {
-                    cells[columns].iter_mut().for_each(|cell| cell.push('!'));
-                }
+                let there = cells[columns].iter_mut().filter(|cell| *cell != NOT_THERE);
+                there.for_each(|cell| cell.push_str(row.marks(scored)));
             }
         }
         let name = values.iter().map(|row| row[0].chars().count()).chain([7]).max().unwrap_or(7);
@@ -195,27 +237,32 @@ impl ResultsTable {
         let dataset = self.rows.first().map_or("", |row| &row.dataset);
         let header = line(&Self::HEADER.map(str::to_owned));
         let rows: String = values.iter().map(line).collect();
-        format!("{dataset}, mIoU in %\n{header}{rows}{}", self.drifted_text())
+        format!("{dataset}, mIoU in %\n{header}{rows}{}", self.remarks_text())
     }
 
-    fn drifted_text(&self) -> String {
-        let labels: BTreeSet<&str> =
-            self.rows.iter().flat_map(|row| row.drifted.values().flatten()).map(String::as_str).collect();
-        let named: Vec<&str> = labels.iter().copied().take(MAX_NAMED).collect();
-        let more = match labels.len().saturating_sub(MAX_NAMED) {
-            0 => String::new(),
-            n => format!(" and {n} more"),
-        };
-        match labels.is_empty() {
-            true => String::new(),
-            false => format!("! an audit got other bytes from {}{more}\n", named.join(", ")),
+    fn remarks_text(&self) -> String {
+        let mut labels = self.rows.iter().flat_map(|row| row.drifted.values().flatten()).map(String::as_str).peekable();
+        let drifted = labels.peek().is_some().then(|| format!("! {}\n", drift_text(labels)));
+        // In the order of the rows; a reason that several have stands once.
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for row in &self.rows {
+            for reason in SCORED.iter().filter_map(|scored| row.sick.get(scored)).flatten() {
+                match reasons.iter_mut().find(|(known, _)| known == reason) {
+                    Some((_, cells)) if cells.contains(&&*row.cell) => {}
+                    Some((_, cells)) => cells.push(&row.cell),
+                    None => reasons.push((reason, vec![&row.cell])),
+                }
+            }
         }
+        let sick = reasons.into_iter().map(|(reason, cells)| format!("? {}: {reason}\n", some_of(&cells)));
+        drifted.into_iter().chain(sick).collect()
     }
 
     /// Every mean of every evaluation, a line each.
     pub fn metrics_text(&self) -> String {
         let lines = self.rows.iter().flat_map(|row| {
-            row.metrics.iter().map(|(scored, metrics)| (format!("{}: {}", row.cell, scored.replace('_', "-")), metrics))
+            let name = |scored: &str| format!("{}: {}{}", row.cell, scored.replace('_', "-"), row.marks(scored));
+            row.metrics.iter().map(move |(scored, metrics)| (name(scored), metrics))
         });
         let lines: Vec<(String, &Metrics)> = lines.collect();
         let name = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
@@ -247,9 +294,11 @@ impl ResultsTable {
     }
 
     pub fn csv(&self) -> String {
-        let mut text = String::from("variant,seed_miou,threshold,pseudo_label_miou,segmentation_miou\n");
-        for row in self.values() {
-            text.push_str(&(row.iter().map(|cell| csv_quoted(cell)).collect::<Vec<_>>().join(",") + "\n"));
+        let mut text = String::from("variant,seed_miou,threshold,pseudo_label_miou,segmentation_miou,remarks\n");
+        for (row, values) in self.rows.iter().zip(self.values()) {
+            let remarks = row.remarks().join("; ");
+            let cells = values.iter().chain([&remarks]).map(|cell| csv_quoted(cell));
+            text.push_str(&(cells.collect::<Vec<_>>().join(",") + "\n"));
         }
         text
     }
@@ -259,8 +308,10 @@ impl ResultsTable {
         let scored = [SCORED[0], SCORED[0], SCORED[1], SCORED[2]];
         let rows = self.rows.iter().zip(self.values()).map(|(row, [name, cells @ ..])| {
             let cell = |(text, scored): (String, &str)| {
-                let digest = row.digests.get(scored).filter(|_| text != "-");
-                TableCell { stands: digest.map_or(Stands::Nothing, |digest| Stands::One(*digest)), text }
+                let digest = row.digests.get(scored).filter(|_| text != NOT_THERE);
+                let stands = digest.map_or(Stands::Nothing, |digest| Stands::One(*digest));
+                let doubts = if stands == Stands::Nothing { Vec::new() } else { row.doubts(scored) };
+                TableCell { stands, text, doubts }
             };
             (name, cells.into_iter().zip(scored).map(cell).collect())
         });
@@ -305,6 +356,7 @@ mod tests {
             metrics: BTreeMap::from([("pseudo_label", metrics), ("seed", Metrics::default())]),
             digests: BTreeMap::new(),
             drifted: BTreeMap::new(),
+            sick: BTreeMap::new(),
         };
         let table = ResultsTable { rows: vec![row] };
         insta::assert_snapshot!(table.metrics_text(), @r"
@@ -331,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_on_drift_has_a_mark_and_the_rest_has_none() {
+    fn what_is_built_on_drift_or_sick_has_a_mark_and_the_rest_has_none() {
         let row = |cell: &str, drifted: &[&'static str]| Row {
             cell: cell.into(),
             dataset: "t".into(),
@@ -343,6 +395,7 @@ mod tests {
             metrics: BTreeMap::new(),
             digests: BTreeMap::new(),
             drifted: drifted.iter().map(|scored| (*scored, vec!["cam_epoch epoch 1".to_owned()])).collect(),
+            sick: BTreeMap::new(),
         };
         let table = ResultsTable { rows: vec![row("base", &[]), row("S2C", &["seed", "pseudo_label"])] };
         insta::assert_snapshot!(table.text(), @r"
@@ -352,8 +405,56 @@ mod tests {
         S2C          50.0!      0.25!              60.0!                  -
         ! an audit got other bytes from cam_epoch epoch 1
         ");
+        assert_eq!(some_of(&["a", "b", "c", "d", "e"]), "a; b; c; d; e");
+        assert_eq!(some_of(&["a", "b", "c", "d", "e", "f", "g"]), "a; b; c; d; e and 2 more");
         let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();
         assert_eq!(json[0].get("drifted"), None);
         assert_eq!(json[1]["drifted"]["seed"], serde_json::json!(["cam_epoch epoch 1"]));
+
+        // What is sick has another, in every table.
+        let mut table = table;
+        let explodes =
+            "the loss of the classifier explodes: `cls` was 0.700 in its first steps and is 45610 in its last";
+        let flat = "the segmentation network does not learn";
+        for row in &mut table.rows {
+            row.sick = BTreeMap::from([("seed", vec![explodes.to_owned()])]);
+        }
+        table.rows[1].sick.insert("pseudo_label", vec![explodes.to_owned(), flat.to_owned()]);
+        insta::assert_snapshot!(table.text(), @r"
+        t, mIoU in %
+        variant  seed mIoU  threshold  pseudo-label mIoU  segmentation mIoU
+        base         50.0?      0.25?               60.0                  -
+        S2C         50.0!?     0.25!?             60.0!?                  -
+        ! an audit got other bytes from cam_epoch epoch 1
+        ? base; S2C: the loss of the classifier explodes: `cls` was 0.700 in its first steps and is 45610 in its last
+        ? S2C: the segmentation network does not learn
+        ");
+        insta::assert_snapshot!(table.csv(), @r"
+        variant,seed_miou,threshold,pseudo_label_miou,segmentation_miou,remarks
+        base,50.0,0.25,60.0,-,the loss of the classifier explodes: `cls` was 0.700 in its first steps and is 45610 in its last
+        S2C,50.0,0.25,60.0,-,an audit got other bytes from cam_epoch epoch 1; the loss of the classifier explodes: `cls` was 0.700 in its first steps and is 45610 in its last; the segmentation network does not learn
+        ");
+        table.rows[1].digests.insert("seed", BlobDigest::of(b"metrics"));
+        let source = super::super::verified::TableSource { file: "a.toml".into(), set: vec![], against: None };
+        let latex = table.tabular().latex(&source);
+        insta::assert_snapshot!(latex.lines().skip(4).collect::<Vec<_>>().join("\n"), @r"
+        base & 50.0 & 0.25 & 60.0 & - \\
+        % s2c: base/seed mIoU -
+        % s2c: base/threshold -
+        % s2c: base/pseudo-label mIoU -
+        % s2c: base/segmentation mIoU -
+        S2C & 50.0$^\dagger$ & 0.25$^\dagger$ & 60.0 & - \\
+        % s2c: S2C/seed mIoU 2027aff71522eaa5d33b3611777d0cdaccb184a4a9f95729207c36398feaa748
+        % s2c: S2C/threshold 2027aff71522eaa5d33b3611777d0cdaccb184a4a9f95729207c36398feaa748
+        % s2c: S2C/pseudo-label mIoU -
+        % s2c: S2C/segmentation mIoU -
+        % dagger: S2C/seed mIoU: an audit got other bytes from cam_epoch epoch 1
+        % dagger: S2C/seed mIoU: the loss of the classifier explodes: `cls` was 0.700 in its first steps and is 45610 in its last
+        % dagger: S2C/threshold: an audit got other bytes from cam_epoch epoch 1
+        % dagger: S2C/threshold: the loss of the classifier explodes: `cls` was 0.700 in its first steps and is 45610 in its last
+        \end{tabular}
+        ");
+        let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();
+        assert_eq!(json[1]["sick"]["pseudo_label"], serde_json::json!([explodes, flat]));
     }
 }

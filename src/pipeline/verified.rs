@@ -11,7 +11,9 @@
 //! ```
 //!
 //! The n-th comment below a row is of its n-th cell after the name. It has the digest of the evaluation that the number
-//! was read from; for a mean, those of all runs with commas between them; for a p, pairs `run:baseline`; or `-`.
+//! was read from; for a mean, those of all runs with commas between them; for a p, pairs `run:baseline`; or `-`. A number
+//! that is not to be trusted has a dagger, and the reason stands in a comment below its row; who takes the dagger away
+//! edits no number.
 
 use std::fmt;
 
@@ -23,6 +25,8 @@ use crate::digest::BlobDigest;
 
 const MARK: &str = "% s2c: ";
 const SOURCE: &str = "pipeline ";
+/// Behind a number that is not to be trusted.
+const DOUBTFUL: &str = "$^\\dagger$";
 /// The column that is read from another field than `miou`.
 pub(super) const THRESHOLD: &str = "threshold";
 
@@ -54,6 +58,8 @@ pub enum Stands {
 pub struct TableCell {
     pub text: String,
     pub stands: Stands,
+    /// Reasons not to trust it.
+    pub doubts: Vec<String>,
 }
 
 /// A table before it is written.
@@ -73,10 +79,16 @@ impl Tabular {
         let aligned = "c".repeat(columns.len() - 1);
         let mut text = format!("{MARK}{SOURCE}{source}\n\\begin{{tabular}}{{l{aligned}}}\n{head} \\\\\n\\hline\n");
         for (name, cells) in rows {
-            let numbers: String = cells.iter().map(|cell| format!(" & {}", cell.text)).collect();
+            let mark = |cell: &TableCell| if cell.doubts.is_empty() { "" } else { DOUBTFUL };
+            let numbers: String = cells.iter().map(|cell| format!(" & {}{}", cell.text, mark(cell))).collect();
             text.push_str(&format!("{}{numbers} \\\\\n", escaped(name)));
             for (column, cell) in columns.iter().skip(1).zip(cells) {
                 text.push_str(&format!("{MARK}{}/{column} {}\n", one_line(name), cell.stands));
+            }
+            for (column, cell) in columns.iter().skip(1).zip(cells) {
+                for doubt in &cell.doubts {
+                    text.push_str(&format!("% dagger: {}/{column}: {}\n", one_line(name), one_line(doubt)));
+                }
             }
         }
         text + "\\end{tabular}\n"
@@ -360,9 +372,10 @@ fn without_comment(line: &str) -> &str {
     end.map_or(line, |(at, _)| &line[..at])
 }
 
-/// A cell without what makes it bold, underlined, or mathematics as a whole, and with single spaces.
+/// A cell without the mark of doubt and what makes it bold, underlined, or mathematics as a whole, and with single spaces.
 fn bare(cell: &str) -> String {
     let mut text = cell.trim();
+    text = text.strip_suffix(DOUBTFUL).unwrap_or(text).trim();
     loop {
         let inner = |text: &str| -> Option<usize> {
             let name = text.strip_prefix('\\')?;

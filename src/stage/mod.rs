@@ -173,19 +173,24 @@ impl NotFinite {
     pub fn hint(&self, usual: Option<f64>) -> String {
         let Self { field, lr, .. } = self;
         let kept = "the checkpoint of the epoch before stays in the cache";
-        let lower = usual.map_or(lr / 10.0, |usual| (lr / 10.0).min(usual));
-        let is_low = usual.is_some_and(|usual| *lr < usual / 1000.0) || !lower.is_finite() || lower <= 0.0;
-        match is_low {
-            true => {
+        match lower_rate(*lr, usual) {
+            None => {
                 format!("the rate is low already ({lr:e}): look at the images of the step and at the weights; {kept}")
             }
-            false => format!("set `{field}` to {} or less; {kept}", number(lower)),
+            Some(lower) => format!("set `{field}` to {} or less; {kept}", number(lower)),
         }
     }
 }
 
+/// A rate that could train where `lr` is too high; none where `lr` is low already.
+pub(crate) fn lower_rate(lr: f64, usual: Option<f64>) -> Option<f64> {
+    let lower = usual.map_or(lr / 10.0, |usual| (lr / 10.0).min(usual));
+    let is_low = usual.is_some_and(|usual| lr < usual / 1000.0) || !lower.is_finite() || lower <= 0.0;
+    (!is_low).then_some(lower)
+}
+
 /// A number of one digit, as one writes it in a pipeline file.
-fn number(x: f64) -> String {
+pub(crate) fn number(x: f64) -> String {
     let digits = format!("{x:.0e}");
     if (1e-4..1e6).contains(&x) { digits.parse::<f64>().unwrap_or(x).to_string() } else { digits }
 }

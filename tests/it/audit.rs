@@ -10,6 +10,7 @@ use s2c_pipe::cache::Keep;
 use s2c_pipe::digest::BlobDigest;
 use s2c_pipe::pipeline::audit::{AuditOptions, AuditReport, audit, built_on_drift};
 use s2c_pipe::pipeline::graph::{Graph, Source, Unit, UnitIdx};
+use s2c_pipe::pipeline::plan;
 use s2c_pipe::pipeline::run::{Event, RunOptions, run};
 use s2c_pipe::stage::{Output, Registry, Stage, StageContext, StageEntry, UnitInput};
 
@@ -70,6 +71,7 @@ fn audited(
     let mut executor = executor(workspace.dir.path().join("audit"), &interrupted);
     let options = AuditOptions {
         targets,
+        among: None,
         share,
         rng_seed,
         interrupted,
@@ -118,7 +120,10 @@ fn what_drifts_is_named_marked_and_left_as_it_was() {
     let both = add("concat", "both", &suffix("?"), vec![("x", of(above, "out")), ("y", of(steady, "out"))]);
     let targets = [steady, both];
     finish(&workspace, &graph, &targets);
-    let built = || built_on_drift(&graph, &workspace.open(), &targets, &[steady, above, both]).unwrap();
+    let built = || {
+        let cache = workspace.open();
+        built_on_drift(&graph, &cache, &plan::finished(&graph, &cache, &targets), &[steady, above, both]).unwrap()
+    };
     assert_eq!(built(), vec![Vec::<String>::new(); 3]);
 
     let before = truth(&workspace);

@@ -29,7 +29,7 @@ fn ended(ended: u64, how: How, failed: usize, metrics: &[(&str, &[(&str, f64)])]
     let metrics = metrics.iter().map(|(variant, of)| {
         ((*variant).to_owned(), of.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
     });
-    Ended { ended, how, executed: 96, reused: 210, failed, metrics: metrics.collect() }
+    Ended { ended, how, executed: 96, reused: 210, failed, metrics: metrics.collect(), remarks: Vec::new() }
 }
 
 /// Five runs of two files; the last goes on as far as anybody knows.

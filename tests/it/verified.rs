@@ -35,6 +35,7 @@ impl Evaluations {
             metrics: BTreeMap::new(),
             digests,
             drifted: BTreeMap::new(),
+            sick: BTreeMap::new(),
         }
     }
 

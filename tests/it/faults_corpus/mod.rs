@@ -17,4 +17,8 @@ mod overwrites;
 mod records;
 mod settings;
 #[cfg(feature = "torch")]
+mod shares;
+#[cfg(feature = "torch")]
+mod trainings;
+#[cfg(feature = "torch")]
 mod weights;
