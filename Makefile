@@ -10,9 +10,9 @@ test: setup lint ## formatting, lints, advisories and all tests
 test-processors: setup ## all tests as on other x86-64 processors; S2C_SIMD=portable or avx2 holds our own arithmetic to that
 	@.ci/test-processors
 
-test-faults: build ## the engine under faults, with 200 kills where `make test` has 20; the quickstart, killed 20 times; mounts, as root
+test-faults: build ## the engine under faults, with 200 kills of `run` and of commands on its cache; the quickstart, killed 20 times; mounts, as root
 	cargo test --release --test it mounts:: -- --ignored
-	S2C_FAULTS=200 cargo test --release --test it faults:: -- --nocapture
+	S2C_FAULTS=200 cargo test --release --test it -- faults:: kills:: --nocapture
 	.ci/kill-quickstart 20
 
 # What computes: against golden tensors, and twice to the same bytes.

@@ -28,6 +28,8 @@ mod faults_corpus;
 mod fuzz;
 mod gc;
 mod history;
+#[cfg(feature = "torch")]
+mod kills;
 mod layers;
 mod mounts;
 #[cfg(feature = "torch")]
