@@ -1,5 +1,5 @@
 # The one list of commands. On a fresh machine `make quickstart` or `make test` is all there is to do.
-.PHONY: quickstart test test-processors test-faults test-gpu test-s3 setup build lint bench-sam bench-train bench-engine bench-refine bench-pixels
+.PHONY: quickstart test test-processors test-faults test-mounts test-gpu test-s3 setup build lint bench-sam bench-train bench-engine bench-refine bench-pixels
 
 quickstart: build ## sets up, builds and runs all stages on the embedded data
 	target/release/s2c-pipe run pipelines/quickstart.toml
@@ -10,8 +10,10 @@ test: setup lint ## formatting, lints, advisories and all tests
 test-processors: setup ## all tests as on other x86-64 processors; S2C_SIMD=portable or avx2 holds our own arithmetic to that
 	@.ci/test-processors
 
-test-faults: build ## the engine under faults, with 200 kills of `run` and of commands on its cache; the quickstart, killed 20 times; mounts, as root
+test-mounts: build ## file systems that are mounted one after the other at one path; needs root and mksquashfs
 	cargo test --release --test it mounts:: -- --ignored
+
+test-faults: build test-mounts ## the engine under faults, with 200 kills of `run` and of commands on its cache; the quickstart, killed 20 times; mounts, as root
 	S2C_FAULTS=200 cargo test --release --test it -- faults:: kills:: --nocapture
 	.ci/kill-quickstart 20
 

@@ -76,7 +76,7 @@ use self::args::WeightsAction;
 use self::args::{CacheAction, Cli, Command, Shell};
 use crate::cache::Cache;
 use crate::pipeline::file::FileError;
-use crate::pipeline::names::printable;
+use crate::pipeline::names::{message, printable};
 use crate::pipeline::words::{size, span};
 
 /// Folder in the cache: what the steps of a unit took, `KEY.jsonl`, a line a step.
@@ -101,9 +101,9 @@ pub fn main() -> ExitCode {
                 notes.iter().for_each(|note| eprintln!("note: {}", printable(note, true)));
             }
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", printable(&chain.join(": "), true));
+            eprintln!("error: {}", message(&chain.join(": ")));
             if let Some(hint) = hint_of(&error) {
-                eprintln!("hint: {}", printable(&hint, true));
+                eprintln!("hint: {}", message(&hint));
             }
             ExitCode::FAILURE
         }
@@ -204,6 +204,10 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     #[cfg(feature = "torch")]
     if let Some(unknown) = error.downcast_ref::<crate::pipeline::build::UnknownEvaluated>() {
         return Some(unknown.hint());
+    }
+    #[cfg(feature = "torch")]
+    if let Some(value) = error.downcast_ref::<crate::pipeline::build::NeedsMasks>() {
+        return Some(value.hint());
     }
     #[cfg(feature = "torch")]
     if let Some(file) = error.downcast_ref::<crate::model::weights::NotACheckpoint>() {

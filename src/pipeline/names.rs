@@ -34,6 +34,24 @@ pub fn printable(text: &str, lines: bool) -> String {
     shown
 }
 
+/// Characters of a line of a message that are shown at either end of a longer one.
+const MOST_OF_LINE: usize = 400;
+
+/// A message as a terminal shows it, where a line that quotes very much is cut in its middle.
+pub fn message(text: &str) -> String {
+    let line = |line: &str| {
+        let n_cut = line.chars().count().saturating_sub(2 * MOST_OF_LINE);
+        // Cutting out less than a word of it would help nobody.
+        if n_cut < MOST_OF_LINE {
+            return line.to_owned();
+        }
+        let begin: String = line.chars().take(MOST_OF_LINE).collect();
+        let end: String = line.chars().skip(MOST_OF_LINE + n_cut).collect();
+        format!("{begin} [.. {n_cut} characters ..] {end}")
+    };
+    printable(text, true).split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// A name of no more than `most` bytes; of a longer one the beginning, with a digest of all of it.
 pub fn shortened(name: &str, most: usize) -> String {
     if name.len() <= most {
@@ -124,6 +142,17 @@ mod tests {
         }
         assert_eq!(printable("a\u{1b}[2Jb\r\nc\td", true), "a\\u{1b}[2Jb\\r\nc\td");
         assert_eq!(printable("a\nb", false), "a\\nb");
+    }
+
+    #[test]
+    fn a_line_that_quotes_very_much_is_cut() {
+        let long = format!("`labels.csv`: {} is no class\nthe second line", "x".repeat(300_000));
+        let cut = message(&long);
+        assert!(cut.starts_with("`labels.csv`: xxx") && cut.ends_with("x is no class\nthe second line"), "{cut}");
+        assert!(cut.contains("x [.. 299226 characters ..] x") && cut.len() < 900, "{cut}");
+        let short = format!("{}\n{}", "y".repeat(1100), "é".repeat(700));
+        assert_eq!(message(&short), short);
+        assert_eq!(message("a\u{1b}b"), "a\\u{1b}b");
     }
 
     #[test]

@@ -149,7 +149,8 @@ fn a_folder_of_pictures_is_planned_and_its_faults_are_told() {
     write_pipeline(dir.path(), &small(&format!("kind = 'folder'\nroot = '{}'", data.path().display())));
     // No masks: nothing to score, so a threshold has to be given.
     let said = text(&call(dir.path(), &["plan", "tiny.toml"]));
-    assert!(said.contains("`pseudo_label.threshold = \"best\"` needs training images with masks"), "{said}");
+    assert!(said.contains("`pseudo_label.threshold = \"best\"` chooses by the masks of the training images"), "{said}");
+    assert!(said.contains("\nhint: write `pseudo_label.threshold = 0.2`, or add the masks to the data set"), "{said}");
     let stages = plan(dir.path(), "tiny.toml", &["pseudo_label.threshold=0.2"])["stages"].clone();
     assert_eq!((stages["pseudo_label"]["to_run"].as_u64(), stages.get("evaluate")), (Some(2), None));
 

@@ -29,7 +29,9 @@ use crate::stage::select_epoch::{SelectEpoch, SelectEpochParams};
 use crate::vision::labels_of;
 
 use super::effective::{cam_epoch_params, prompt_params, pseudo_label_params, se_map_params, starts_with_crf};
-use super::{CellUnits, MissingWeights, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after, uses_se_maps};
+use super::{
+    CellUnits, MissingWeights, NeedsMasks, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after, uses_se_maps,
+};
 
 /// Adds the units of one cell to the graph.
 pub(super) struct Builder<'a> {
@@ -171,7 +173,7 @@ impl Builder<'_> {
             let cams = self.each(&dataset.train, |builder, item| builder.cam(item, unit))?;
             let seed_eval = self
                 .scored(&cams, "cam", "cams", &dataset.train, SeedEval::KIND)?
-                .context("`seed.select = \"best_gt\"` needs training images with masks; write \"last\"")?;
+                .ok_or(NeedsMasks { value: "seed.select = \"best_gt\"", instead: "seed.select = \"last\"" })?;
             metrics.push((epoch.to_string(), of(seed_eval, "metrics")));
             checkpoints.push((epoch.to_string(), of(unit, "checkpoint")));
         }
@@ -279,9 +281,8 @@ impl Builder<'_> {
             _ if starts_with_crf(spec) => None,
             Threshold::At(threshold) => Some(threshold),
             Threshold::Rule(_) => {
-                let seed_eval = seed_eval.context(
-                    "`pseudo_label.threshold = \"best\"` needs training images with masks; give a number such as 0.2",
-                )?;
+                let (value, instead) = ("pseudo_label.threshold = \"best\"", "pseudo_label.threshold = 0.2");
+                let seed_eval = seed_eval.ok_or(NeedsMasks { value, instead })?;
                 inputs.push(("threshold", of(seed_eval, "threshold")));
                 None
             }

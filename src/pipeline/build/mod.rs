@@ -156,6 +156,21 @@ impl UnknownEvaluated {
     }
 }
 
+/// A value chooses something by the masks of the training images, and none of these has one.
+#[derive(Debug, thiserror::Error)]
+#[error("`{value}` chooses by the masks of the training images, and none has one")]
+pub struct NeedsMasks {
+    value: &'static str,
+    instead: &'static str,
+}
+
+impl NeedsMasks {
+    /// A value that needs none.
+    pub fn hint(&self) -> String {
+        format!("write `{}`, or add the masks to the data set", self.instead)
+    }
+}
+
 /// A checkpoint could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("weights `{}`: {cause}", path.display())]
