@@ -32,6 +32,9 @@ pub struct Began {
     pub digest: BlobDigest,
     /// By variant, in the order of the file: a digest of the data set it reads.
     pub data: Vec<(String, BlobDigest)>,
+    /// Files of weights that it reads.
+    #[serde(default)]
+    pub weights: Vec<(PathBuf, BlobDigest)>,
     /// Stages and their versions.
     pub versions: BTreeMap<String, u64>,
     /// The process, as the lock names it.

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 
 use super::args::{Cli, PipelineArgs};
 use super::experiment::Experiment;
 use super::history::of_file;
+use super::kept::Kept;
 use super::table::results;
 use super::{Hinted, read_cache};
 use crate::cache::Cache;
@@ -16,7 +18,7 @@ use crate::cache::history::{History, Run};
 use crate::pipeline::compare::fields::{Field, differing, find_effects, with_effects};
 use crate::pipeline::compare::{Effect, compare};
 use crate::pipeline::file::{Cell, Pipeline, load, nearest};
-use crate::pipeline::past::{METRICS, changed_since, data_digest, restored, versions};
+use crate::pipeline::past::{METRICS, changed_since, data_changes, data_digest, file_changes, restored, versions};
 use crate::pipeline::repeats::mious;
 
 /// What stands on one side.
@@ -47,8 +49,13 @@ pub(super) fn compare_two(
     let [left, right] = sides.map(|(variant, run)| side(&cache, args, variant, run.copied(), !runs.is_empty()));
     let sides = [left?, right?];
     let cells = sides.iter().map(|side| side.cell.clone()).collect();
-    let experiment =
-        Experiment::of(&cache, Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() })?;
+    let kept = Kept::new(&cache, &args.file);
+    let data_then = |side: &Side| {
+        let then = side.run.as_ref()?.began.data.iter().find(|(name, _)| *name == side.variant)?;
+        kept.dataset_of(&then.1).map(Arc::new)
+    };
+    let pipeline = Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() };
+    let experiment = Experiment::of_data(&cache, pipeline, &sides.each_ref().map(data_then))?;
     let now = results(&cache, &experiment, &experiment.finished(&cache))?.table;
     let metrics = |at: usize| match &sides[at].run {
         None => mious(&now.rows[at]),
@@ -62,7 +69,12 @@ pub(super) fn compare_two(
     let effects = (0..METRICS.len()).map(|i| Effect::new(METRICS[i].1, was[i], is[i])).collect();
     let targets = [0, 1].map(|at| experiment.cells[at].targets());
     let mut found = compare(&experiment.graph, &cache, &targets[0], &targets[1], effects);
-    found.fields = fields(&cache, &sides[0].cell, &sides[1].cell)?;
+    found.fields = fields_of(&cache, &sides[0].cell, &sides[1].cell)?;
+    let of_data = data_changes(&experiment.cells[0].dataset, &experiment.cells[1].dataset);
+    let weights = sides.each_ref().map(|side| side.run.as_ref().map_or(&experiment.weights, |run| &run.began.weights));
+    let of_files = file_changes(weights[0], weights[1]);
+    let of_data = of_data.into_iter().map(|line| format!("in the data: {line}"));
+    found.changes = of_data.chain(of_files.into_iter().map(|line| format!("in the files: {line}"))).collect();
     let versions = versions(&experiment.graph);
     let notes = sides.iter().zip(&experiment.cells).flat_map(|(side, units)| {
         let of = |run| changed_since(run, &side.variant, data_digest(&units.dataset), &versions);
@@ -93,7 +105,7 @@ pub(super) fn compare_two(
 }
 
 /// The fields in which two cells differ, with what each is worth.
-fn fields(cache: &Cache, left: &Cell, right: &Cell) -> anyhow::Result<Vec<Field>> {
+pub(super) fn fields_of(cache: &Cache, left: &Cell, right: &Cell) -> anyhow::Result<Vec<Field>> {
     let mut fields = differing(&left.spec, &right.spec)?;
     let is_same = |fields: &[Field]| {
         // Some combination of fields may be none of a pipeline: then it is not the right one.

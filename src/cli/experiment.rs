@@ -81,7 +81,12 @@ impl Experiment {
     }
 
     pub(super) fn of(cache: &Cache, pipeline: Pipeline) -> anyhow::Result<Self> {
-        Self::with(cache, pipeline, cache, &|_| None)
+        Self::of_data(cache, pipeline, &[])
+    }
+
+    /// `data`: in the place of a variant, what is taken for its data set instead of what is there now.
+    pub(super) fn of_data(cache: &Cache, pipeline: Pipeline, data: &[Option<Arc<Dataset>>]) -> anyhow::Result<Self> {
+        Self::with(cache, pipeline, cache, (&|_| None, data), None)
     }
 
     /// To look at results: data and weights that are gone are taken as the last run had them, and notes say so.
@@ -90,7 +95,7 @@ impl Experiment {
         let memo = KeptMemo { cache, kept: &kept, gone: Mutex::default() };
         let experiment = |bf16: Option<bool>| {
             let kept = |spec: &DatasetSpec| kept.dataset(spec);
-            Self::with_bf16(cache, load(&args.file, &args.sets)?, &memo, &kept, bf16)
+            Self::with(cache, load(&args.file, &args.sets)?, &memo, (&kept, &[]), bf16)
         };
         let mut found = experiment(None)?;
         let (bf16, notes) = std::mem::take(&mut *locked(&memo.gone));
@@ -106,31 +111,23 @@ impl Experiment {
         Ok(found)
     }
 
+    /// `kept`: what is taken for a data set that cannot be read, and whether `auto` meant bf16 there. `data`: see
+    /// [`Self::of_data`].
     fn with(
         cache: &Cache,
         pipeline: Pipeline,
         memo: &dyn FileMemo,
-        kept: &dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>,
-    ) -> anyhow::Result<Self> {
-        Self::with_bf16(cache, pipeline, memo, kept, None)
-    }
-
-    /// `kept`: what is taken for a data set that cannot be read, and whether `auto` meant bf16 there.
-    fn with_bf16(
-        cache: &Cache,
-        pipeline: Pipeline,
-        memo: &dyn FileMemo,
-        kept: &dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>,
+        (kept, data): (&dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>, &[Option<Arc<Dataset>>]),
         mut bf16: Option<bool>,
     ) -> anyhow::Result<Self> {
         let mut scanned: HashMap<String, Arc<Dataset>> = HashMap::new();
         let mut inputs = Vec::new();
-        for cell in &pipeline.cells {
+        for (at, cell) in pipeline.cells.iter().enumerate() {
             let spec = &cell.spec.dataset;
             let key = serde_json::to_string(spec)?;
-            let dataset = match scanned.get(&key) {
-                Some(dataset) => dataset.clone(),
-                None => {
+            let dataset = match (data.get(at), scanned.get(&key)) {
+                (Some(Some(dataset)), _) | (_, Some(dataset)) => dataset.clone(),
+                _ => {
                     let dataset = open_dataset(cache, spec).or_else(|error| {
                         let (dataset, had_bf16) = kept(spec).ok_or(error)?;
                         bf16 = Some(had_bf16);

@@ -173,17 +173,23 @@ impl Kept {
         let is_gone =
             spec.root.is_none() || !root.is_dir() || matches!(first_foreign(&root, &[], &|_| false), Ok(None));
         let pointer = self.names_of_data(spec).iter().find_map(|name| read::<Pointer>(name)).filter(|_| is_gone)?;
-        let KeptData { classes, train, val } = read(&self.data(&pointer.digest))?;
-        let items = |items: Vec<KeptItem>| items.into_iter().map(KeptItem::item).collect();
+        let data = self.dataset_of(&pointer.digest)?;
         let note = format!(
             "the data in `{}` are not here: what is shown is of those that a run read, {} UTC",
             root.display(),
             date(pointer.when)
         );
-        let (train, val, notes) = (items(train), items(val), vec![note]);
-        let data = Dataset { name: pointer.name, classes, train, val, notes, decided: Vec::new() };
+        Some((Dataset { name: pointer.name, notes: vec![note], ..data }, pointer.bf16))
+    }
+
+    /// A data set that a run read, by its digest.
+    pub(super) fn dataset_of(&self, digest: &BlobDigest) -> Option<Dataset> {
+        let KeptData { classes, train, val } = read(&self.data(digest))?;
+        let items = |items: Vec<KeptItem>| items.into_iter().map(KeptItem::item).collect();
+        let (train, val) = (items(train), items(val));
+        let data = Dataset { name: String::new(), classes, train, val, notes: Vec::new(), decided: Vec::new() };
         // What was kept is what it says.
-        (data_digest(&data) == pointer.digest).then_some((data, pointer.bf16))
+        (data_digest(&data) == *digest).then_some(data)
     }
 }
 

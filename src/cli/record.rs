@@ -46,6 +46,7 @@ impl Recorded {
                 sets: args.sets.clone(),
                 digest: history.keep_file(&kept)?,
                 data: data.collect(),
+                weights: experiment.weights.clone(),
                 versions: versions(&experiment.graph),
                 who: who(),
             })?)

@@ -1,6 +1,6 @@
 //! Runs of the past: the pipeline file as it was, the data it read, and the history in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -11,7 +11,8 @@ use super::graph::Graph;
 use super::spec::Spec;
 use super::words::{date, span, table};
 use crate::cache::history::{Began, Ended, How, Run};
-use crate::data::{Dataset, Mask};
+use crate::data::text::counted;
+use crate::data::{Dataset, FileRef, Item, Mask};
 use crate::digest::BlobDigest;
 
 /// What a variant is measured by, and its name for people.
@@ -20,6 +21,9 @@ pub const METRICS: [(&str, &str); 3] = [
     ("pseudo_label_miou", "pseudo-label mIoU"),
     ("segmentation_miou", "segmentation mIoU"),
 ];
+
+/// Images named in a line.
+const MOST_NAMED: usize = 3;
 
 /// A cell as it is kept.
 #[derive(Serialize, Deserialize)]
@@ -72,6 +76,83 @@ pub fn data_digest(dataset: &Dataset) -> BlobDigest {
     };
     let lines = dataset.train.iter().map(item("train")).chain(dataset.val.iter().map(item("val")));
     BlobDigest::of(format!("{:?}\n{}", dataset.classes, lines.collect::<String>()).as_bytes())
+}
+
+/// In what a data set differs from what it was, a line each; images are named by their ids and files.
+pub fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
+    let mut lines = Vec::new();
+    if was.classes != is.classes {
+        lines.push(format!("the classes were {}, and are {}", was.classes.join(", "), is.classes.join(", ")));
+    }
+    let names = |labels: &[u8], of: &Dataset| -> String {
+        let name = |label: &u8| of.classes.get(usize::from(*label)).cloned().unwrap_or_else(|| label.to_string());
+        if labels.is_empty() { "none".to_owned() } else { labels.iter().map(name).collect::<Vec<_>>().join(", ") }
+    };
+    for (list, then, now) in [("training", &was.train, &is.train), ("validation", &was.val, &is.val)] {
+        let known: HashMap<&str, &Item> = then.iter().map(|item| (item.id.as_str(), item)).collect();
+        let (mut added, mut images, mut masks, mut readings, mut labels) = (vec![], vec![], vec![], vec![], vec![]);
+        for item in now {
+            let Some(was_item) = known.get(item.id.as_str()) else {
+                added.push(item.id.clone());
+                continue;
+            };
+            let file = |file: &FileRef| format!("{} ({})", item.id, file.path.display());
+            if was_item.image.digest != item.image.digest {
+                images.push(file(&item.image));
+            }
+            let source = |mask: &Option<Mask>| match mask {
+                Some(Mask::File(file) | Mask::Translated { file, reading: _ }) => {
+                    Some((Some(file.clone()), file.digest))
+                }
+                Some(Mask::Outlines { digest, .. }) => Some((None, *digest)),
+                None => None,
+            };
+            let (mask_was, mask_is) = (source(&was_item.mask), source(&item.mask));
+            let digest = |mask: &Option<(Option<FileRef>, BlobDigest)>| mask.as_ref().map(|(_, digest)| *digest);
+            let of_mask = |mask: &Option<Mask>| mask.as_ref().map(|mask| mask.digest());
+            if digest(&mask_was) != digest(&mask_is) {
+                let (_, shown) = (mask_was.is_some(), mask_is.and_then(|(file, _)| file));
+                masks.push(shown.map_or_else(|| item.id.clone(), |shown| file(&shown)));
+            } else if of_mask(&was_item.mask) != of_mask(&item.mask) {
+                readings.push(item.id.clone());
+            }
+            if was_item.labels != item.labels {
+                labels.push(format!("{}: {} -> {}", item.id, names(&was_item.labels, was), names(&item.labels, is)));
+            }
+        }
+        let there: HashSet<&str> = now.iter().map(|item| item.id.as_str()).collect();
+        let removed: Vec<String> =
+            then.iter().filter(|item| !there.contains(item.id.as_str())).map(|item| item.id.clone()).collect();
+        for (items, what) in [
+            (added, "new"),
+            (removed, "gone"),
+            (images, "other content of the image"),
+            (masks, "other content of the mask"),
+            (readings, "a mask that is read in another way"),
+            (labels, "other image-level labels"),
+        ] {
+            if !items.is_empty() {
+                let more = items.len().saturating_sub(MOST_NAMED);
+                let named = items.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join("; ");
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                lines.push(format!("{}, {what}: {named}{more}", counted(items.len(), &format!("{list} image"))));
+            }
+        }
+        let common = |items: &[Item], others: &HashSet<&str>| -> Vec<String> {
+            items.iter().map(|item| item.id.clone()).filter(|id| others.contains(id.as_str())).collect()
+        };
+        let known: HashSet<&str> = known.into_keys().collect();
+        if common(then, &there) != common(now, &known) {
+            lines.push(format!("the {list} images stand in another order"));
+        }
+    }
+    lines
+}
+
+/// Files that have other content than they had, a line each.
+pub fn file_changes(was: &[(PathBuf, BlobDigest)], is: &[(PathBuf, BlobDigest)]) -> Vec<String> {
+    let differs = |(path, now): &&(PathBuf, BlobDigest)| was.iter().any(|(then, of)| then == path && of != now);
+    is.iter().filter(differs).map(|(path, _)| format!("`{}` has other content", path.display())).collect()
 }
 
 /// The stages of a graph and their versions.

@@ -1,7 +1,8 @@
 //! Why a unit is not fresh: in what it differs from a unit that finished before, or which of the units above it does.
 //!
-//! A unit is compared with what it was in the last run of the same file, in the same variant; where it was not there, with
-//! the record of its stage and item that is nearest in parameters. A difference is named at the unit that has it: where an
+//! A unit is compared with what it was in the last run of the same file, in the same variant or the one that this was
+//! made from; where that run had no such unit, it is new. Where nothing is known of a last run, it is compared with the
+//! record of its stage and item that is nearest in parameters. A difference is named at the unit that has it: where an
 //! input is another since the unit that gives it changed, the cause is in that unit, compared with the record that gave
 //! the old input.
 
@@ -97,7 +98,7 @@ pub enum Difference {
         removed: Vec<String>,
         changed: Vec<String>,
     },
-    /// Nothing like it has finished here.
+    /// The last run had no such unit, or nothing like it has finished here.
     New,
     /// It finished as it is, and a blob that it gave is gone.
     Lost,
@@ -108,18 +109,17 @@ impl fmt::Display for Difference {
         match self {
             Self::Version { old, new } => write!(f, "stage version: {old} -> {new}"),
             Self::Param { path, old, new } => write!(f, "parameter `{path}`: {old} -> {new}"),
-            Self::Input { slot, old, new } if old == NONE || new == NONE => write!(f, "input `{slot}`: {old} -> {new}"),
+            Self::Input { slot, old, .. } if old == NONE => write!(f, "it reads `{slot}`, which it did not"),
+            Self::Input { slot, new, .. } if new == NONE => write!(f, "it does not read `{slot}` any more"),
+            Self::Input { slot, new, .. } if new == UNKNOWN => write!(f, "input `{slot}` is not known yet"),
             Self::Input { slot, .. } => write!(f, "input `{slot}` has other content"),
             Self::Set { slot, added, removed, changed } => {
-                write!(f, "inputs `{slot}`:")?;
-                for (verb, items) in [("added", added), ("removed", removed), ("changed", changed)] {
-                    if !items.is_empty() {
-                        write!(f, " {} {verb} ({})", items.len(), named(items))?;
-                    }
-                }
-                Ok(())
+                let parts = [("added", added), ("removed", removed), ("changed", changed)].into_iter();
+                let parts = parts.filter(|(_, items)| !items.is_empty());
+                let parts = parts.map(|(verb, items)| format!("{} {verb} ({})", items.len(), named(items)));
+                write!(f, "inputs `{slot}`: {}", parts.collect::<Vec<_>>().join(", "))
             }
-            Self::New => write!(f, "never ran here"),
+            Self::New => write!(f, "is new"),
             Self::Lost => write!(f, "ran, but what it gave is gone"),
         }
     }
@@ -137,20 +137,23 @@ impl fmt::Display for StaleReason {
                     Compared::LastRun => "changed since the last run",
                     Compared::Nearest { .. } => "differs from the nearest record",
                 };
-                let own: Vec<String> = differences.iter().map(Difference::to_string).collect();
+                let is_new = differences[..] == [Difference::New];
+                let own = differences.iter().filter(|_| !is_new).map(Difference::to_string);
+                let own: Vec<String> = own.collect();
                 let mut by_difference: BTreeMap<String, Vec<String>> = BTreeMap::new();
                 for Cause { unit, difference } in above {
                     by_difference.entry(difference.to_string()).or_default().push(unit.clone());
                 }
                 let above = by_difference.iter().map(|(difference, units)| format!("{}: {difference}", named(units)));
                 let above: Vec<String> = above.collect();
+                let above = above.join("; ");
                 match (own.is_empty(), above.is_empty()) {
+                    _ if is_new && above.is_empty() => write!(f, "is new"),
+                    _ if is_new => write!(f, "is new, and waits for other units: {above}"),
                     (true, true) => write!(f, "{since}"),
                     (false, true) => write!(f, "{since}: {}", own.join("; ")),
-                    (true, false) => write!(f, "reads what {since}: {}", above.join("; ")),
-                    (false, false) => {
-                        write!(f, "{since}: {}; and reads what did: {}", own.join("; "), above.join("; "))
-                    }
+                    (true, false) => write!(f, "waits for what {since}: {above}"),
+                    (false, false) => write!(f, "{since}: {}; and waits for other units: {above}", own.join("; ")),
                 }
             }
         }
@@ -158,6 +161,8 @@ impl fmt::Display for StaleReason {
 }
 
 const NONE: &str = "none";
+/// For what has to be computed first.
+const UNKNOWN: &str = "not known yet";
 
 fn named(items: &[String]) -> String {
     let named = items.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
@@ -167,8 +172,9 @@ fn named(items: &[String]) -> String {
     }
 }
 
-/// Keys that a unit had in the last run of the same file.
-pub type KeysThen<'a> = dyn Fn(UnitIdx) -> Vec<UnitKey> + 'a;
+/// Keys that a unit had in the last run of the same file, none for a unit that it did not have; `None` where nothing is
+/// known of such a run.
+pub type KeysThen<'a> = dyn Fn(UnitIdx) -> Option<Vec<UnitKey>> + 'a;
 
 /// Why each of some units is not fresh.
 pub fn why(
@@ -181,7 +187,8 @@ pub fn why(
     let mut resolver = Resolver::new(graph, cache, targets);
     resolver.look_up();
     let states = resolver.states(targets);
-    let mut comparison = Comparison { resolver, states, then, by_label: None, found: HashMap::new() };
+    let (found, above_new) = (HashMap::new(), HashMap::new());
+    let mut comparison = Comparison { resolver, states, then, by_label: None, found, above_new };
     units.iter().map(|&unit| comparison.reason(unit)).collect()
 }
 
@@ -198,28 +205,59 @@ pub fn last_units(graph: &Graph, cells: &[CellUnits], finished: &Outcomes) -> La
                 last.units.len() as u32 - 1
             }))
         };
-        let units = cell.units().filter_map(place).collect();
+        let units = with_all_above(graph, cell.units()).into_iter().filter_map(place).collect();
         last.variants.push((cell.name.clone(), units));
     }
     last
 }
 
-/// The keys that each unit had in the last run: of the same variant; where several have the unit, of `first` or of the
-/// first of the file.
+/// Some units and all that they read, in the order of the graph.
+pub fn with_all_above(graph: &Graph, units: impl Iterator<Item = UnitIdx>) -> BTreeSet<UnitIdx> {
+    let mut to_do: Vec<UnitIdx> = units.collect();
+    let mut found: BTreeSet<UnitIdx> = to_do.iter().copied().collect();
+    while let Some(unit) = to_do.pop() {
+        graph.for_each_dependency(unit, |above| {
+            if found.insert(above) {
+                to_do.push(above);
+            }
+        });
+    }
+    found
+}
+
+/// What the last run of a file is to its variants of now.
+#[cfg(feature = "torch")]
+pub struct Then<'a> {
+    pub last: &'a LastUnits,
+    /// It ended well, so that what it did not have is new.
+    pub is_whole: bool,
+    /// By variant of now: the variant of then that it is compared with.
+    pub variants: &'a BTreeMap<String, String>,
+}
+
+/// The keys that each unit had in the last run; where several variants have the unit, in `first` or in the first of the
+/// file.
 #[cfg(feature = "torch")]
 pub fn keys_then<'a>(
     graph: &'a Graph,
     cells: &[CellUnits],
-    last: &'a LastUnits,
+    then: &Then<'a>,
     first: &str,
-) -> impl Fn(UnitIdx) -> Vec<UnitKey> + 'a {
+) -> impl Fn(UnitIdx) -> Option<Vec<UnitKey>> + 'a {
     let mut cells: Vec<&CellUnits> = cells.iter().collect();
     cells.sort_by_key(|cell| cell.name != first);
-    let variants: Vec<(HashSet<UnitIdx>, HashMap<&str, Vec<UnitKey>>)> =
-        cells.into_iter().map(|cell| (cell.units().collect(), last.of_variant(&cell.name))).collect();
+    let is_whole = then.is_whole;
+    let of_cell = |cell: &CellUnits| {
+        let units = with_all_above(graph, cell.units());
+        let keys = then.variants.get(&cell.name).map(|variant| then.last.of_variant(variant));
+        (units, keys.filter(|keys| !keys.is_empty()))
+    };
+    let variants: Vec<(BTreeSet<UnitIdx>, Option<HashMap<&str, Vec<UnitKey>>>)> =
+        cells.into_iter().map(of_cell).collect();
     move |unit| {
-        let of = variants.iter().find(|(units, _)| units.contains(&unit));
-        of.and_then(|(_, keys)| keys.get(&*graph.unit(unit).label())).cloned().unwrap_or_default()
+        let (_, keys) = variants.iter().find(|(units, _)| units.contains(&unit))?;
+        let keys = keys.as_ref()?.get(&*graph.unit(unit).label()).cloned().unwrap_or_default();
+        (is_whole || !keys.is_empty()).then_some(keys)
     }
 }
 
@@ -231,7 +269,12 @@ struct Comparison<'a> {
     by_label: Option<HashMap<String, Vec<Rc<Manifest>>>>,
     /// In what a unit differs from a record.
     found: HashMap<(UnitIdx, UnitKey), Rc<Differing>>,
+    /// Of a new unit: what differs in units above it.
+    above_new: HashMap<UnitIdx, Rc<BTreeSet<Cause>>>,
 }
+
+/// Records that are compared in all that is above them, where they are equally near by themselves.
+const MOST_TIED: usize = 16;
 
 /// In what a unit differs from a record: in itself, and in units above it.
 #[derive(Debug, Default)]
@@ -264,7 +307,13 @@ impl Comparison<'_> {
                 return Ok(StaleReason::BlobLost { output: output.to_owned() });
             }
         }
-        let Some((old, compared)) = self.counterpart(unit, None)? else { return Ok(StaleReason::NeverRan) };
+        let Some((old, compared)) = self.counterpart(unit, None)? else {
+            if (self.then)(unit).is_none() {
+                return Ok(StaleReason::NeverRan);
+            }
+            let above = self.above_new(unit)?.iter().cloned().collect();
+            return Ok(StaleReason::Changed { differences: vec![Difference::New], above, compared: Compared::LastRun });
+        };
         let differing = self.compare(unit, &old)?;
         let above: Vec<Cause> = differing.above.iter().cloned().collect();
         let is_lost = |cause: &Cause| cause.difference == Difference::Lost;
@@ -282,16 +331,20 @@ impl Comparison<'_> {
         }
     }
 
-    /// The record that a unit is compared with; `gave`: one that gave this.
+    /// The record that a unit is compared with; `gave`: one that gave this. `None`: it is new.
     fn counterpart(
         &mut self,
         unit: UnitIdx,
         gave: Option<BlobDigest>,
     ) -> anyhow::Result<Option<(Rc<Manifest>, Compared)>> {
         let cache = self.resolver.cache;
-        let then: Vec<Rc<Manifest>> = (self.then)(unit).iter().filter_map(|key| cache.get(key)).map(Rc::new).collect();
-        if let Some(old) = self.nearest(unit, &then, gave) {
+        let keys = (self.then)(unit);
+        let then: Vec<Rc<Manifest>> = keys.iter().flatten().filter_map(|key| cache.get(key)).map(Rc::new).collect();
+        if let Some(old) = self.nearest(unit, &then, gave)? {
             return Ok(Some((old, Compared::LastRun)));
+        }
+        if keys.is_some() && gave.is_none() {
+            return Ok(None);
         }
         if self.by_label.is_none() {
             let mut by_label: HashMap<String, Vec<Rc<Manifest>>> = HashMap::new();
@@ -302,18 +355,47 @@ impl Comparison<'_> {
         }
         let label = self.resolver.graph.unit(unit).label();
         let of_label = self.by_label.as_ref().and_then(|all| all.get(&label)).cloned().unwrap_or_default();
-        let nearest = self.nearest(unit, &of_label, gave);
+        let nearest = self.nearest(unit, &of_label, gave)?;
         Ok(nearest.map(|old| (old.clone(), Compared::Nearest { finished: old.finished })))
     }
 
-    /// The record that differs least from a unit, the newest of several; with `gave`, of those that gave it.
-    fn nearest(&self, unit: UnitIdx, records: &[Rc<Manifest>], gave: Option<BlobDigest>) -> Option<Rc<Manifest>> {
+    /// The record that differs least from a unit, with `gave` of those that gave it: in itself; of equals, in all that is
+    /// above it; the newest of several.
+    fn nearest(
+        &mut self,
+        unit: UnitIdx,
+        records: &[Rc<Manifest>],
+        gave: Option<BlobDigest>,
+    ) -> anyhow::Result<Option<Rc<Manifest>>> {
+        let mut tied = self.nearest_in_itself(unit, records, gave);
+        if tied.len() < 2 || gave.is_some() {
+            return Ok(tied.into_iter().next());
+        }
+        tied.truncate(MOST_TIED);
+        let mut nearest: Option<(usize, Rc<Manifest>)> = None;
+        for old in tied {
+            let differing = self.compare(unit, &old)?;
+            let n = differing.own.len() + differing.above.len();
+            if nearest.as_ref().is_none_or(|(least, _)| n < *least) {
+                nearest = Some((n, old));
+            }
+        }
+        Ok(nearest.map(|(_, old)| old))
+    }
+
+    /// The records that differ least in themselves, the newest first.
+    fn nearest_in_itself(
+        &self,
+        unit: UnitIdx,
+        records: &[Rc<Manifest>],
+        gave: Option<BlobDigest>,
+    ) -> Vec<Rc<Manifest>> {
         let graph = self.resolver.graph;
         let kind = graph.kind(unit);
         let params: Value = serde_json::from_str(&kind.params).unwrap_or_default();
         let records_here = self.resolver.cache.records();
-        let distance = |old: &&Rc<Manifest>| {
-            let Manifest { fingerprint, .. } = &***old;
+        let distance = |old: &Rc<Manifest>| {
+            let Manifest { fingerprint, .. } = &**old;
             let mut found = Vec::new();
             param_differences("", &fingerprint.params_value(), &params, &mut found);
             let others = graph.inputs(unit).iter().filter(|(slot, input)| {
@@ -322,11 +404,17 @@ impl Comparison<'_> {
                 fingerprint.inputs.iter().find(|was| was.slot == slot).map(|was| was.digest) != is
             });
             let n_found = found.len() + usize::from(fingerprint.version != kind.version);
-            (n_found, others.count(), std::cmp::Reverse(old.finished))
+            (n_found, others.count())
         };
         let has_given =
             |old: &&Rc<Manifest>| gave.is_none_or(|gave| old.outputs.iter().any(|output| output.digest == gave));
-        records.iter().filter(has_given).min_by_key(distance).cloned()
+        let with_distance = records.iter().filter(has_given).map(|old| (distance(old), old.clone()));
+        let with_distance: Vec<((usize, usize), Rc<Manifest>)> = with_distance.collect();
+        let least = with_distance.iter().map(|(distance, _)| *distance).min();
+        let tied = with_distance.into_iter().filter(|(distance, _)| Some(*distance) == least);
+        let mut tied: Vec<Rc<Manifest>> = tied.map(|(_, old)| old).collect();
+        tied.sort_by_key(|old| std::cmp::Reverse(old.finished));
+        tied
     }
 
     fn compare(&mut self, unit: UnitIdx, old: &Manifest) -> anyhow::Result<Rc<Differing>> {
@@ -369,8 +457,11 @@ impl Comparison<'_> {
         if is.is_some() && is == was {
             return Ok(());
         }
-        let short = |digest: Option<BlobDigest>| digest.map_or_else(|| NONE.to_owned(), |digest| digest.short());
-        let other = || Difference::Input { slot: slot.to_owned(), old: short(was), new: short(is) };
+        let other = || Difference::Input {
+            slot: slot.to_owned(),
+            old: was.map_or_else(|| NONE.to_owned(), |digest| digest.short()),
+            new: is.map_or_else(|| UNKNOWN.to_owned(), |digest| digest.short()),
+        };
         match (input, was) {
             (Input::Output { unit, .. }, Some(gave)) => match self.causes(unit as usize, gave)? {
                 causes if causes.is_empty() => own.push(other()),
@@ -380,7 +471,11 @@ impl Comparison<'_> {
                 let listing = self.resolver.cache.store().read(&was).ok();
                 match listing.and_then(|bytes| SetListing::parse(&bytes).ok()) {
                     Some(listing) => self.compare_set(slot, set as usize, &listing, (own, above))?,
-                    None => own.push(other()),
+                    // What it read is not known any more; what has to run first is.
+                    None => match self.of_units(&self.units_of(set as usize))? {
+                        causes if causes.is_empty() => own.push(other()),
+                        causes => above.add(causes),
+                    },
                 }
             }
             (Input::Content(_), _) | (_, None) => own.push(other()),
@@ -418,11 +513,54 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Why a unit does not give what it gave. None: it is as it was, and gave other bytes.
+    /// The units whose outputs are in a set.
+    fn units_of(&self, set: SetIdx) -> Vec<UnitIdx> {
+        let unit = |(_, input)| match input {
+            Input::Output { unit, .. } => Some(unit as usize),
+            Input::Set(_) | Input::Content(_) => None,
+        };
+        self.resolver.graph.members(set).filter_map(unit).collect()
+    }
+
+    /// What differs in some units, and above them, as far as they have to run.
+    fn of_units(&mut self, units: &[UnitIdx]) -> anyhow::Result<Rc<BTreeSet<Cause>>> {
+        let mut all = Above::default();
+        let to_run: Vec<UnitIdx> = units.iter().copied().filter(|unit| self.states[*unit] != State::Done).collect();
+        for unit in to_run {
+            let label = self.resolver.graph.unit(unit).label();
+            match self.counterpart(unit, None)? {
+                Some((old, _)) => all.add(self.compare(unit, &old)?.seen_from_below(&label)),
+                None => {
+                    let new = Cause { unit: label, difference: Difference::New };
+                    all.add(Rc::new(self.above_new(unit)?.iter().cloned().chain([new]).collect()));
+                }
+            }
+        }
+        Ok(all.all())
+    }
+
+    /// What differs above a new unit.
+    fn above_new(&mut self, unit: UnitIdx) -> anyhow::Result<Rc<BTreeSet<Cause>>> {
+        if let Some(known) = self.above_new.get(&unit) {
+            return Ok(known.clone());
+        }
+        let mut above = Vec::new();
+        self.resolver.graph.for_each_dependency(unit, |unit| above.push(unit));
+        let found = self.of_units(&above)?;
+        self.above_new.insert(unit, found.clone());
+        Ok(found)
+    }
+
+    /// Why a unit does not give what it gave. None: it is as it was and gave other bytes, or another unit gave them.
     fn causes(&mut self, unit: UnitIdx, gave: BlobDigest) -> anyhow::Result<Rc<BTreeSet<Cause>>> {
         let label = self.resolver.graph.unit(unit).label();
         let one = |difference| Rc::new(BTreeSet::from([Cause { unit: label.clone(), difference }]));
-        let Some((old, _)) = self.counterpart(unit, Some(gave))? else { return Ok(one(Difference::New)) };
+        let Some((old, _)) = self.counterpart(unit, Some(gave))? else {
+            return match self.states[unit] {
+                State::Done => Ok(Rc::default()),
+                _ => self.of_units(&[unit]),
+            };
+        };
         let causes = self.compare(unit, &old)?.seen_from_below(&label);
         let is_lost = causes.is_empty() && self.resolver.known[unit].is_none();
         Ok(if is_lost { one(Difference::Lost) } else { causes })
@@ -654,7 +792,9 @@ mod tests {
                 let (graph, cells) = built(&root, &now, &cache);
                 let mut n_named = 0;
                 for cell in &cells {
-                    let then = keys_then(&graph, &cells, &last, &cell.name);
+                    let variants = cells.iter().map(|cell| (cell.name.clone(), cell.name.clone())).collect();
+                    let of_last = Then { last: &last, is_whole: true, variants: &variants };
+                    let then = keys_then(&graph, &cells, &of_last, &cell.name);
                     let units: Vec<UnitIdx> = cell.units().collect();
                     for (unit, reason) in
                         units.iter().zip(why(&graph, &cache, &targets(&cells), &units, &then).unwrap())

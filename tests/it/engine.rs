@@ -310,7 +310,7 @@ fn why_names_what_changed() {
     workspace.run(&graph, last);
     let reasons = |(graph, last): &(Graph, UnitIdx)| {
         let units: Vec<UnitIdx> = (0..graph.units().len()).collect();
-        why(graph, &workspace.open(), &[*last], &units, &|_| Vec::new()).unwrap()
+        why(graph, &workspace.open(), &[*last], &units, &|_| None).unwrap()
     };
     assert!(reasons(&(graph, last)).iter().all(|reason| *reason == StaleReason::Fresh));
 

@@ -15,6 +15,7 @@ use crate::engine::Workspace;
 
 fn began(file: &str, began: u64) -> Began {
     Began {
+        weights: Vec::new(),
         began,
         file: file.to_owned(),
         sets: Vec::new(),

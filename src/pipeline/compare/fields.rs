@@ -1,5 +1,7 @@
 //! The fields of a pipeline file that make two variants different.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,6 +16,12 @@ pub struct Field {
     pub right: Value,
     /// It is of a set of fields that makes of the left variant the right one, and none of which can be left out.
     pub has_effect: bool,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.path, plain(&self.left), plain(&self.right))
+    }
 }
 
 /// The fields in which two specs differ, as if all had an effect. A preset is not among them: what it sets is.
@@ -44,4 +52,15 @@ pub fn with_effects(left: &Spec, fields: &[Field]) -> anyhow::Result<Spec> {
         *place = right.clone();
     }
     Ok(serde_json::from_value(spec)?)
+}
+
+/// A value for people: a group of them by name.
+pub(super) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
 }

@@ -18,6 +18,8 @@ use crate::digest::BlobDigest;
 pub struct Comparison {
     /// The first unit in order whose key differs by something of its own, if both have one.
     pub first: Option<First>,
+    /// Lines on what the two read that differs: data and weights.
+    pub changes: Vec<String>,
     /// Fields of the pipeline file that differ, as far as somebody looked.
     pub fields: Vec<fields::Field>,
     /// In the order in which they run.
@@ -170,7 +172,7 @@ pub fn compare(graph: &Graph, cache: &Cache, left: &[UnitIdx], right: &[UnitIdx]
     }
     let mut stages: Vec<StageComparison> = stages.into_values().collect();
     stages.sort_by_key(|stage| order[stage.stage]);
-    Comparison { first, fields: Vec::new(), stages, first_blob, equal_blobs, effects }
+    Comparison { first, changes: Vec::new(), fields: Vec::new(), stages, first_blob, equal_blobs, effects }
 }
 
 impl StageComparison {

@@ -1,6 +1,6 @@
 //! A comparison for people.
 
-use super::fields::Field;
+use super::fields::{Field, plain};
 use super::{BlobPair, Cause, Comparison, Effect, First, StageComparison};
 use crate::pipeline::words::table;
 
@@ -20,10 +20,16 @@ impl Comparison {
         let [left, right] = names;
         let effects = self.effects.iter().any(|effect| effect.left.is_some() || effect.right.is_some());
         let effects = if effects { format!("\n{}", table(&self.effect_rows(names))) } else { String::new() };
+        let changes: String = self.changes.iter().map(|line| format!("{line}\n")).collect();
         if self.is_equal() {
             let n: usize = self.stages.iter().map(|stage| stage.equal).sum();
             let fields = self.fields_text();
-            return format!("`{left}` and `{right}` are one experiment: all {n} units are the same\n{fields}{effects}");
+            let head = match self.changes.is_empty() {
+                true => format!("`{left}` and `{right}` are one experiment: all {n} units are the same\n"),
+                // Files that are as they are now on both sides.
+                false => format!("but for these, `{left}` and `{right}` do the same: {n} units\n"),
+            };
+            return format!("{changes}{head}{fields}{effects}");
         }
         let parts = match &self.first {
             Some(First { unit, causes }) => {
@@ -38,15 +44,14 @@ impl Comparison {
         let lines =
             counts.lines().zip(by).map(|(line, by)| format!("{line:<width$}  {by}").trim_end().to_owned() + "\n");
         let fields = self.fields_text();
-        format!("{parts}{fields}\n{}\n{}\n{effects}", lines.collect::<String>(), self.blobs_text())
+        format!("{changes}{parts}{fields}\n{}\n{}\n{effects}", lines.collect::<String>(), self.blobs_text())
     }
 
     /// What the file has to do with it: a line each for the fields that make the difference and for the others.
     fn fields_text(&self) -> String {
         let line = |(head, has_effect): (&str, bool)| {
             let of = self.fields.iter().filter(|field| field.has_effect == has_effect);
-            let said = |Field { path, left, right, .. }: &Field| format!("{path} {} -> {}", plain(left), plain(right));
-            let named: Vec<String> = of.map(said).collect();
+            let named: Vec<String> = of.map(Field::to_string).collect();
             if named.is_empty() { String::new() } else { format!("{head}: {}\n", named.join(", ")) }
         };
         [("in the file", true), ("without effect", false)].into_iter().map(line).collect()
@@ -90,7 +95,9 @@ impl Comparison {
         }
         match n - n_compared {
             0 => {}
-            missing => lines.push(format!("{missing} of {n} units that differ have not run on both sides")),
+            missing => lines.push(format!(
+                "{missing} of {n} units that differ, or may, have still to run, so what they give cannot be compared"
+            )),
         }
         if !self.equal_blobs.is_empty() {
             let named = self.equal_blobs.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
@@ -166,16 +173,5 @@ impl Cause {
                 format!("inputs `{slot}`: {}", parts.into_iter().filter_map(part).collect::<Vec<_>>().join(", "))
             }
         }
-    }
-}
-
-/// A parameter for people: a group of them by name.
-fn plain(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::Null => "none".to_owned(),
-        serde_json::Value::Object(fields) => {
-            fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect::<Vec<_>>().join(" ")
-        }
-        other => other.to_string(),
     }
 }
