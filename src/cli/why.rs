@@ -214,6 +214,10 @@ fn tell(experiment: &Experiment, stale: &[(UnitIdx, &StaleReason)], is_variant: 
         let named = items.iter().take(n_named).cloned().collect::<Vec<_>>().join(", ");
         let more = items.len().saturating_sub(n_named);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let reason = match reason.strip_prefix("is new") {
+            Some(rest) if items.len() > 1 => format!("are new{rest}"),
+            _ => reason,
+        };
         println!("{stage} {named}{more}: {reason}");
     }
 }

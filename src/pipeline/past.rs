@@ -111,8 +111,8 @@ pub fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
             let digest = |mask: &Option<(Option<FileRef>, BlobDigest)>| mask.as_ref().map(|(_, digest)| *digest);
             let of_mask = |mask: &Option<Mask>| mask.as_ref().map(|mask| mask.digest());
             if digest(&mask_was) != digest(&mask_is) {
-                let (_, shown) = (mask_was.is_some(), mask_is.and_then(|(file, _)| file));
-                masks.push(shown.map_or_else(|| item.id.clone(), |shown| file(&shown)));
+                let of_file = mask_is.and_then(|(file, _)| file);
+                masks.push(of_file.map_or_else(|| item.id.clone(), |of_file| file(&of_file)));
             } else if of_mask(&was_item.mask) != of_mask(&item.mask) {
                 readings.push(item.id.clone());
             }
@@ -123,19 +123,21 @@ pub fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
         let there: HashSet<&str> = now.iter().map(|item| item.id.as_str()).collect();
         let removed: Vec<String> =
             then.iter().filter(|item| !there.contains(item.id.as_str())).map(|item| item.id.clone()).collect();
-        for (items, what) in [
-            (added, "new"),
-            (removed, "gone"),
-            (images, "other content of the image"),
-            (masks, "other content of the mask"),
-            (readings, "a mask that is read in another way"),
-            (labels, "other image-level labels"),
+        for (items, one, several) in [
+            (added, "{} is new", "{} are new"),
+            (removed, "{} is gone", "{} are gone"),
+            (images, "{} has other content", "{} have other content"),
+            (masks, "the mask of {} has other content", "the masks of {} have other content"),
+            (readings, "the mask of {} is read in another way", "the masks of {} are read in another way"),
+            (labels, "{} has other image-level labels", "{} have other image-level labels"),
         ] {
             if !items.is_empty() {
-                let more = items.len().saturating_sub(MOST_NAMED);
+                let (n, said) = (items.len(), if items.len() == 1 { one } else { several });
+                let more = n.saturating_sub(MOST_NAMED);
                 let named = items.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join("; ");
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                lines.push(format!("{}, {what}: {named}{more}", counted(items.len(), &format!("{list} image"))));
+                let said = said.replace("{}", &counted(n, &format!("{list} image")));
+                lines.push(format!("{said}: {named}{more}"));
             }
         }
         let common = |items: &[Item], others: &HashSet<&str>| -> Vec<String> {

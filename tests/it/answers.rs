@@ -112,7 +112,7 @@ fn two_variants_part_at_the_first_unit_that_differs_by_itself() {
     concat_each       2              -  suffix
     concat            -              2  what it reads
 
-    4 of 4 units that differ have not run on both sides
+    4 of 4 units that differ, or may, have still to run, so what they give cannot be compared
 
     mIoU in %          base  comma  difference
     seed mIoU          52.1   58.2        +6.1
@@ -186,7 +186,7 @@ fn items_of_one_variant_alone_are_counted_and_equal_variants_are_one() {
     concat_each      2              -         1
     concat           -              2         -  all; suffix from end
 
-    2 of 2 units that differ have not run on both sides
+    2 of 2 units that differ, or may, have still to run, so what they give cannot be compared
 
     mIoU in %          two items  three items, and a name of some length  difference
     seed mIoU               52.1                                    58.2        +6.1

@@ -1,7 +1,9 @@
 //! `plan`, `why`, `lineage` and `history` as a user asks them, after a run of the program.
 
+use std::fs;
 use std::path::Path;
 
+use s2c_pipe::data::image::{decode_label_map, encode_label_map};
 use tempfile::TempDir;
 
 use crate::program::{call, finished_copy, plan, succeeds, text};
@@ -61,7 +63,7 @@ fn two_variants_and_two_runs_are_compared() {
     assert_eq!(json["right"], "S2C in run 3");
     // Nothing has changed since; what the tables remark of the two is there.
     let notes = json["notes"].as_array().unwrap();
-    let is_remark = |note: &serde_json::Value| note.as_str().is_some_and(|note| note.contains(" of the pixels"));
+    let is_remark = |note: &serde_json::Value| note.as_str().is_some_and(|note| note.starts_with("S2C in run "));
     assert!(!notes.is_empty() && notes.iter().all(is_remark), "{json}");
     assert!(json["effects"][0]["difference"].is_number(), "{json}");
     let said = answer(dir.path(), &["why", "tiny.toml", "S2C", "--run", "2", "--set", "cpm.mask_index=1"]);
@@ -73,6 +75,60 @@ fn two_variants_and_two_runs_are_compared() {
     assert!(history.starts_with("run 2  ") && history.contains("finished after"), "{history}");
     assert!(history.contains("tiny.toml --set evaluate.classes=['cat']"), "{history}");
     assert!(history.lines().any(|line| line.trim_start().starts_with("S2C ")), "{history}");
+}
+
+/// `why` names the file that changed, the field that changed, and the variant that it compares with.
+#[test]
+fn what_changed_since_a_run_is_named_by_file_and_field() {
+    let dir = finished_copy();
+    let at = |name: &str| dir.path().join(name);
+    let scenes = fs::read_dir(at("cache/datasets")).unwrap().map(|entry| entry.unwrap().path());
+    fs::rename(scenes.into_iter().find(|path| path.is_dir()).unwrap(), at("voc")).unwrap();
+    let voc = "extends = 'tiny.toml'\ndataset.kind = 'voc'\ndataset.root = 'voc'\nsegmentation.enabled = false\n";
+    fs::write(at("voc.toml"), voc).unwrap();
+    succeeds(dir.path(), &["run", "voc.toml"]);
+    let all_there = answer(dir.path(), &["why", "voc.toml", "S2C"]);
+    assert_eq!(all_there, "S2C: everything is in the cache\n");
+
+    let mask = at("voc/SegmentationClass/train_0001.png");
+    let mut labels = decode_label_map(&fs::read(&mask).unwrap()).unwrap();
+    labels.data[0] = 255;
+    fs::write(&mask, encode_label_map(&labels)).unwrap();
+    let said = answer(dir.path(), &["why", "voc.toml", "S2C"]);
+    let in_data = "in the data: the mask of 1 training image has other content: train_0001 (";
+    assert!(said.starts_with("compared with the last run of this file: run 2 of ") && said.contains(in_data), "{said}");
+    assert!(
+        said.contains("\nseed_eval train: changed since the last run: inputs `masks`: 1 changed (train_0001)\n"),
+        "{said}"
+    );
+    assert!(!said.contains("cam_epoch") && !said.contains("in the file"), "{said}");
+    // Two runs are compared on what each of them read, also where it is gone.
+    succeeds(dir.path(), &["run", "voc.toml"]);
+    for sides in [&["--run", "2", "--run", "3"][..], &["--run", "2"]] {
+        let said = answer(dir.path(), &[&["why", "voc.toml", "S2C"], sides].concat());
+        assert!(said.starts_with(in_data) && said.contains(" part at seed_eval train:"), "{said}");
+        assert!(!said.contains("one experiment"), "{said}");
+    }
+    // Another order of the list, a field that units do not have, and a variant by another name.
+    let list = at("voc/ImageSets/Segmentation/train.txt");
+    let ids = fs::read_to_string(&list).unwrap();
+    fs::write(&list, ids.lines().rev().map(|id| format!("{id}\n")).collect::<String>()).unwrap();
+    let said = answer(dir.path(), &["why", "voc.toml", "S2C"]);
+    assert!(said.contains("\nin the data: the training images stand in another order\n"), "{said}");
+    fs::write(&list, ids).unwrap();
+    let said = answer(dir.path(), &["why", "voc.toml", "S2C", "--set", "seed.select=best_gt"]);
+    assert!(said.contains("\nin the file: seed.select \"last\" -> \"best_gt\"\n"), "{said}");
+    assert!(said.contains("\nselect_epoch train: is new\n") && !said.contains("cam_epoch"), "{said}");
+    let tiny = fs::read_to_string(at("tiny.toml")).unwrap();
+    fs::write(at("tiny.toml"), tiny.replace("\"S2C\"", "\"ours\"")).unwrap();
+    let said = answer(dir.path(), &["why", "voc.toml", "ours", "--set", "cpm.tau=0.3"]);
+    assert!(said.starts_with("compared with `S2C`, the most similar variant of the last run of this file"), "{said}");
+    assert!(said.contains("\nin the file: classifier.cpm.tau 0.5 -> 0.3\n"), "{said}");
+    assert!(
+        said.contains("\ncam_epoch epoch 1: changed since the last run: parameter `cpm.tau`: 0.5 -> 0.3\n"),
+        "{said}"
+    );
+    assert!(!said.contains("ssc") && !said.contains("weights"), "{said}");
 }
 
 #[test]
