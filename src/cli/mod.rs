@@ -51,6 +51,7 @@ mod segment;
 #[cfg(feature = "torch")]
 mod signals;
 mod status;
+#[cfg(feature = "torch")]
 mod table;
 #[cfg(feature = "torch")]
 mod tensorboard;

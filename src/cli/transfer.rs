@@ -17,7 +17,6 @@ use super::{Hinted, foreign_to_a_cache, open_cache, read_cache, size, span, who}
 use crate::artifact::Manifest;
 use crate::cache::Cache;
 use crate::cache::remote::{self, Far, Folder, Moved, Transfer};
-use crate::data::text::counted;
 use crate::digest::UnitKey;
 
 /// Between two plain lines.
@@ -123,6 +122,7 @@ fn audit_taken(cli: &Cli, cache: &Cache, aside: &Aside, (args, share): (&PullArg
     use super::doctor::parse_devices;
     use super::experiment::{Experiment, now};
     use super::signals::stop_on_signals;
+    use crate::data::text::counted;
     use crate::stage::StageContext;
 
     let devices = parse_devices(&args.device)?;
