@@ -42,6 +42,9 @@ const LEAST_COVERAGE: f64 = 0.8;
 /// SE maps that are looked at, evenly spread over the training images.
 const N_LOOKED_AT: usize = 50;
 
+/// A search for the threshold that went through its whole range tried as many: the authors' has 50.
+const FEWEST_THRESHOLDS: usize = 50;
+
 /// A reason not to trust some numbers of a variant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sickness {
@@ -317,7 +320,10 @@ fn threshold_at_an_end(metrics: &Value) -> Option<Sickness> {
     let curve = metrics["curve"].as_array()?;
     let tried = |at: usize| curve.get(at)?.get(0)?.as_f64();
     let (lowest, highest) = (tried(0)?, tried(curve.len() - 1)?);
-    let ends = [Some(lowest), tried(1), tried(curve.len().saturating_sub(2)), Some(highest)];
+    // A search that stopped early ends just above the best.
+    let is_whole = curve.len() >= FEWEST_THRESHOLDS;
+    let of_top = [tried(curve.len().saturating_sub(2)), Some(highest)].map(|end| end.filter(|_| is_whole));
+    let ends = [[Some(lowest), tried(1)], of_top].concat();
     ends.contains(&Some(threshold)).then(|| Sickness {
         reason: format!(
             "the seeds are best at threshold {threshold:.2}, at an end of those tried ({lowest:.2} to {highest:.2})"
@@ -429,6 +435,8 @@ mod tests {
         assert!([0.0, 0.99, 1.0].into_iter().all(|threshold| reason(threshold).is_some()));
         assert!([0.02, 0.5, 0.98].into_iter().all(|threshold| reason(threshold).is_none()));
         assert_eq!(threshold_at_an_end(&serde_json::json!({ "threshold": 0.0, "curve": [] })), None);
+        let early = serde_json::json!({ "threshold": 0.22, "curve": &curve[..24] });
+        assert_eq!(threshold_at_an_end(&early), None, "a search that stopped early ends above the best");
     }
 
     #[test]

@@ -260,3 +260,66 @@ fn remarks(ended: &Ended) -> String {
 fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn file(path: &str, content: &str) -> FileRef {
+        FileRef { path: Arc::from(Path::new(path)), digest: BlobDigest::of(content.as_bytes()) }
+    }
+
+    fn item(id: &str, image: &str, mask: &str, labels: &[u8]) -> Item {
+        let mask = (!mask.is_empty()).then(|| Mask::File(file(&format!("m/{id}.png"), mask)));
+        let (labels, in_mask) = (labels.to_vec(), labels.to_vec());
+        Item { id: id.into(), image: file(&format!("i/{id}.jpg"), image), mask, labels, in_mask, height: 8, width: 8 }
+    }
+
+    fn data(train: Vec<Item>, val: Vec<Item>) -> Dataset {
+        let classes = ["background", "cat", "dog"].map(str::to_owned).to_vec();
+        Dataset { name: "d".into(), classes, train, val, notes: Vec::new(), decided: Vec::new() }
+    }
+
+    #[test]
+    fn what_changed_in_a_data_set_is_named() {
+        let was = data(
+            vec![
+                item("a", "1", "1", &[1]),
+                item("b", "2", "2", &[1]),
+                item("c", "3", "", &[2]),
+                item("d", "4", "4", &[]),
+            ],
+            vec![item("v", "5", "5", &[1])],
+        );
+        assert_eq!(data_changes(&was, &was), Vec::<String>::new());
+        let now = data(
+            vec![
+                item("c", "3x", "3", &[2]),
+                item("b", "2", "2x", &[1, 2]),
+                item("a", "1", "1", &[1]),
+                item("e", "6", "6", &[1]),
+            ],
+            vec![item("v", "5", "5", &[1]), item("w", "7", "7", &[1])],
+        );
+        insta::assert_snapshot!(data_changes(&was, &now).join("\n"), @"
+        1 training image is new: e
+        1 training image is gone: d
+        1 training image has other content: c (i/c.jpg)
+        the masks of 2 training images have other content: c (m/c.png); b (m/b.png)
+        1 training image has other image-level labels: b: cat -> cat, dog
+        the training images stand in another order
+        1 validation image is new: w
+        ");
+        let fewer = Dataset { classes: was.classes[..2].to_vec(), ..data(was.train.clone(), was.val.clone()) };
+        assert_eq!(data_changes(&was, &fewer), ["the classes were background, cat, dog, and are background, cat"]);
+
+        let path = |path: &str| PathBuf::from(path);
+        let of = |content: &str| BlobDigest::of(content.as_bytes());
+        let (then, now) =
+            ([(path("sam"), of("1")), (path("r50"), of("2"))], [(path("sam"), of("1")), (path("r50"), of("3"))]);
+        assert_eq!(file_changes(&then, &now), ["`r50` has other content"]);
+        assert_eq!(file_changes(&[], &now), Vec::<String>::new());
+    }
+}
