@@ -273,7 +273,7 @@ pub(super) struct PullArgs {
     /// Override a field of these files
     #[arg(long = "set", value_name = "PATH=VALUE", requires = "files")]
     pub(super) sets: Vec<String>,
-    /// Where the audit computes: cpu, cuda or cuda:N
+    /// The devices that the audit computes on: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_name = "DEVICES", requires = "audit")]
     pub(super) device: String,
 }

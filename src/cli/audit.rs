@@ -30,7 +30,7 @@ pub(super) struct Audited<'a> {
 
 /// What of it runs again, and how.
 pub(super) struct Chosen<'a> {
-    /// Where given, only units with these keys.
+    /// If this is given, only units with these keys are audited.
     pub(super) among: Option<&'a HashSet<UnitKey>>,
     pub(super) share: f64,
     pub(super) rng_seed: u64,

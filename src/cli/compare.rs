@@ -18,7 +18,7 @@ use crate::cache::history::{History, Run};
 use crate::pipeline::compare::fields::{Field, differing, find_effects, with_effects};
 use crate::pipeline::compare::{Effect, compare};
 use crate::pipeline::file::{Cell, Pipeline, load, nearest};
-use crate::pipeline::past::{METRICS, changed_since, data_changes, data_digest, file_changes, restored, versions};
+use crate::pipeline::past::{METRICS, changed_since, changes_in_reads, data_digest, restored, versions};
 use crate::pipeline::repeats::mious;
 
 /// What stands on one side.
@@ -70,11 +70,11 @@ pub(super) fn compare_two(
     let targets = [0, 1].map(|at| experiment.cells[at].targets());
     let mut found = compare(&experiment.graph, &cache, &targets[0], &targets[1], effects);
     found.fields = fields_of(&cache, &sides[0].cell, &sides[1].cell)?;
-    let of_data = data_changes(&experiment.cells[0].dataset, &experiment.cells[1].dataset);
-    let weights = sides.each_ref().map(|side| side.run.as_ref().map_or(&experiment.weights, |run| &run.began.weights));
-    let of_files = file_changes(weights[0], weights[1]);
-    let of_data = of_data.into_iter().map(|line| format!("in the data: {line}"));
-    found.changes = of_data.chain(of_files.into_iter().map(|line| format!("in the files: {line}"))).collect();
+    let read = |at: usize| {
+        let weights = sides[at].run.as_ref().map_or(&experiment.weights, |run| &run.began.weights);
+        (&*experiment.cells[at].dataset, &weights[..])
+    };
+    found.changes = changes_in_reads(read(0), read(1));
     let versions = versions(&experiment.graph);
     let notes = sides.iter().zip(&experiment.cells).flat_map(|(side, units)| {
         let of = |run| changed_since(run, &side.variant, data_digest(&units.dataset), &versions);

@@ -407,6 +407,16 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// The versions that the record of a unit names.
+pub(super) fn made_by() -> String {
+    format!("s2c-pipe {}, libtorch {}", env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"))
+}
+
+/// How many units of stages that use one core each run at once, unless somebody says so.
+pub(super) fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -443,7 +453,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let claimed = place.claim(&folder);
     let interrupted = Arc::new(AtomicBool::new(false));
     stop_on_signals(interrupted.clone()).context("listening for signals")?;
-    let jobs = jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let jobs = jobs.map_or_else(n_cores, usize::from);
     if let Err(error) = Kept::new(&cache, &pipeline.file).keep(&experiment, has_bf16()) {
         eprintln!("note: what this run reads could not be kept, so its table needs the data and the weights: {error}");
     }
@@ -464,8 +474,7 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
         interrupted: interrupted.clone(),
     };
     let audit_context = context.clone();
-    let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
-    let made_by = format!("s2c-pipe {version}, libtorch {libtorch}");
+    let made_by = made_by();
     let options = RunOptions {
         targets: &experiment.targets(),
         restore: *restore,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::args::{Cli, PipelineArgs};
-use super::experiment::{Experiment, print_decided};
+use super::experiment::{Experiment, n_cores, print_decided};
 use super::{read_cache, weights};
 use crate::pipeline::build::registry;
 use crate::pipeline::cost::Cost;
@@ -19,7 +19,7 @@ pub(super) fn show_plan(cli: &Cli, args: &PipelineArgs) -> anyhow::Result<()> {
     let mut plan = plan(&experiment.graph, &cache, &experiment.targets())?;
     // As `run` does it without --jobs.
     let registry = registry();
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = n_cores();
     plan.beside(|kind| if registry.get(kind).is_ok_and(|entry| entry.parallel) { jobs } else { 1 });
     let cost = Cost::of(&plan);
     let cells = &experiment.cells;

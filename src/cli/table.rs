@@ -15,9 +15,10 @@ use crate::pipeline::graph::UnitIdx;
 use crate::pipeline::health::{Examined, Sickness, before_training};
 use crate::pipeline::outcomes::Outcomes;
 use crate::pipeline::repeats::{self, Repeats};
-use crate::pipeline::results::{ResultsTable, SCORED, metrics_of, some_of};
+use crate::pipeline::results::{MAX_NAMED, ResultsTable, SCORED, metrics_of};
 use crate::pipeline::spec::Spec;
 use crate::pipeline::verified::{TableSource, Tabular};
+use crate::pipeline::words::some_of;
 
 /// The table of a source, as `results --latex` writes it.
 pub(super) fn tabular_of(cli: &Cli, cache: &Cache, source: &TableSource) -> anyhow::Result<Tabular> {
@@ -68,7 +69,7 @@ pub(super) struct Results {
     pub(super) table: ResultsTable,
     /// A line on scores that were computed and are not whole in the cache, where there are some.
     pub(super) lost: Option<String>,
-    /// What the marks `?` of the table stand for, by variant.
+    /// The reasons for the marks `?` of the table, by variant.
     pub(super) sick: Vec<(String, Vec<Sickness>)>,
 }
 
@@ -78,21 +79,17 @@ pub(super) fn results(cache: &Cache, experiment: &Experiment, finished: &Outcome
     let found = metrics_of(cache, finished, cells)?;
     let lost = lost_scores(experiment, &found.lost);
     let mut examined = Examined::default();
-    let with_units = pipeline.cells.iter().zip(cells);
-    let sick: Vec<(String, Vec<Sickness>)> = with_units
-        .map(|(cell, units)| {
-            (cell.name.clone(), examined.variant(&cell.spec, units, (cache, finished), &found.metrics))
-        })
+    let sick: Vec<(String, Vec<Sickness>)> = parts(experiment)
+        .map(|(name, spec, units)| (name.to_owned(), examined.variant(spec, units, (cache, finished), &found.metrics)))
         .collect();
     let mut table = ResultsTable::new(pipeline, cells, found.metrics);
-    let evals = |cell: &CellUnits| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval];
-    let units: Vec<UnitIdx> = cells.iter().flat_map(evals).flatten().collect();
+    let units: Vec<UnitIdx> = cells.iter().flat_map(CellUnits::evals).flatten().collect();
     let mut drifted = built_on_drift(graph, cache, finished, &units)?.into_iter();
     for ((row, cell), (_, sick)) in table.rows.iter_mut().zip(cells).zip(&sick) {
-        let scored = SCORED.into_iter().zip(evals(cell)).filter(|(_, unit)| unit.is_some());
+        let scored = SCORED.into_iter().zip(cell.evals()).filter(|(_, unit)| unit.is_some());
         let labels = scored.map(|(name, _)| (name, drifted.next().unwrap_or_default()));
         row.drifted = labels.filter(|(_, labels)| !labels.is_empty()).collect();
-        // Of what is there.
+        // A score that is not there has no mark.
         let scores = row.digests.keys().copied();
         let reasons = |scored| -> Vec<String> {
             sick.iter().filter(|of| of.scored.contains(&scored)).map(|of| of.reason.clone()).collect()
@@ -104,10 +101,9 @@ pub(super) fn results(cache: &Cache, experiment: &Experiment, finished: &Outcome
 
 fn lost_scores(experiment: &Experiment, lost: &BTreeSet<UnitIdx>) -> Option<String> {
     let labels: Vec<String> = lost.iter().map(|unit| experiment.graph.unit(*unit).label()).collect();
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     let scores = counted(lost.len(), "score");
     let were = if lost.len() == 1 { "was" } else { "were" };
-    (!lost.is_empty()).then(|| format!("{scores} {were} computed and lost since: {}", some_of(&labels)))
+    (!lost.is_empty()).then(|| format!("{scores} {were} computed and lost since: {}", some_of(&labels, MAX_NAMED)))
 }
 
 /// Warnings of a run on what is sick, each once.
@@ -119,13 +115,13 @@ pub(super) struct Warnings {
 }
 
 impl Warnings {
-    /// What the pipeline itself tells.
+    /// The warnings that follow from the pipeline file and the data alone, before anything has run.
     pub(super) fn before(&mut self, experiment: &Experiment) -> Vec<String> {
         let of = |(name, spec, units): (&str, _, _)| (name.to_owned(), before_training(spec, units));
         self.lines(parts(experiment).map(of).collect())
     }
 
-    /// What the trainings tell so far.
+    /// The warnings that follow from the losses of the epochs that have finished so far.
     pub(super) fn of_trainings(&mut self, cache: &Cache, experiment: &Experiment, finished: &Outcomes) -> Vec<String> {
         let examined = &mut self.examined;
         let found = parts(experiment)
@@ -149,8 +145,7 @@ impl Warnings {
             }
         }
         let line = |(sick, variants): (Sickness, Vec<String>)| {
-            let variants: Vec<&str> = variants.iter().map(String::as_str).collect();
-            format!("warning: {}: {}\nhint: {}", some_of(&variants), sick.reason, sick.hint)
+            format!("warning: {}: {}\nhint: {}", some_of(&variants, MAX_NAMED), sick.reason, sick.hint)
         };
         reasons.into_iter().map(line).collect()
     }

@@ -96,7 +96,7 @@ impl Aside {
         Ok(Self { cache: aside, known, _folder: folder })
     }
 
-    /// What it took.
+    /// The records that it took and that the other cache does not have.
     fn taken(&self) -> anyhow::Result<Vec<Manifest>> {
         let all = self.cache.manifests()?.into_iter();
         Ok(all.filter(|manifest| !self.known.contains(&manifest.key)).collect())
@@ -120,7 +120,7 @@ fn audit_taken(cli: &Cli, cache: &Cache, aside: &Aside, (args, share): (&PullArg
     use super::args::PipelineArgs;
     use super::audit::{Audited, Chosen, audit_of, tell};
     use super::doctor::parse_devices;
-    use super::experiment::{Experiment, now};
+    use super::experiment::{Experiment, made_by, n_cores, now};
     use super::signals::stop_on_signals;
     use crate::data::text::counted;
     use crate::stage::StageContext;
@@ -135,7 +135,7 @@ fn audit_taken(cli: &Cli, cache: &Cache, aside: &Aside, (args, share): (&PullArg
         let experiment = Experiment::open(cache, &pipeline)?;
         let finished = experiment.finished(&aside.cache);
         let keys = (0..experiment.graph.len()).filter_map(|unit| finished.key(unit));
-        // What several files have is looked at once.
+        // A unit that several of the files have is audited with the first of them.
         let among: HashSet<UnitKey> = keys.filter(|key| taken.contains(key) && looked_at.insert(*key)).collect();
         let context = StageContext {
             device: devices[0],
@@ -143,9 +143,7 @@ fn audit_taken(cli: &Cli, cache: &Cache, aside: &Aside, (args, share): (&PullArg
             scratch: cache.folder().join("scratch"),
             interrupted: interrupted.clone(),
         };
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        let (version, libtorch) = (env!("CARGO_PKG_VERSION"), env!("S2C_LIBTORCH_VERSION"));
-        let made_by = format!("s2c-pipe {version}, libtorch {libtorch}");
+        let (jobs, made_by) = (n_cores(), made_by());
         let audited = Audited { cli, cache: &aside.cache, experiment: &experiment, made_by: &made_by, now: &now };
         let rng_seed = args.audit_seed.unwrap_or_else(now);
         let chosen = Chosen { among: Some(&among), share, rng_seed, devices: devices.clone(), jobs, limit: None };

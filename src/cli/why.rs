@@ -17,7 +17,7 @@ use crate::cache::history::{Ended, History, How, LastUnits, Run};
 use crate::pipeline::compare::fields::{Field, differing};
 use crate::pipeline::file::Cell;
 use crate::pipeline::graph::UnitIdx;
-use crate::pipeline::past::{data_changes, file_changes, restored};
+use crate::pipeline::past::{changes_in_reads, restored};
 use crate::pipeline::why::{Compared, StaleReason, Then, keys_then, why, with_all_above};
 use crate::pipeline::words::date;
 
@@ -92,14 +92,11 @@ fn changes(
         lines.push(format!("in the file: {}", named.join(", ")));
     }
     let data = run.began.data.iter().find(|(name, _)| name == then);
-    if let Some(data) = data.and_then(|(_, digest)| Kept::new(cache, &args.file).dataset_of(digest)) {
-        lines.extend(
-            data_changes(&data, &experiment.cells[at].dataset).into_iter().map(|line| format!("in the data: {line}")),
-        );
-    }
-    lines.extend(
-        file_changes(&run.began.weights, &experiment.weights).into_iter().map(|line| format!("in the files: {line}")),
-    );
+    let data = data.and_then(|(_, digest)| Kept::new(cache, &args.file).dataset_of(digest));
+    let data_now = &*experiment.cells[at].dataset;
+    // Where the data set of then is not kept, nothing is known of its changes.
+    let was_read = (data.as_ref().unwrap_or(data_now), &run.began.weights[..]);
+    lines.extend(changes_in_reads(was_read, (data_now, &experiment.weights)));
     Ok(lines)
 }
 

@@ -20,7 +20,7 @@ use crate::stage::{BlobReader, Bytes, Interrupted, Output, Registry};
 /// What an audit is told.
 pub struct AuditOptions<'a> {
     pub targets: &'a [UnitIdx],
-    /// Where given, only units with these keys are looked at.
+    /// If this is given, only units with these keys are audited.
     pub among: Option<&'a HashSet<UnitKey>>,
     /// Of the units that can be audited, in 0..=1; at least one runs.
     pub share: f64,

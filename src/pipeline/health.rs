@@ -41,7 +41,6 @@ const ONE_CLASS: f64 = 0.999;
 const LEAST_COVERAGE: f64 = 0.8;
 /// SE maps that are looked at, evenly spread over the training images.
 const N_LOOKED_AT: usize = 50;
-
 /// A search for the threshold that went through its whole range tried as many: the authors' has 50.
 const FEWEST_THRESHOLDS: usize = 50;
 
@@ -102,7 +101,7 @@ fn trainings<'a>(spec: &Spec, cell: &'a CellUnits) -> Vec<Training<'a>> {
     all.into_iter().filter(|training| !training.epochs.is_empty()).collect()
 }
 
-/// What can be told before a run: steps of more images than there are.
+/// Reasons that are known before a run: a step takes more images than there are.
 pub fn before_training(spec: &Spec, cell: &CellUnits) -> Vec<Sickness> {
     let n_images = cell.dataset.train.len();
     let of = |training: Training<'_>| {
@@ -125,7 +124,7 @@ pub fn before_training(spec: &Spec, cell: &CellUnits) -> Vec<Sickness> {
     trainings(spec, cell).into_iter().filter_map(of).collect()
 }
 
-/// What was looked at already, so that a run that looks after every epoch reads nothing twice.
+/// The losses and SE maps that were read already: a run, which looks at them after every epoch, reads nothing twice.
 #[derive(Debug, Default)]
 pub struct Examined {
     losses: HashMap<BlobDigest, Terms>,
@@ -187,7 +186,6 @@ impl Examined {
         (cache, finished): (&Cache, &Outcomes),
         metrics: &BTreeMap<UnitIdx, (BlobDigest, Value)>,
     ) -> Vec<Sickness> {
-        let evals = [cell.seed_eval, cell.pseudo_eval, cell.seg_eval];
         let mut found = before_training(spec, cell);
         // Nothing is built on what has not run.
         let has_trained = cell.cam_epochs.first().is_some_and(|epoch| finished.key(*epoch).is_some());
@@ -196,7 +194,7 @@ impl Examined {
         found.extend(self.low_coverage(spec, cell, (cache, finished)));
         let metrics_of = |unit: Option<UnitIdx>| Some(&metrics.get(&unit?)?.1);
         found.extend(metrics_of(cell.seed_eval).and_then(threshold_at_an_end));
-        for (at, unit) in evals.into_iter().enumerate() {
+        for (at, unit) in cell.evals().into_iter().enumerate() {
             found.extend(metrics_of(unit).and_then(|metrics| one_class(at, metrics, &cell.dataset.classes)));
         }
         found

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::file::{Cell, Pipeline};
 use super::graph::Graph;
 use super::spec::Spec;
-use super::words::{date, span, table};
+use super::words::{date, some_of, span, table};
 use crate::cache::history::{Began, Ended, How, Run};
 use crate::data::text::counted;
 use crate::data::{Dataset, FileRef, Item, Mask};
@@ -78,8 +78,18 @@ pub fn data_digest(dataset: &Dataset) -> BlobDigest {
     BlobDigest::of(format!("{:?}\n{}", dataset.classes, lines.collect::<String>()).as_bytes())
 }
 
+/// A data set and the files of weights, as a run read them.
+pub type WasRead<'a> = (&'a Dataset, &'a [(PathBuf, BlobDigest)]);
+
+/// In what two runs differ that read these, a line each.
+pub fn changes_in_reads((data_was, weights_were): WasRead<'_>, (data, weights): WasRead<'_>) -> Vec<String> {
+    let of_data = data_changes(data_was, data).into_iter().map(|line| format!("in the data: {line}"));
+    let of_files = file_changes(weights_were, weights).into_iter().map(|line| format!("in the files: {line}"));
+    of_data.chain(of_files).collect()
+}
+
 /// In what a data set differs from what it was, a line each; images are named by their ids and files.
-pub fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
+fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
     let mut lines = Vec::new();
     if was.classes != is.classes {
         lines.push(format!("the classes were {}, and are {}", was.classes.join(", "), is.classes.join(", ")));
@@ -133,11 +143,8 @@ pub fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
         ] {
             if !items.is_empty() {
                 let (n, said) = (items.len(), if items.len() == 1 { one } else { several });
-                let more = n.saturating_sub(MOST_NAMED);
-                let named = items.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>().join("; ");
-                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
                 let said = said.replace("{}", &counted(n, &format!("{list} image")));
-                lines.push(format!("{said}: {named}{more}"));
+                lines.push(format!("{said}: {}", some_of(&items, MOST_NAMED)));
             }
         }
         let common = |items: &[Item], others: &HashSet<&str>| -> Vec<String> {
@@ -152,7 +159,7 @@ pub fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
 }
 
 /// Files that have other content than they had, a line each.
-pub fn file_changes(was: &[(PathBuf, BlobDigest)], is: &[(PathBuf, BlobDigest)]) -> Vec<String> {
+fn file_changes(was: &[(PathBuf, BlobDigest)], is: &[(PathBuf, BlobDigest)]) -> Vec<String> {
     let differs = |(path, now): &&(PathBuf, BlobDigest)| was.iter().any(|(then, of)| then == path && of != now);
     is.iter().filter(differs).map(|(path, _)| format!("`{}` has other content", path.display())).collect()
 }

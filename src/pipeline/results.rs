@@ -14,12 +14,13 @@ use super::graph::UnitIdx;
 #[cfg(feature = "torch")]
 use super::outcomes::Outcomes;
 use super::verified::{Stands, THRESHOLD, TableCell, Tabular};
+use super::words::some_of;
 #[cfg(feature = "torch")]
 use crate::cache::{Cache, StoreError};
 use crate::digest::BlobDigest;
 
 /// Units or variants named in a line.
-const MAX_NAMED: usize = 5;
+pub(crate) const MAX_NAMED: usize = 5;
 /// In the place of a number.
 const NOT_THERE: &str = "-";
 
@@ -40,7 +41,7 @@ pub struct Evaluations {
 #[cfg(feature = "torch")]
 pub fn metrics_of(cache: &Cache, finished: &Outcomes, cells: &[CellUnits]) -> anyhow::Result<Evaluations> {
     let mut found = Evaluations::default();
-    for unit in cells.iter().flat_map(|cell| [cell.seed_eval, cell.pseudo_eval, cell.seg_eval]).flatten() {
+    for unit in cells.iter().flat_map(CellUnits::evals).flatten() {
         let Some(output) = finished.output(unit, "metrics") else { continue };
         match cache.store().read_output(&output) {
             Err(StoreError::Missing(_) | StoreError::Corrupt { .. }) => drop(found.lost.insert(unit)),
@@ -108,15 +109,7 @@ impl Row {
 /// `labels`: of units that gave other bytes in an audit.
 fn drift_text<'a>(labels: impl Iterator<Item = &'a str>) -> String {
     let labels: BTreeSet<&str> = labels.collect();
-    format!("an audit got other bytes from {}", some_of(&labels.into_iter().collect::<Vec<_>>()))
-}
-
-/// The first few names, which may have commas, and how many more there are.
-pub(crate) fn some_of(names: &[&str]) -> String {
-    match names.split_at_checked(MAX_NAMED) {
-        Some((named, more @ [_, ..])) => format!("{} and {} more", named.join("; "), more.len()),
-        _ => names.join("; "),
-    }
+    format!("an audit got other bytes from {}", some_of(&labels.into_iter().collect::<Vec<_>>(), MAX_NAMED))
 }
 
 /// Scores of one evaluation in percent; see [`crate::vision::metric::Scores`] and
@@ -254,7 +247,7 @@ impl ResultsTable {
                 }
             }
         }
-        let sick = reasons.into_iter().map(|(reason, cells)| format!("? {}: {reason}\n", some_of(&cells)));
+        let sick = reasons.into_iter().map(|(reason, cells)| format!("? {}: {reason}\n", some_of(&cells, MAX_NAMED)));
         drifted.into_iter().chain(sick).collect()
     }
 
@@ -405,13 +398,11 @@ mod tests {
         S2C          50.0!      0.25!              60.0!                  -
         ! an audit got other bytes from cam_epoch epoch 1
         ");
-        assert_eq!(some_of(&["a", "b", "c", "d", "e"]), "a; b; c; d; e");
-        assert_eq!(some_of(&["a", "b", "c", "d", "e", "f", "g"]), "a; b; c; d; e and 2 more");
         let json: serde_json::Value = serde_json::from_str(&table.json().unwrap()).unwrap();
         assert_eq!(json[0].get("drifted"), None);
         assert_eq!(json[1]["drifted"]["seed"], serde_json::json!(["cam_epoch epoch 1"]));
 
-        // What is sick has another, in every table.
+        // A number of a sick training has another mark, in every table.
         let mut table = table;
         let explodes =
             "the loss of the classifier explodes: `cls` was 0.700 in its first steps and is 45610 in its last";

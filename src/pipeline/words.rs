@@ -12,6 +12,15 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
+/// The first `most` of some names, which may have commas, and how many more there are.
+pub fn some_of(names: &[impl AsRef<str>], most: usize) -> String {
+    let named: Vec<&str> = names.iter().take(most).map(AsRef::as_ref).collect();
+    match names.len() - named.len() {
+        0 => named.join("; "),
+        more => format!("{} and {more} more", named.join("; ")),
+    }
+}
+
 /// Bytes.
 pub fn size(bytes: u64) -> String {
     let units = ["B", "KB", "MB", "GB", "TB"];
@@ -58,6 +67,12 @@ pub fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_names_some_are_told() {
+        assert_eq!(some_of(&["a", "b", "c", "d", "e"], 5), "a; b; c; d; e");
+        assert_eq!(some_of(&["a", "b", "c", "d", "e", "f", "g"], 5), "a; b; c; d; e and 2 more");
+    }
 
     #[test]
     fn spans_are_never_negative() {

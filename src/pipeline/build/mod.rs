@@ -104,6 +104,11 @@ pub struct OverlayUnits {
 }
 
 impl CellUnits {
+    /// The units that score it, in the order of [`SCORED`](super::results::SCORED).
+    pub fn evals(&self) -> [Option<UnitIdx>; 3] {
+        [self.seed_eval, self.pseudo_eval, self.seg_eval]
+    }
+
     /// All units of this cell.
     pub fn units(&self) -> impl Iterator<Item = UnitIdx> {
         let lists = [
@@ -120,7 +125,7 @@ impl CellUnits {
             &self.predictions,
         ];
         let overlays = self.overlays.iter().flat_map(|overlay| [overlay.se_map, overlay.prediction]).flatten();
-        let evals = [self.seed_eval, self.pseudo_eval, self.seg_eval].into_iter().flatten();
+        let evals = self.evals().into_iter().flatten();
         lists.into_iter().flatten().copied().chain(evals).chain(overlays)
     }
 
