@@ -53,17 +53,27 @@ pub(crate) fn ensure_readable(len: u64) -> io::Result<usize> {
     usize::try_from(len).map_err(io::Error::other)
 }
 
+/// What stands at a place that is no regular file: `a named pipe`.
+pub(crate) fn what_else(path: &Path) -> Option<&'static str> {
+    other_than_file(std::fs::metadata(path).ok()?.file_type())
+}
+
 fn ensure_regular(meta: &std::fs::Metadata) -> io::Result<()> {
-    let kind = meta.file_type();
-    let what = match kind {
-        _ if kind.is_file() => return Ok(()),
+    match other_than_file(meta.file_type()) {
+        None => Ok(()),
+        Some(what) => Err(io::Error::other(format!("it is {what}, not a file"))),
+    }
+}
+
+fn other_than_file(kind: std::fs::FileType) -> Option<&'static str> {
+    Some(match kind {
+        _ if kind.is_file() => return None,
         _ if kind.is_dir() => "a folder",
         _ if kind.is_symlink() => "a link",
         _ if kind.is_fifo() => "a named pipe",
         _ if kind.is_socket() => "a socket",
         _ => "a device",
-    };
-    Err(io::Error::other(format!("it is {what}, not a file")))
+    })
 }
 
 #[cfg(test)]

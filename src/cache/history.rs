@@ -3,10 +3,9 @@
 //! A run has two lines, one when it begins and one when it ends, so a run that was killed is there as well. Writers
 //! take turns by a lock of the file's own; readers need none. A line that was torn (a full disk, a power cut) is
 //! skipped, and the next begins on a line of its own. `history/DIGEST.json` are the pipeline files that were run,
-//! normalised, each once; `history/units-DIGEST` are the keys that the units of a file had in its last run, by the digest
-//! of the file's path. All of it is for people: nothing here is read to tell what is fresh.
+//! normalised, each once. All of it is for people: nothing here is read to tell what is fresh.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,8 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::store::{StoreError, write_whole};
-use crate::artifact::{decode, encode};
-use crate::digest::{BlobDigest, UnitKey};
+use crate::digest::BlobDigest;
 use crate::regular;
 
 /// What is known when a run begins.
@@ -78,30 +76,6 @@ pub struct Run {
     /// `None`: it goes on, or was cut off: killed, or stopped at once.
     #[serde(flatten)]
     pub ended: Option<Ended>,
-}
-
-/// The units of a file's last run that had finished at its end.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LastUnits {
-    pub run: u64,
-    /// Seconds since 1970.
-    pub began: u64,
-    /// Label and key, each unit once.
-    pub units: Vec<(String, UnitKey)>,
-    /// By variant: places of its units among these.
-    pub variants: Vec<(String, Vec<u32>)>,
-}
-
-impl LastUnits {
-    /// The keys that the units of a variant had, by label.
-    pub fn of_variant(&self, variant: &str) -> HashMap<&str, Vec<UnitKey>> {
-        let mut keys: HashMap<&str, Vec<UnitKey>> = HashMap::new();
-        let of = self.variants.iter().find(|(name, _)| name == variant);
-        for (label, key) in of.iter().flat_map(|(_, places)| places).filter_map(|at| self.units.get(*at as usize)) {
-            keys.entry(label).or_default().push(*key);
-        }
-        keys
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,25 +145,6 @@ impl History {
             actual if actual == *digest => Ok(bytes),
             _ => Err(StoreError::io("read", &path)(std::io::Error::other("its bytes are not those that were kept"))),
         }
-    }
-
-    /// Keeps the units of a run of a file, in place of those of the run before.
-    pub fn keep_units(&self, file: &str, units: &LastUnits) -> anyhow::Result<()> {
-        let bytes = encode(units)?;
-        let path = self.units_path(file);
-        let whole = [&blake3::hash(&bytes).as_bytes()[..], &bytes].concat();
-        Ok(write_whole(&path, &whole).map_err(StoreError::io("write", &path))?)
-    }
-
-    /// The units of the last run of a file, if they were kept and are whole.
-    pub fn units(&self, file: &str) -> Option<LastUnits> {
-        let bytes = regular::read_own(&self.units_path(file)).ok()?;
-        let (check, bytes) = bytes.split_at_checked(blake3::OUT_LEN)?;
-        (*blake3::hash(bytes).as_bytes() == *check).then(|| decode(bytes).ok())?
-    }
-
-    fn units_path(&self, file: &str) -> PathBuf {
-        self.folder.join(format!("units-{}", BlobDigest::of(file.as_bytes()).short()))
     }
 
     fn path(&self) -> PathBuf {

@@ -37,12 +37,13 @@ pub(super) enum Command {
         #[command(flatten)]
         pipeline: PipelineArgs,
     },
-    /// Say why a variant's units, or one such as `cam_epoch epoch 3`, are not fresh; of two variants, where they part
+    /// Say what makes variants, or units such as `cam_epoch epoch 3`, run again, compared with the run of this file that is
+    /// nearest to it, mostly the last; of two variants, where they part
     Why {
         #[command(flatten)]
         pipeline: PipelineArgs,
-        /// A variant's name, or the beginning of a unit's label
-        what: String,
+        /// A variant's name, or the beginning of a unit's label; without it, all variants
+        what: Option<String>,
         /// A variant that the first is compared with
         other: Option<String>,
         /// Take the variant as it was in a run, see `history`; a second time: the other variant, or the same, in that run

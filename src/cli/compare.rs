@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::args::{Cli, PipelineArgs};
-use super::experiment::Experiment;
+use super::experiment::{Experiment, Reading};
 use super::history::of_file;
 use super::kept::Kept;
 use super::table::results;
@@ -50,12 +50,14 @@ pub(super) fn compare_two(
     let sides = [left?, right?];
     let cells = sides.iter().map(|side| side.cell.clone()).collect();
     let kept = Kept::new(&cache, &args.file);
-    let data_then = |side: &Side| {
-        let then = side.run.as_ref()?.began.data.iter().find(|(name, _)| *name == side.variant)?;
-        kept.dataset_of(&then.1).map(Arc::new)
+    let read_then = |side: &Side| {
+        let Some(run) = &side.run else { return Reading::default() };
+        let then = run.began.data.iter().find(|(name, _)| *name == side.variant);
+        let data = then.and_then(|(_, then)| kept.dataset_of(then)).map(Arc::new);
+        Reading { data, is_past: true, weights: run.began.weights.clone() }
     };
     let pipeline = Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() };
-    let experiment = Experiment::of_data(&cache, pipeline, &sides.each_ref().map(data_then))?;
+    let experiment = Experiment::of_reads(&cache, pipeline, &sides.each_ref().map(read_then))?;
     let now = results(&cache, &experiment, &experiment.finished(&cache))?.table;
     let metrics = |at: usize| match &sides[at].run {
         None => mious(&now.rows[at]),

@@ -75,18 +75,29 @@ pub(super) struct Experiment {
     pub(super) weights: Vec<(PathBuf, BlobDigest)>,
 }
 
+/// What a variant reads.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// `None`: the data set that is there now.
+    pub(super) data: Option<Arc<Dataset>>,
+    /// It is as a run of the past read it.
+    pub(super) is_past: bool,
+    /// Files of weights whose content was this; others are as they are now.
+    pub(super) weights: Vec<(PathBuf, BlobDigest)>,
+}
+
 impl Experiment {
     pub(super) fn open(cache: &Cache, args: &PipelineArgs) -> anyhow::Result<Self> {
         Self::of(cache, load(&args.file, &args.sets)?)
     }
 
     pub(super) fn of(cache: &Cache, pipeline: Pipeline) -> anyhow::Result<Self> {
-        Self::of_data(cache, pipeline, &[])
+        Self::of_reads(cache, pipeline, &[])
     }
 
-    /// `data`: in the place of a variant, what is taken for its data set instead of what is there now.
-    pub(super) fn of_data(cache: &Cache, pipeline: Pipeline, data: &[Option<Arc<Dataset>>]) -> anyhow::Result<Self> {
-        Self::with(cache, pipeline, cache, (&|_| None, data), None)
+    /// `reads`: in the place of a variant, what is taken for what it reads instead of what is there now.
+    pub(super) fn of_reads(cache: &Cache, pipeline: Pipeline, reads: &[Reading]) -> anyhow::Result<Self> {
+        Self::with(cache, pipeline, cache, (&|_| None, reads), None)
     }
 
     /// To look at results: data and weights that are gone are taken as the last run had them, and notes say so.
@@ -111,13 +122,13 @@ impl Experiment {
         Ok(found)
     }
 
-    /// `kept`: what is taken for a data set that cannot be read, and whether `auto` meant bf16 there. `data`: see
-    /// [`Self::of_data`].
+    /// `kept`: what is taken for a data set that cannot be read, and whether `auto` meant bf16 there. `reads`: see
+    /// [`Self::of_reads`].
     fn with(
         cache: &Cache,
         pipeline: Pipeline,
         memo: &dyn FileMemo,
-        (kept, data): (&dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>, &[Option<Arc<Dataset>>]),
+        (kept, reads): (&dyn Fn(&DatasetSpec) -> Option<(Dataset, bool)>, &[Reading]),
         mut bf16: Option<bool>,
     ) -> anyhow::Result<Self> {
         let mut scanned: HashMap<String, Arc<Dataset>> = HashMap::new();
@@ -125,8 +136,9 @@ impl Experiment {
         for (at, cell) in pipeline.cells.iter().enumerate() {
             let spec = &cell.spec.dataset;
             let key = serde_json::to_string(spec)?;
-            let dataset = match (data.get(at), scanned.get(&key)) {
-                (Some(Some(dataset)), _) | (_, Some(dataset)) => dataset.clone(),
+            let read = reads.get(at);
+            let dataset = match (read.and_then(|read| read.data.as_ref()), scanned.get(&key)) {
+                (Some(dataset), _) | (_, Some(dataset)) => dataset.clone(),
                 _ => {
                     let dataset = open_dataset(cache, spec).or_else(|error| {
                         let (dataset, had_bf16) = kept(spec).ok_or(error)?;
@@ -138,7 +150,8 @@ impl Experiment {
                     dataset
                 }
             };
-            inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset });
+            let past = read.filter(|read| read.is_past).map(|read| &read.weights[..]);
+            inputs.push(CellInput { name: &cell.name, spec: &cell.spec, dataset, past });
         }
         let memo = Remembered { memo, asked: Mutex::default() };
         let built = build(&inputs, &memo, bf16.unwrap_or_else(has_bf16));
@@ -360,8 +373,13 @@ pub(super) fn dispatch(cli: &Cli, command: &Command) -> anyhow::Result<ExitCode>
     match command {
         Command::Run(args) => return run_pipeline(cli, args),
         Command::Plan { pipeline } => show_plan(cli, pipeline)?,
-        Command::Why { pipeline, what, other: None, runs } if runs.is_empty() => show_why(cli, pipeline, what)?,
+        Command::Why { pipeline, what, other: None, runs } if runs.is_empty() => {
+            show_why(cli, pipeline, what.as_deref())?;
+        }
         Command::Why { pipeline, what, other, runs } => {
+            let Some(what) = what else {
+                return Err(Hinted::error("--run compares a variant", "name the variant behind the file"));
+            };
             compare_two(cli, pipeline, [what, other.as_ref().unwrap_or(what)], runs)?;
         }
         Command::Lineage { pipeline, image, variant } => show_lineage(cli, pipeline, image, variant.as_deref())?,
@@ -503,7 +521,6 @@ fn run_pipeline(cli: &Cli, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let report = run(&experiment.graph, &cache, &registry(), &mut executor, &options);
     drop(executor); // and what it has loaded
     let finished = experiment.finished(&cache);
-    recorded.keep_units(&experiment, &finished);
     let found = results(&cache, &experiment, &finished);
     recorded.end(report.as_ref().ok(), found.as_ref().ok().map(|found| &found.table), now());
     live.end(how(report.as_ref().ok()));

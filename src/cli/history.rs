@@ -37,13 +37,16 @@ pub(super) fn history(cli: &Cli, file: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The runs of a pipeline file.
-pub(super) fn of_file(all: &[Run], file: &Path) -> anyhow::Result<Vec<Run>> {
-    // Also by another path to it; one that is gone is known by its old path.
+/// Whether a path in the history is that of a file: also by another path to it; one that is gone is known by its old path.
+pub(super) fn is_of_file(file: &Path) -> impl Fn(&str) -> bool {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let real = path.canonicalize().ok();
-    let is_it =
-        |known: &str| path == Path::new(known) || real.is_some() && Path::new(known).canonicalize().ok() == real;
+    move |known| path == Path::new(known) || real.is_some() && Path::new(known).canonicalize().ok() == real
+}
+
+/// The runs of a pipeline file.
+pub(super) fn of_file(all: &[Run], file: &Path) -> anyhow::Result<Vec<Run>> {
+    let is_it = is_of_file(file);
     let runs: Vec<Run> = all.iter().filter(|run| is_it(&run.began.file)).cloned().collect();
     if !runs.is_empty() {
         return Ok(runs);

@@ -8,24 +8,16 @@ use super::args::PipelineArgs;
 use super::experiment::Experiment;
 use super::who;
 use crate::cache::Cache;
-use crate::cache::history::{Began, Ended, History, How, LastUnits};
-use crate::pipeline::outcomes::Outcomes;
+use crate::cache::history::{Began, Ended, History, How};
 use crate::pipeline::past::{METRICS, data_digest, normalised, versions};
 use crate::pipeline::repeats::mious;
 use crate::pipeline::results::ResultsTable;
 use crate::pipeline::run::RunReport;
-use crate::pipeline::why::last_units;
-
-/// In a run with more units in all variants, `why` compares with the nearest records alone.
-const MOST_LISTED: usize = 50_000_000;
 
 /// A run on its way. What cannot be written is told, and is no reason to stop.
 pub(super) struct Recorded {
     history: History,
     run: Option<u64>,
-    /// As the history names it.
-    file: String,
-    began: u64,
 }
 
 impl Recorded {
@@ -52,19 +44,7 @@ impl Recorded {
             })?)
         };
         let run = told(begin());
-        Self { history, run, file: file.to_string_lossy().into_owned(), began: now }
-    }
-
-    /// Keeps the keys of the units that have finished, which the next `why` compares with.
-    pub(super) fn keep_units(&self, experiment: &Experiment, finished: &Outcomes) {
-        let Some(run) = self.run else { return };
-        let n_listed: usize = experiment.cells.iter().map(|cell| cell.units().count()).sum();
-        if n_listed > MOST_LISTED {
-            return;
-        }
-        let Experiment { graph, cells, .. } = experiment;
-        let last = LastUnits { run, began: self.began, ..last_units(graph, cells, finished) };
-        told(self.history.keep_units(&self.file, &last));
+        Self { history, run }
     }
 
     /// Its number, if it is in the history.

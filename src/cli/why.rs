@@ -1,244 +1,422 @@
 //! `why`: what makes units of a file run again.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::bail;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{Cli, PipelineArgs};
 use super::compare::fields_of;
-use super::experiment::Experiment;
+use super::experiment::{Experiment, Reading};
+use super::history::is_of_file;
 use super::kept::Kept;
 use super::read_cache;
 use crate::cache::Cache;
-use crate::cache::history::{Ended, History, How, LastUnits, Run};
+use crate::cache::history::{Ended, History, How, Run};
+use crate::data::Dataset;
+use crate::digest::BlobDigest;
+use crate::pipeline::build::CellUnits;
 use crate::pipeline::compare::fields::{Field, differing};
-use crate::pipeline::file::Cell;
-use crate::pipeline::graph::UnitIdx;
-use crate::pipeline::past::{changes_in_reads, restored};
-use crate::pipeline::why::{Compared, StaleReason, Then, keys_then, why, with_all_above};
+use crate::pipeline::file::{Cell, Pipeline};
+use crate::pipeline::graph::{Graph, UnitIdx};
+use crate::pipeline::past::{changes_in_reads, data_digest, restored};
+use crate::pipeline::why::{StaleReason, Then, contents_read, why, with_all_above};
 use crate::pipeline::words::date;
 
 /// Items named in a line.
 const N_NAMED: usize = 3;
+/// Runs that differ in what they ran, of which one is compared with.
+const MOST_RUNS: usize = 200;
 
-/// The last run of a file, as far as it is known.
-#[derive(Default)]
-struct LastRun {
-    units: LastUnits,
-    run: Option<Run>,
-    cells: Vec<Cell>,
+/// The variant of an earlier run that one of now is compared with.
+struct Base {
+    run: Run,
+    cell: Cell,
+    data: Option<Arc<Dataset>>,
+    /// The run is one of another file, since this one never ran here.
+    is_of_other_file: bool,
+    /// No later run of the file is in the history.
+    is_last: bool,
 }
 
-impl LastRun {
-    fn of(cache: &Cache, file: &Path) -> anyhow::Result<Self> {
-        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        let history = History::new(cache.folder());
-        let units = history.units(&file.to_string_lossy()).unwrap_or_default();
-        let run = history.runs()?.into_iter().find(|run| run.run == units.run && Path::new(&run.began.file) == file);
-        let folder = file.parent().unwrap_or(Path::new(""));
-        let kept = run.as_ref().and_then(|run| history.file(&run.began.digest).ok());
-        let pipeline = kept.and_then(|kept| restored(&kept, "", folder).ok());
-        Ok(Self { units, run, cells: pipeline.map(|pipeline| pipeline.cells).unwrap_or_default() })
+impl Base {
+    /// `run 3 of 2026-11-28 12:00 UTC, with --set cpm.tau=0.3, which was interrupted`
+    fn run_text(&self) -> String {
+        let sets: Vec<&str> = self.run.began.sets.iter().map(String::as_str).collect();
+        let sets = if sets.is_empty() { String::new() } else { format!(", with --set {}", sets.join(" --set ")) };
+        let how = match self.ended() {
+            Some(How::Finished) => "",
+            Some(How::Failed) => ", which failed",
+            Some(How::Interrupted) => ", which was interrupted",
+            None => ", which was cut off or goes on",
+        };
+        format!("run {} of {} UTC{sets}{how}", self.run.run, date(self.run.began.began))
     }
 
-    /// All that was not there in it is new.
-    fn is_whole(&self) -> bool {
-        let how = self.run.as_ref().and_then(|run| run.ended.as_ref());
-        how.is_some_and(|Ended { how, .. }| *how == How::Finished)
+    fn ended(&self) -> Option<How> {
+        self.run.ended.as_ref().map(|Ended { how, .. }| *how)
     }
 
-    /// The variant that one of now is compared with: of its name, or else the one with the fewest other fields.
-    fn variant(&self, cell: &Cell) -> anyhow::Result<Option<String>> {
-        let had = |name: &str| self.units.variants.iter().any(|(known, units)| known == name && !units.is_empty());
-        if had(&cell.name) {
-            return Ok(Some(cell.name.clone()));
+    /// `compared with the last run of this file: run 3 of ..`
+    fn text(&self, variant: &str) -> String {
+        let (file, run) = (&self.run.began.file, self.run_text());
+        let is_same = self.cell.name == variant;
+        let place = match (self.is_of_other_file, self.is_last) {
+            (true, _) => format!("the runs of other files, since this one never ran here: {run}, of {file}"),
+            (false, true) => format!("the last run of this file: {run}"),
+            (false, false) => format!("the runs of this file: {run}"),
+        };
+        match (is_same, self.is_last && !self.is_of_other_file) {
+            (true, true) => format!("compared with {place}"),
+            (true, false) => format!("compared with the nearest of {place}"),
+            (false, _) => format!("compared with `{}`, the most similar variant of {place}", self.cell.name),
         }
-        let mut nearest: Option<(usize, &str)> = None;
-        for then in self.cells.iter().filter(|then| had(&then.name)) {
-            let n_fields = differing(&then.spec, &cell.spec)?.len();
-            if nearest.is_none_or(|(least, _)| n_fields < least) {
-                nearest = Some((n_fields, &then.name));
+    }
+}
+
+/// What is known of earlier runs.
+struct Past {
+    /// The newest first; of several that ran the same on the same data, the newest.
+    runs: Vec<(Run, Vec<Cell>)>,
+    is_of_other_file: bool,
+    /// The number of the file's last run.
+    last: u64,
+}
+
+impl Past {
+    fn of(cache: &Cache, file: &Path) -> anyhow::Result<Self> {
+        let history = History::new(cache.folder());
+        let all = history.runs()?;
+        let is_it = is_of_file(file);
+        let own: Vec<Run> = all.iter().filter(|run| is_it(&run.began.file)).cloned().collect();
+        let is_of_other_file = own.is_empty();
+        let mut runs = if is_of_other_file { all } else { own };
+        runs.reverse();
+        let last = runs.first().map_or(0, |run| run.run);
+        let mut seen = HashSet::new();
+        runs.retain(|run| seen.insert(format!("{:?}{:?}{:?}", run.began.digest, run.began.data, run.began.weights)));
+        runs.truncate(MOST_RUNS);
+        let with_cells = |run: Run| {
+            let folder = Path::new(&run.began.file).parent().unwrap_or(Path::new(""));
+            let pipeline = restored(&history.file(&run.began.digest).ok()?, "", folder).ok()?;
+            Some((run, pipeline.cells))
+        };
+        Ok(Self { runs: runs.into_iter().filter_map(with_cells).collect(), is_of_other_file, last })
+    }
+
+    /// What a variant is compared with: among those of its name, or else among all, the one with the fewest other fields,
+    /// data and weights; of equals that of the newest run.
+    fn base(&self, kept: &Kept, experiment: &Experiment, at: usize) -> anyhow::Result<Option<Base>> {
+        let now = &experiment.pipeline.cells[at];
+        let data = data_digest(&experiment.cells[at].dataset);
+        let has_name = self.runs.iter().any(|(_, cells)| cells.iter().any(|cell| cell.name == now.name));
+        let read = contents_read(&experiment.graph, experiment.cells[at].own_units());
+        let is_read = |path: &PathBuf| experiment.weights.iter().any(|(of, now)| of == path && read.contains(now));
+        let mut nearest: Option<(usize, &Run, &Cell)> = None;
+        for (run, cells) in &self.runs {
+            let n_weights = changed_weights(run, experiment).into_iter().filter(|path| is_read(path)).count();
+            for cell in cells.iter().filter(|cell| !has_name || cell.name == now.name) {
+                let then = run.began.data.iter().find(|(name, _)| *name == cell.name);
+                let is_other_data = then.is_some_and(|(_, then)| *then != data);
+                let n_differ = differing(&cell.spec, &now.spec)?.len() + usize::from(is_other_data) + n_weights;
+                if nearest.is_none_or(|(least, ..)| n_differ < least) {
+                    nearest = Some((n_differ, run, cell));
+                }
             }
         }
-        Ok(nearest.map(|(_, name)| name.to_owned()))
-    }
-
-    /// `run 3 of 2026-11-28 12:00 UTC, with --set cpm.tau=0.3`
-    fn text(&self) -> String {
-        let sets: Vec<&str> = self.run.iter().flat_map(|run| &run.began.sets).map(String::as_str).collect();
-        let sets = if sets.is_empty() { String::new() } else { format!(", with --set {}", sets.join(" --set ")) };
-        format!("run {} of {} UTC{sets}", self.units.run, date(self.units.began))
+        let Some((_, run, cell)) = nearest else { return Ok(None) };
+        let then = run.began.data.iter().find(|(name, _)| *name == cell.name);
+        let data = then.and_then(|(_, then)| match *then == data {
+            true => Some(experiment.cells[at].dataset.clone()),
+            false => kept.dataset_of(then).map(Arc::new),
+        });
+        let (is_of_other_file, is_last) = (self.is_of_other_file, run.run == self.last);
+        Ok(Some(Base { run: run.clone(), cell: cell.clone(), data, is_of_other_file, is_last }))
     }
 }
 
-/// What is told of a variant before its units: fields of the file, data and weights that are others than in its last run.
-fn changes(
-    cache: &Cache,
-    experiment: &Experiment,
-    (last, args): (&LastRun, &PipelineArgs),
-    (at, then): (usize, &str),
-) -> anyhow::Result<Vec<String>> {
-    let Some((run, cell)) = last.run.as_ref().zip(last.cells.iter().find(|cell| cell.name == then)) else {
-        return Ok(Vec::new());
+/// Files of weights that had other content in a run.
+fn changed_weights(run: &Run, experiment: &Experiment) -> Vec<PathBuf> {
+    let differs = |(path, then): &&(PathBuf, BlobDigest)| {
+        experiment.weights.iter().any(|(known, now)| known == path && now != then)
     };
-    let now = &experiment.pipeline.cells[at];
-    let mut lines = Vec::new();
-    let fields = fields_of(cache, cell, now)?;
-    let named: Vec<String> = fields.iter().filter(|field| field.has_effect).map(Field::to_string).collect();
-    if !named.is_empty() {
-        lines.push(format!("in the file: {}", named.join(", ")));
-    }
-    let data = run.began.data.iter().find(|(name, _)| name == then);
-    let data = data.and_then(|(_, digest)| Kept::new(cache, &args.file).dataset_of(digest));
-    let data_now = &*experiment.cells[at].dataset;
-    // Where the data set of then is not kept, nothing is known of its changes.
-    let was_read = (data.as_ref().unwrap_or(data_now), &run.began.weights[..]);
-    lines.extend(changes_in_reads(was_read, (data_now, &experiment.weights)));
-    Ok(lines)
+    run.began.weights.iter().filter(differs).map(|(path, _)| path.clone()).collect()
 }
 
-/// Says why a variant's units, or those whose label begins so, are not fresh.
-pub(super) fn show_why(cli: &Cli, args: &PipelineArgs, what: &str) -> anyhow::Result<()> {
-    let cache = read_cache(cli)?;
-    let experiment = Experiment::open(&cache, args)?;
-    let (units, variant) = asked(&experiment, what)?;
-    let last = LastRun::of(&cache, &args.file)?;
-    let mut variants = BTreeMap::new();
-    for cell in &experiment.pipeline.cells {
-        variants.extend(last.variant(cell)?.map(|then| (cell.name.clone(), then)));
+/// A pipeline of now, with the variants that its own are compared with in the same graph.
+struct Asked<'a> {
+    cache: &'a Cache,
+    /// Variants of now, then those of the past.
+    experiment: Experiment,
+    n_now: usize,
+    /// By variant of now: what it is compared with, and the place of that.
+    bases: Vec<Option<(Base, usize)>>,
+}
+
+/// Units of a stage that are not fresh, and why: variants that have the unit, the unit, the reason.
+type Stale = (Vec<String>, UnitIdx, StaleReason);
+
+impl<'a> Asked<'a> {
+    fn new(cache: &'a Cache, args: &PipelineArgs, now: Experiment, of: &[usize]) -> anyhow::Result<Self> {
+        let (past, kept) = (Past::of(cache, &args.file)?, Kept::new(cache, &args.file));
+        let n_now = now.cells.len();
+        let (mut cells, mut bases) = (now.pipeline.cells.clone(), Vec::new());
+        let read_now = |cell: &CellUnits| Reading { data: Some(cell.dataset.clone()), ..Reading::default() };
+        let mut reads: Vec<Reading> = now.cells.iter().map(read_now).collect();
+        for at in 0..n_now {
+            let base = if of.contains(&at) { past.base(&kept, &now, at)? } else { None };
+            bases.push(base.map(|base| {
+                cells.push(base.cell.clone());
+                reads.push(Reading { data: base.data.clone(), is_past: true, weights: base.run.began.weights.clone() });
+                (base, cells.len() - 1)
+            }));
+        }
+        let pipeline = Pipeline { cells, ..now.pipeline.clone() };
+        Ok(match Experiment::of_reads(cache, pipeline, &reads) {
+            Ok(experiment) => Self { cache, experiment, n_now, bases },
+            // What a run had cannot be built any more, since its data or weights are gone.
+            Err(error) => {
+                eprintln!("note: earlier runs cannot be compared with: {error:#}");
+                Self { cache, experiment: now, n_now, bases: (0..n_now).map(|_| None).collect() }
+            }
+        })
     }
-    let of_last = Then { last: &last.units, is_whole: last.is_whole(), variants: &variants };
-    let then = keys_then(&experiment.graph, &experiment.cells, &of_last, what);
-    let reasons = why(&experiment.graph, &cache, &experiment.targets(), &units, &then)?;
-    let stale: Vec<(UnitIdx, &StaleReason)> =
-        units.iter().copied().zip(&reasons).filter(|(_, reason)| **reason != StaleReason::Fresh).collect();
-    let compared_with = variant.and_then(|at| variants.get(&experiment.cells[at].name));
-    let changes = match variant.zip(compared_with).filter(|_| !stale.is_empty()) {
-        Some((at, then)) => changes(&cache, &experiment, (&last, args), (at, then))?,
-        None => Vec::new(),
-    };
-    if cli.json {
-        let row = |(unit, reason): &(UnitIdx, &StaleReason)| {
+
+    /// Those of some units of a variant that are not fresh.
+    fn stale(&self, at: usize, units: &[UnitIdx]) -> anyhow::Result<Vec<(UnitIdx, StaleReason)>> {
+        let Experiment { graph, cells, .. } = &self.experiment;
+        let targets: Vec<UnitIdx> = cells[..self.n_now].iter().flat_map(CellUnits::targets).collect();
+        let base = self.bases[at].as_ref();
+        let units_then = base.map(|(_, place)| with_all_above(graph, cells[*place].units()));
+        let then = base.zip(units_then.as_ref()).map(|((base, _), units)| Then {
+            units,
+            versions: &base.run.began.versions,
+            ended: base.ended(),
+        });
+        let reasons = why(graph, self.cache, &targets, units, then.as_ref())?;
+        let stale = units.iter().copied().zip(reasons).filter(|(_, reason)| *reason != StaleReason::Fresh);
+        Ok(stale.collect())
+    }
+
+    /// Settings, data and weights of a variant that are others than in what it is compared with, a line each.
+    fn changes(&self, at: usize) -> anyhow::Result<Vec<String>> {
+        let Some((base, _)) = &self.bases[at] else { return Ok(Vec::new()) };
+        let (then, now) = (&base.cell, &self.experiment.pipeline.cells[at]);
+        let fields = fields_of(self.cache, then, now)?;
+        let named: Vec<String> = fields.iter().filter(|field| field.has_effect).map(Field::to_string).collect();
+        let mut lines = Vec::new();
+        if !named.is_empty() {
+            let preset = |cell: &Cell| serde_json::to_value(&cell.spec).ok()?.pointer("/s2c/preset").cloned();
+            let (was, is) = (preset(then).unwrap_or_default(), preset(now).unwrap_or_default());
+            let preset = if was == is { String::new() } else { format!("s2c.preset {was} -> {is}, and so ") };
+            lines.push(format!("in the settings: {preset}{}", named.join(", ")));
+        }
+        let data_now = &*self.experiment.cells[at].dataset;
+        let read = contents_read(&self.experiment.graph, self.experiment.cells[at].own_units());
+        let weights: Vec<(PathBuf, BlobDigest)> =
+            self.experiment.weights.iter().filter(|(_, digest)| read.contains(digest)).cloned().collect();
+        // Where the data set of then is not kept, nothing is known of its changes.
+        let was_read = (base.data.as_deref().unwrap_or(data_now), &base.run.began.weights[..]);
+        lines.extend(changes_in_reads(was_read, (data_now, &weights)));
+        Ok(lines)
+    }
+
+    /// What is said of a variant as a whole.
+    fn variant(&self, at: usize) -> anyhow::Result<Answer> {
+        let Experiment { graph, cells, .. } = &self.experiment;
+        let units: Vec<UnitIdx> = with_all_above(graph, cells[at].own_units()).into_iter().collect();
+        let stale = self.stale(at, &units)?;
+        let changes = if stale.is_empty() { Vec::new() } else { self.changes(at)? };
+        let stale = stale.into_iter().map(|(unit, reason)| (Vec::new(), unit, reason)).collect();
+        Ok(Answer { of: vec![at], changes, stale })
+    }
+
+    /// What is said of the units whose labels begin so, each once.
+    fn units(&self, label: &str) -> anyhow::Result<Answer> {
+        let Experiment { graph, cells, .. } = &self.experiment;
+        let mut found: BTreeMap<UnitIdx, (Vec<String>, StaleReason)> = BTreeMap::new();
+        let mut of = Vec::new();
+        for (at, cell) in cells[..self.n_now].iter().enumerate() {
+            let all = with_all_above(graph, cell.units()).into_iter();
+            let units: Vec<UnitIdx> = all.filter(|&unit| graph.unit(unit).label().starts_with(label)).collect();
+            if units.is_empty() {
+                continue;
+            }
+            of.push(at);
+            for (unit, reason) in self.stale(at, &units)? {
+                found.entry(unit).or_insert((Vec::new(), reason)).0.push(cell.name.clone());
+            }
+        }
+        let stale = found.into_iter().map(|(unit, (variants, reason))| (variants, unit, reason)).collect();
+        Ok(Answer { of, changes: Vec::new(), stale })
+    }
+}
+
+/// What is said of a variant, or of units of some variants.
+struct Answer {
+    /// Places of the variants.
+    of: Vec<usize>,
+    changes: Vec<String>,
+    stale: Vec<Stale>,
+}
+
+impl Answer {
+    fn json(&self, asked: &Asked<'_>, what: &str) -> Value {
+        let base = |at: &usize| {
+            let variant = &asked.experiment.cells[*at].name;
+            let base = asked.bases[*at].as_ref().map(|(base, _)| {
+                json!({
+                    "variant": base.cell.name, "run": base.run.run, "file": base.run.began.file,
+                    "sets": base.run.began.sets, "ended": base.ended(),
+                })
+            });
+            json!({"variant": variant, "compared_with": base})
+        };
+        let unit = |(variants, unit, reason): &Stale| {
             let mut row = json!(reason);
-            row["unit"] = experiment.graph.unit(*unit).label().into();
+            row["unit"] = asked.experiment.graph.unit(*unit).label().into();
+            if !variants.is_empty() {
+                row["variants"] = json!(variants);
+            }
             row
         };
-        let rows: Vec<_> = stale.iter().map(row).collect();
-        let sets = last.run.as_ref().map(|run| &run.began.sets);
-        let json = json!({
-            "last_run": last.units.run, "sets": sets, "compared_with": compared_with, "changes": changes, "units": rows,
-        });
+        json!({
+            "of": what, "bases": self.of.iter().map(base).collect::<Vec<_>>(), "changes": self.changes,
+            "units": self.stale.iter().map(unit).collect::<Vec<_>>(),
+        })
+    }
+
+    /// `what`: as it was asked for; `is_variant`: as a whole.
+    fn print(&self, asked: &Asked<'_>, what: &str, is_variant: bool) {
+        if self.stale.is_empty() {
+            println!("{what}: nothing has to run, what it needs is in the cache");
+            return;
+        }
+        let mut heads: Vec<(String, Vec<&str>)> = Vec::new();
+        for &at in &self.of {
+            let variant = asked.experiment.cells[at].name.as_str();
+            let head = match &asked.bases[at] {
+                Some((base, _)) => base.text(variant),
+                None => {
+                    "compared with the records of this cache that are nearest in parameters, since no run of this file \
+                         is known here"
+                        .to_owned()
+                }
+            };
+            match heads.iter_mut().find(|(known, _)| *known == head) {
+                Some((_, variants)) => variants.push(variant),
+                None => heads.push((head, vec![variant])),
+            }
+        }
+        match &heads[..] {
+            [(head, _)] => println!("{head}"),
+            _ => heads.iter().for_each(|(head, variants)| println!("{}: {head}", variants.join(", "))),
+        }
+        self.changes.iter().for_each(|line| println!("{line}"));
+        // The units of a variant that only wait for others are counted, since those are told of.
+        let waits = |reason: &StaleReason| matches!(reason, StaleReason::Waits { .. });
+        let has_causes = self.stale.iter().any(|(.., reason)| !waits(reason));
+        let (waiting, own): (Vec<&Stale>, Vec<&Stale>) =
+            self.stale.iter().partition(|(.., reason)| is_variant && has_causes && waits(reason));
+        print_reasons(&asked.experiment.graph, &own, asked.n_now > 1);
+        let mut by_stage: Vec<(&str, usize)> = Vec::new();
+        for (_, unit, _) in waiting {
+            let stage = asked.experiment.graph.unit(*unit).stage;
+            match by_stage.iter_mut().find(|(known, _)| *known == stage) {
+                Some((_, n)) => *n += 1,
+                None => by_stage.push((stage, 1)),
+            }
+        }
+        if !by_stage.is_empty() {
+            let stages: Vec<String> = by_stage.into_iter().map(|(stage, n)| format!("{n} of {stage}")).collect();
+            println!("these come after them, and run if the results above change: {}", stages.join(", "));
+        }
+    }
+}
+
+/// Says why variants, or the units whose label begins so, are not fresh. `what`: `None` for all variants.
+pub(super) fn show_why(cli: &Cli, args: &PipelineArgs, what: Option<&str>) -> anyhow::Result<()> {
+    let cache = read_cache(cli)?;
+    let experiment = Experiment::open(&cache, args)?;
+    let all = || experiment.pipeline.cells.iter().enumerate();
+    let is_named = |name: &str| all().any(|(_, cell)| cell.name == name);
+    let variants: Vec<usize> = match what {
+        None => all().map(|(at, _)| at).collect(),
+        Some(name) if is_named(name) => all().filter(|(_, cell)| cell.name == name).map(|(at, _)| at).collect(),
+        // All points of a sweep.
+        Some(name) => all().filter(|(_, cell)| cell.variant == name).map(|(at, _)| at).collect(),
+    };
+    let is_of_units = variants.is_empty();
+    let label = what.unwrap_or_default();
+    if is_of_units && !(0..experiment.graph.len()).any(|unit| experiment.graph.unit(unit).label().starts_with(label)) {
+        let names: Vec<&str> = experiment.cells.iter().map(|cell| cell.name.as_str()).collect();
+        bail!("`{label}` is no variant and no unit; variants: {}", names.join("; "));
+    }
+    let of: Vec<usize> = if is_of_units { all().map(|(at, _)| at).collect() } else { variants.clone() };
+    let asked = Asked::new(&cache, args, experiment, &of)?;
+    let names = variants.iter().map(|&at| asked.experiment.cells[at].name.clone());
+    let answers: Vec<(String, Answer)> = match is_of_units {
+        true => vec![(label.to_owned(), asked.units(label)?)],
+        false => {
+            names.zip(&variants).map(|(name, &at)| Ok((name, asked.variant(at)?))).collect::<anyhow::Result<_>>()?
+        }
+    };
+    if cli.json {
+        let mut json: Vec<Value> = answers.iter().map(|(name, answer)| answer.json(&asked, name)).collect();
+        let json = if json.len() == 1 { json.remove(0) } else { json.into() };
         println!("{}", serde_json::to_string_pretty(&json)?);
         return Ok(());
     }
-    if stale.is_empty() {
-        println!("{what}: everything is in the cache");
-        return Ok(());
-    }
-    let compared: BTreeSet<Compared> = stale.iter().filter_map(|(_, reason)| compared(reason)).collect();
-    if compared.contains(&Compared::LastRun) {
-        match compared_with.filter(|then| *then != what) {
-            Some(then) => println!(
-                "compared with `{then}`, the most similar variant of the last run of this file, which had no `{what}`: {}",
-                last.text()
-            ),
-            None => println!("compared with the last run of this file: {}", last.text()),
+    for (k, (name, answer)) in answers.iter().enumerate() {
+        if answers.len() > 1 && !answer.stale.is_empty() {
+            println!("{}{name}", if k > 0 { "\n" } else { "" });
         }
-        if !last.is_whole() {
-            println!("that run did not end well, so what it did not reach is compared with the nearest records");
-        }
-    }
-    let nearest = compared.iter().filter_map(|compared| match compared {
-        Compared::Nearest { finished } => Some(*finished),
-        Compared::LastRun => None,
-    });
-    if let Some(newest) = nearest.max() {
-        println!(
-            "compared with the records in this cache that are nearest in parameters, of any file, the newest of {} UTC, since \
-             the last run of this file is not known to have had such units",
-            date(newest)
-        );
-    }
-    changes.iter().for_each(|line| println!("{line}"));
-    // The units that only wait for others of a variant are counted, since those are told of.
-    let waits = |reason: &StaleReason| match reason {
-        StaleReason::Waits { .. } => true,
-        StaleReason::Changed { differences, .. } => differences.is_empty(),
-        _ => false,
-    };
-    let has_causes = stale.iter().any(|(_, reason)| !waits(reason));
-    let (waiting, own): (Vec<_>, Vec<_>) =
-        stale.iter().copied().partition(|(_, reason)| variant.is_some() && has_causes && waits(reason));
-    tell(&experiment, &own, variant.is_some());
-    let mut by_stage: Vec<(&str, usize)> = Vec::new();
-    for (unit, _) in waiting {
-        let stage = experiment.graph.unit(unit).stage;
-        match by_stage.iter_mut().find(|(known, _)| *known == stage) {
-            Some((_, n)) => *n += 1,
-            None => by_stage.push((stage, 1)),
-        }
-    }
-    if !by_stage.is_empty() {
-        let stages: Vec<String> = by_stage.into_iter().map(|(stage, n)| format!("{n} of {stage}")).collect();
-        println!("these wait for them, and run if they give other bytes: {}", stages.join(", "));
+        answer.print(&asked, name, !is_of_units);
     }
     Ok(())
 }
 
-/// Prints reasons in the order of the work; equal ones of a stage once. `is_variant`: what is above is told as well.
-fn tell(experiment: &Experiment, stale: &[(UnitIdx, &StaleReason)], is_variant: bool) {
-    let mut told: Vec<((&str, String), Vec<String>)> = Vec::new();
-    for (unit, reason) in stale {
-        let unit = experiment.graph.unit(*unit);
-        let text = match reason {
-            StaleReason::Changed { differences, compared, .. } if is_variant && !differences.is_empty() => {
-                StaleReason::Changed { differences: differences.clone(), above: Vec::new(), compared: *compared }
-                    .to_string()
-            }
-            reason => reason.to_string(),
-        };
-        match told.iter_mut().find(|((stage, known), _)| *stage == unit.stage && *known == text) {
-            Some((_, items)) => items.push(unit.item.to_owned()),
-            None => told.push(((unit.stage, text), vec![unit.item.to_owned()])),
+/// Prints reasons in the order of the work; equal ones of a stage once. `is_of_several`: the file has several variants.
+fn print_reasons(graph: &Graph, stale: &[&Stale], is_of_several: bool) {
+    let mut told: Vec<((&str, &[String], String), Vec<&str>)> = Vec::new();
+    for (variants, unit, reason) in stale {
+        let unit = graph.unit(*unit);
+        let key = (unit.stage, &variants[..], reason.to_string());
+        match told.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, items)) => items.push(unit.item),
+            None => told.push((key, vec![unit.item])),
         }
     }
-    for ((stage, reason), items) in told {
+    let mut merged: BTreeMap<usize, BTreeSet<&String>> = BTreeMap::new();
+    let mut kept: Vec<((&str, String), Vec<&str>)> = Vec::new();
+    for ((stage, variants, reason), items) in told {
+        let at = match kept.iter().position(|(known, of)| *known == (stage, reason.clone()) && *of == items) {
+            Some(at) => at,
+            None => {
+                kept.push(((stage, reason), items));
+                kept.len() - 1
+            }
+        };
+        merged.entry(at).or_default().extend(variants);
+    }
+    for (at, ((stage, reason), items)) in kept.into_iter().enumerate() {
         // One more takes no more room than its number.
         let n_named = if items.len() == N_NAMED + 1 { items.len() } else { N_NAMED };
-        let named = items.iter().take(n_named).cloned().collect::<Vec<_>>().join(", ");
+        let named = items.iter().take(n_named).copied().collect::<Vec<_>>().join(", ");
         let more = items.len().saturating_sub(n_named);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let variants: Vec<&str> = merged[&at].iter().map(|name| name.as_str()).collect();
+        let of = match is_of_several && !variants.is_empty() {
+            true => format!(" ({})", variants.join(", ")),
+            false => String::new(),
+        };
         let reason = match reason.strip_prefix("is new") {
             Some(rest) if items.len() > 1 => format!("are new{rest}"),
             _ => reason,
         };
-        println!("{stage} {named}{more}: {reason}");
+        println!("{stage} {named}{more}{of}: {reason}");
     }
-}
-
-fn compared(reason: &StaleReason) -> Option<Compared> {
-    match reason {
-        StaleReason::Changed { compared, .. } => Some(*compared),
-        _ => None,
-    }
-}
-
-/// The units of a variant and the variant's place, or the units whose label begins so.
-fn asked(experiment: &Experiment, what: &str) -> anyhow::Result<(Vec<UnitIdx>, Option<usize>)> {
-    let variant = experiment.cells.iter().position(|cell| cell.name == what);
-    let units: BTreeSet<UnitIdx> = match variant {
-        // A picture of the report is a unit of the table as well.
-        Some(at) => with_all_above(&experiment.graph, experiment.cells[at].units()),
-        None => {
-            (0..experiment.graph.len()).filter(|&unit| experiment.graph.unit(unit).label().starts_with(what)).collect()
-        }
-    };
-    if units.is_empty() {
-        let names: Vec<&str> = experiment.cells.iter().map(|cell| cell.name.as_str()).collect();
-        bail!("`{what}` is no variant and no unit; variants: {}", names.join("; "));
-    }
-    Ok((units.into_iter().collect(), variant))
 }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use unicode_normalization::UnicodeNormalization;
+
 use super::scan::Fault;
 use super::text::shown_of;
 
@@ -35,7 +37,7 @@ const MASK_NAMES: [&str; 14] = [
 pub(super) struct Folder {
     pub(super) path: PathBuf,
     names: Arc<HashSet<String>>,
-    /// The names by themselves in small letters.
+    /// The names by themselves as [`folded`].
     folded: Arc<BTreeMap<String, Vec<String>>>,
     /// What each name that is no file stands for.
     others: Arc<BTreeMap<String, &'static str>>,
@@ -92,7 +94,7 @@ impl Folder {
             }
         }
         let mut folded: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        names.iter().for_each(|name| folded.entry(name.to_lowercase()).or_default().push(name.clone()));
+        names.iter().for_each(|name| folded.entry(self::folded(name)).or_default().push(name.clone()));
         Self { path: path.to_owned(), names: names.into(), folded: folded.into(), others: others.into() }
     }
 
@@ -126,13 +128,13 @@ impl Folder {
 
     /// Some file has this id.
     pub(super) fn has(&self, id: &str) -> bool {
-        READ.iter().chain(&OTHER).any(|ending| self.folded.contains_key(&format!("{id}.{ending}").to_lowercase()))
+        READ.iter().chain(&OTHER).any(|ending| self.folded.contains_key(&folded(&format!("{id}.{ending}"))))
     }
 
     /// The one file of a name, in these letters, with its ending in others, or all in others.
     fn one_of(&self, names: &[String]) -> Result<Option<&str>, String> {
-        let folded = names.iter().filter_map(|name| self.folded.get(&name.to_lowercase()));
-        let all: Vec<&str> = folded.flatten().map(String::as_str).collect();
+        let alike = names.iter().filter_map(|name| self.folded.get(&self::folded(name)));
+        let all: Vec<&str> = alike.flatten().map(String::as_str).collect();
         let is_own = |name: &&str| names.iter().any(|own| stem(own) == stem(name));
         let mut found: Vec<&str> = all.iter().copied().filter(is_own).collect();
         if found.is_empty() {
@@ -225,8 +227,20 @@ impl Folder {
         let near =
             self.names.iter().map(|name| (likeness(name), Reverse(name))).filter(|(likeness, _)| *likeness >= LIKE);
         let nearest = near.max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
-        nearest.map_or(String::new(), |(_, Reverse(name))| format!(", but `{}`", shown_of(name)))
+        nearest.map_or(String::new(), |(_, Reverse(name))| format!(", but `{}`{}", shown_of(name), letter(id, name)))
     }
+}
+
+/// A letter of one of two names that looks as another does, as the Cyrillic `а` does.
+fn letter(id: &str, name: &str) -> String {
+    let of = |own: &str, other: &str| own.chars().find(|c| c.is_alphabetic() && !c.is_ascii() && !other.contains(*c));
+    let found = of(id, name).or_else(|| of(name, id));
+    found.map_or(String::new(), |c| format!(" (`{c}` is the letter U+{:04X})", u32::from(c)))
+}
+
+/// In small letters, and with each accent in one character with its letter: macOS writes it as one of its own.
+fn folded(name: &str) -> String {
+    name.nfc().flat_map(char::to_lowercase).collect()
 }
 
 /// A name as it sounds: `Cat-01` and `cat_1` are one.
@@ -265,6 +279,9 @@ mod tests {
             (&["img.v1.0.jpg"], "img.v1.0", Ok("img.v1.0.jpg")),
             (&["a.jpeg", "a.JPG"], "a", Err("a: `a.JPG` and `a.jpeg` could each be it")),
             (&["a.jpg", "A.jpg"], "a", Ok("a.jpg")),
+            (&["caf\u{e9}.jpg"], "cafe\u{301}", Ok("caf\u{e9}.jpg")),
+            (&["cafe\u{301}.JPG"], "caf\u{e9}", Ok("cafe\u{301}.JPG")),
+            (&["image_cat.jpg"], "image_c\u{430}t", Err("but `image_cat.jpg` (`\u{430}` is the letter U+0430)")),
             (&["a.jpg", "a.png"], "a", Err("a: `a.jpg` and `a.png` could each be it")),
             (&["cat_001.jpg"], "cat_01", Err("no image `DIR/cat_01.jpg`, but `cat_001.jpg`")),
             (&["zebra.jpg"], "a", Err("no image `DIR/a.jpg`")),

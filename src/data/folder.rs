@@ -15,10 +15,11 @@ use std::path::PathBuf;
 use super::find::{Folder, file_name, is_picture, stem};
 use super::scan::{
     DataError, Draft, Exclude, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each,
-    images_in, note_names, read_text, some_of,
+    images_in, names_alike, note_names, read_text, some_of,
 };
 use super::text::{are, check_name, clean, counted, is_background, lines, shown_of, split_line, unseen};
 use super::{Dataset, FileMemo};
+use crate::regular;
 use crate::vision::IGNORE;
 
 const IMAGES: &str = "images";
@@ -65,9 +66,9 @@ struct TableFault {
     hint: String,
 }
 
-impl From<String> for TableFault {
-    fn from(problem: String) -> Self {
-        Self { problem, hint: TABLE_HINT.to_owned() }
+impl TableFault {
+    fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { problem: problem.into(), hint: hint.into() }
     }
 }
 
@@ -122,6 +123,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
         &mut notes,
     );
     notes.extend(masks_elsewhere(options, &root, &masks));
+    notes.extend(names_alike("labels.csv", &classes[1..]));
     if is_odd || text.encoding.is_some() {
         notes.push(format!("labels.csv: {}", read_as.join("; ")));
     }
@@ -215,6 +217,10 @@ fn table_in(root: &Folder) -> Result<PathBuf, DataError> {
     if let Some(path) = root.file("labels.csv").map_err(fault)? {
         return Ok(path);
     }
+    let named = root.path.join("labels.csv");
+    if let Some(what) = regular::what_else(&named) {
+        return Err(DataError::file(&named, format!("it is {what}, not a file"), "put the table itself there"));
+    }
     let tables = root.names().filter(|name| TABLE_ENDINGS.iter().any(|ending| name.to_lowercase().ends_with(ending)));
     let mut tables: Vec<&str> = tables.collect();
     tables.sort_unstable();
@@ -273,12 +279,12 @@ fn unused_masks(folder: &Folder, ids: &HashSet<&str>, used: &HashSet<String>) ->
 ///
 /// Columns are separated by what makes columns `image` and `split` of the header; spreadsheets write `;` and `sep=;`
 /// before it. Names of these two may be in capitals, and `image` may be called `filename`. A first column of numbers
-/// without a name is pandas' index. Cells are 1 and 0, also as `1.0`, `True`, `yes`, or `x` and nothing.
+/// without a name is pandas' index. Cells are 1 and 0, also as `1.0`, `True`, `T`, `yes`, `Y`, or `x` and nothing.
 fn read(text: &str) -> Result<Table, TableFault> {
     let mut rows = lines(text).filter(|(_, line)| !line.is_empty());
     let (mut n_comments, mut declared) = (0, None);
     let (head_at, head) = loop {
-        let Some((number, line)) = rows.next() else { return Err("it has no line".to_owned().into()) };
+        let Some((number, line)) = rows.next() else { return Err(TableFault::new("it has no line", TABLE_HINT)) };
         if line.starts_with('#') {
             n_comments += 1;
         } else if let Some(separator) = line.to_lowercase().strip_prefix("sep=") {
@@ -318,7 +324,7 @@ fn read(text: &str) -> Result<Table, TableFault> {
     let (mut seen, mut found, mut cells) = (HashMap::new(), Vec::new(), Vec::new());
     let (mut n_empty, mut indices) = (0, Vec::new());
     for record in reader.records() {
-        let record = record.map_err(|error| error.to_string())?;
+        let record = record.map_err(|error| TableFault::new(error.to_string(), TABLE_HINT))?;
         let place = head_at as u64 + record.position().map_or(0, csv::Position::line);
         let record: Vec<&str> = record.iter().map(clean).collect();
         if record.iter().all(|cell| cell.is_empty()) {
@@ -333,31 +339,43 @@ fn read(text: &str) -> Result<Table, TableFault> {
         if let Some(cell) = record.iter().find(|cell| cell.contains(['\n', '\r'])) {
             let begin = shown_of(cell.split(['\n', '\r']).next().unwrap_or_default());
             let problem = format!("line {place}: a text in quotes begins with `{begin}` and does not end on its line");
-            return Err(TableFault { problem, hint: "close the quotes, or remove them".to_owned() });
+            return Err(TableFault::new(problem, "close the quotes, or remove them"));
         }
         if record.len() < header.len() || extra {
-            return Err(format!("line {place} has {} columns, the header {}", record.len(), header.len()).into());
+            let problem = format!("line {place} has {}, the header {}", counted(record.len(), "column"), header.len());
+            let hint = match extra {
+                true => {
+                    format!("remove what the line has too much, or write a cell with `{}` in it in quotes", separator.1)
+                }
+                false => {
+                    "give the line a cell for every column; an empty cell or 0 says that the class is not in the image"
+                        .to_owned()
+                }
+            };
+            return Err(TableFault::new(problem, hint));
         }
         if let Some(&at) = head.unnamed.iter().find(|&&at| Some(at) != head.index && !record[at].is_empty()) {
-            return Err(format!(
-                "column {} has no name, and line {place} has `{}` in it",
-                at + 1,
-                shown_of(record[at])
-            )
-            .into());
+            let problem =
+                format!("column {} has no name, and line {place} has `{}` in it", at + 1, shown_of(record[at]));
+            return Err(TableFault::new(problem, "name the column in the header as its class, or remove it"));
         }
         indices.extend(head.index.map(|at| record[at].to_owned()));
-        let image = image_name(record[head.image]).map_err(|problem| format!("line {place}: {problem}"))?;
+        let image = image_name(record[head.image]).map_err(|problem| {
+            let hint = "the column `image` has the name of a file in the folder images/, with or without its ending";
+            TableFault::new(format!("line {place}: {problem}"), hint)
+        })?;
         let line = Line { split: record[head.split].to_owned(), image, labels: Vec::new() };
         if let Some(first) = seen.insert(line.id().to_owned(), place) {
-            return Err(format!("line {place}: `{}` stands twice, first in line {first}", shown_of(line.id())).into());
+            let problem = format!("line {place}: `{}` stands twice, first in line {first}", shown_of(line.id()));
+            return Err(TableFault::new(problem, "remove one of the lines: an image has one, with all of its classes"));
         }
         cells.push((place, head.classes.iter().map(|&at| record[at].to_owned()).collect::<Vec<_>>()));
         found.push(line);
     }
     let counts_up = |from: usize| indices.iter().enumerate().all(|(i, index)| *index == (from + i).to_string());
     if let Some(at) = head.index.filter(|_| !counts_up(0) && !counts_up(1)) {
-        return Err(format!("column {} has no name and is no index that counts the lines", at + 1).into());
+        let problem = format!("column {} has no name and is no index that counts the lines", at + 1);
+        return Err(TableFault::new(problem, "name the column in the header as its class, or remove it"));
     }
     if head.index.is_some() {
         read_as.push("the first column counts the lines and is left out".to_owned());
@@ -372,7 +390,11 @@ fn read(text: &str) -> Result<Table, TableFault> {
         for (label, cell) in (1..).zip(cells) {
             if marks.is_set(cell).map_err(|problem| {
                 let name = shown_of(&head.names[usize::from(label) - 1]);
-                format!("line {place}: `{}` in the column `{name}`, {problem}", shown_of(cell))
+                let hint = format!(
+                    "every column beside `image` and `split` is a class: write 1 where the image has it and 0 where not, or \
+                     remove the column `{name}` if it is no class"
+                );
+                TableFault::new(format!("line {place}: `{}` in the column `{name}`, {problem}", shown_of(cell)), hint)
             })? {
                 line.labels.push(label);
             }
@@ -419,11 +441,12 @@ impl Header {
                     }
                     Ok(at)
                 }
-                [] => Err(TableFault {
-                    problem: format!("no column `{name}`"),
-                    hint: format!("{TABLE_HINT}; it has: {}", some_of(header)),
-                }),
-                _ => Err(format!("{} columns could be `{name}`", found.len()).into()),
+                [] => Err(TableFault::new(format!("no column `{name}`"), without(name, header))),
+                _ => {
+                    let names: Vec<String> = found.iter().map(|&at| format!("`{}`", shown_of(&header[at]))).collect();
+                    let problem = format!("{} columns could be `{name}`: {}", found.len(), names.join(", "));
+                    Err(TableFault::new(problem, format!("keep one column `{name}`, and rename or remove the others")))
+                }
             }
         };
         let (image, split) = (find("image", &IMAGE_NAMES)?, find("split", &[])?);
@@ -436,40 +459,64 @@ impl Header {
         if let [at] = classes[..]
             && CLASS_COLUMNS.contains(&header[at].to_lowercase().as_str())
         {
-            return Err(TableFault {
-                problem: format!("its one column of a class is named `{}`", shown_of(&header[at])),
-                hint: format!(
-                    "{TABLE_HINT}: write a column for each class, named as the class, in place of one that says which class \
-                     an image has"
-                ),
-            });
+            let problem = format!("its one column of a class is named `{}`", shown_of(&header[at]));
+            return Err(TableFault::new(problem, format!("{TABLE_HINT}: {}", a_column_a_class(&header[at]))));
         }
         if classes.is_empty() || classes.len() >= usize::from(IGNORE) {
-            return Err(format!("{} columns of classes; there can be 1 to 254", classes.len()).into());
+            let problem = format!("{}; there can be 1 to 254", counted(classes.len(), "column") + " of classes");
+            return Err(TableFault::new(problem, TABLE_HINT));
         }
         let mut names: Vec<String> = Vec::new();
         for &at in &classes {
             let name = header[at].clone();
             if is_background(&name) {
-                return Err(TableFault {
-                    problem: format!("column {} is named `{}`", at + 1, shown_of(&name)),
-                    hint: "remove this column: background is 0 in every mask and no label, and the columns of classes are \
-                           numbered from 1 on without it"
-                        .to_owned(),
-                });
+                return Err(TableFault::new(
+                    format!("column {} is named `{}`", at + 1, shown_of(&name)),
+                    "remove this column: background is 0 in every mask and no label, and the columns of classes are numbered \
+                     from 1 on without it",
+                ));
             }
-            check_name("the name of a class", &name)?;
+            check_name("the name of a class", &name)
+                .map_err(|problem| TableFault::new(problem, "rename the column in the header"))?;
             if names.contains(&name) {
-                return Err(format!(
-                    "column {} is named `{}`; a class needs a name of its own",
-                    at + 1,
-                    shown_of(&name)
-                )
-                .into());
+                let problem =
+                    format!("column {} is named `{}`; a class needs a name of its own", at + 1, shown_of(&name));
+                return Err(TableFault::new(problem, "rename one of the two columns, or remove it"));
             }
             names.push(name);
         }
         Ok(Self { image, split, classes, names, unnamed, index, read_as })
+    }
+}
+
+/// What to do about a column that says which class an image has.
+fn a_column_a_class(column: &str) -> String {
+    format!(
+        "in place of the column `{}`, write one for each class, which is named as the class and holds 1 or 0",
+        shown_of(column)
+    )
+}
+
+/// What to do about a table that lacks a column.
+fn without(name: &str, header: &[String]) -> String {
+    let has = format!("it has: {}", some_of(header));
+    let is_class = |column: &String| CLASS_COLUMNS.contains(&column.to_lowercase().as_str());
+    if let [one] = header
+        && one.contains("image")
+        && one.contains("split")
+    {
+        return format!("separate the columns of the header, `{}`, by commas, and those of every line", shown_of(one));
+    }
+    if header.iter().any(|cell| is_picture(cell)) {
+        return format!("write the names of the columns in a first line, as image,split,cat,dog; {has}");
+    }
+    match (name, header.iter().find(|column| is_class(column))) {
+        ("split", Some(class)) => format!(
+            "add a column `split` that says `train` or `val` for every image; {}; {has}",
+            a_column_a_class(class)
+        ),
+        ("split", None) => format!("add a column `split` that says `train` or `val` for every image; {has}"),
+        _ => format!("{TABLE_HINT}; {has}"),
     }
 }
 
@@ -491,10 +538,10 @@ impl Marks {
 
     fn is_set(&self, cell: &str) -> Result<bool, &'static str> {
         match cell.to_lowercase().as_str() {
-            "1" | "1.0" | "1,0" | "true" | "yes" => Ok(true),
-            "0" | "0.0" | "0,0" | "false" | "no" | "" => Ok(false),
+            "1" | "1.0" | "1,0" | "true" | "t" | "yes" | "y" => Ok(true),
+            "0" | "0.0" | "0,0" | "false" | "f" | "no" | "n" | "" => Ok(false),
             "x" if self.by_x => Ok(true),
-            _ => Err("which is neither 1 nor 0: no column of a class, or a typing error"),
+            _ => Err("which is neither 1 nor 0"),
         }
     }
 
@@ -618,19 +665,23 @@ mod tests {
             (
                 table("large\"\na.png,train,1,", "large\"\na.png,train,1,dark"),
                 "line 2: `dark` in the column `dog, large`",
-                TABLE_HINT,
+                "remove the column `dog, large` if it is no class",
             ),
-            (table("split", "set"), "labels.csv`: no column `split`", TABLE_HINT),
-            (table("\"dog, large\"", "cat"), "column 4 is named `cat`; a class needs a name of its own", TABLE_HINT),
-            (table("b,train", "a,train"), "labels.csv`: line 3: `a` stands twice", TABLE_HINT),
+            (table("split", "set"), "labels.csv`: no column `split`", "add a column `split`"),
+            (table("\"dog, large\"", "cat"), "column 4 is named `cat`; a class needs a name of its own", "rename one"),
+            (table("b,train", "a,train"), "labels.csv`: line 3: `a` stands twice", "remove one of the lines"),
             (
                 table(",val", ",test"),
                 "no image of the split `val`",
                 "set `dataset.val` to a value of the column `split`, which has: test 1, train 2",
             ),
-            (table("c,val,0,0", "c,val,0"), "line 4 has 3 columns, the header 4", TABLE_HINT),
+            (table("c,val,0,0", "c,val,0"), "line 4 has 3 columns, the header 4", "a cell for every column"),
             (no_table, "it has no `labels.csv`", TABLE_HINT),
-            (table("b,train", "d,train"), "1 of 2 train images cannot be used:\n  d: no image `", "dataset.exclude"),
+            (
+                table("b,train", "d,train"),
+                "1 of 2 train images cannot be used:\n  d: no image `",
+                "dataset.exclude` leaves",
+            ),
             (table("b,train, 1,1", "b,train,0,0"), "b: a training image without a label", "dataset.exclude"),
             (
                 unknown_label,

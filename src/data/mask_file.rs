@@ -397,7 +397,7 @@ impl Meaning<'_> {
                     (MaskRule::Colours, (_, by_colour)) => (false, by_colour),
                 };
                 if *rule == MaskRule::Auto {
-                    self.check_greyed(masks)?;
+                    self.check_greyed(masks, &BTreeMap::new())?;
                 }
                 // A palette of black and grey is one for objects of any class, unless others show VOC's colours.
                 let is_car =
@@ -429,6 +429,7 @@ impl Meaning<'_> {
             }
             MaskValues::Table(table) => self.table(table)?,
         };
+        self.check_greyed(masks, &table.0)?;
         Ok(masks.iter().map(|mask| self.by_table(&table, mask)).collect())
     }
 
@@ -533,8 +534,9 @@ impl Meaning<'_> {
     /// Programs that read pictures as grey make greys of VOC's colours: some of these are the numbers of other classes.
     ///
     /// # Errors
-    /// Every grey mask has such greys alone. Labels say that these are meant, or there are none and some grey is no class.
-    fn check_greyed(&self, masks: &[Candidate<'_>]) -> Result<(), Unread> {
+    /// Every grey mask has such greys alone, those left out that a table has named. Labels say that these are meant, or
+    /// there are none and some grey is no class.
+    fn check_greyed(&self, masks: &[Candidate<'_>], named: &BTreeMap<u32, u8>) -> Result<(), Unread> {
         if !self.is_voc {
             return Ok(());
         }
@@ -550,6 +552,10 @@ impl Meaning<'_> {
         let mut found: BTreeMap<u32, &[u8]> = BTreeMap::new();
         let (mut n_masks, mut n_told, mut n_by_grey, mut n_by_number) = (0, 0, 0, 0);
         let mut are_numbers = true;
+        // A table that names a grey as what it was in colours says that the others are of their colours too.
+        let mut is_foreign = named
+            .iter()
+            .any(|(number, label)| !self.is_label(*number) && greys.get(number).is_some_and(|of| of.contains(label)));
         for mask in masks {
             let fact = mask.fact;
             let grey = |value: &Value| match fact.form {
@@ -565,7 +571,7 @@ impl Meaning<'_> {
                 continue;
             }
             let mut objects: Vec<(u32, &[u8])> = Vec::new();
-            for value in &fact.values {
+            for value in fact.values.iter().filter(|value| !value.number.is_some_and(|n| named.contains_key(&n))) {
                 let Some((&grey, labels)) = grey(value).and_then(|grey| greys.get_key_value(&grey)) else {
                     return Ok(());
                 };
@@ -580,11 +586,11 @@ impl Meaning<'_> {
             let Some(told) = mask.labels.filter(|told| !told.is_empty() && !objects.is_empty()) else { continue };
             n_told += 1;
             n_by_grey += usize::from(objects.iter().all(|(_, labels)| labels.iter().any(|label| told.contains(label))));
-            let mut numbers = fact.numbers().filter(|number| ![0, 255].contains(number));
+            let mut numbers = fact.numbers().filter(|number| ![0, 255].contains(number) && !named.contains_key(number));
             n_by_number += usize::from(numbers.all(|number| told.iter().any(|label| u32::from(*label) == number)));
         }
         // 128 alone, which would be `car`, is as likely a number for any object.
-        let is_foreign = found.keys().any(|grey| !self.is_label(*grey) && ![128, 220, 221].contains(grey));
+        is_foreign |= found.keys().any(|grey| !self.is_label(*grey) && ![128, 220, 221].contains(grey));
         let is_meant = if n_told > 0 { n_by_grey * 2 > n_told && n_by_grey > n_by_number } else { is_foreign };
         if n_masks == 0 || !is_meant {
             return Ok(());

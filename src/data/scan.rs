@@ -26,6 +26,8 @@ use crate::vision::IGNORE;
 
 /// Bytes of a list or a table; that of ImageNet has some 30 MB.
 const MAX_TEXT: u64 = 1 << 30;
+/// Folders that are looked into for a hint.
+const MAX_FOLDERS: usize = 1000;
 /// Offenders named in one message.
 const MAX_NAMED: usize = 5;
 
@@ -92,7 +94,9 @@ impl Fault {
     }
 
     pub(super) fn missing(said: String, folder: &Folder, id: &str) -> Self {
-        Self { missing: Some((folder.clone(), id.to_owned())), ..said.into() }
+        let hint = "put these images there, or mend or remove their lines in what lists them; `dataset.exclude` leaves \
+                    images out by name";
+        Self { missing: Some((folder.clone(), id.to_owned())), ..Self::new(said, hint.to_owned()) }
     }
 
     /// The problem, with what there is instead.
@@ -212,7 +216,15 @@ pub(super) fn images_in(root: &Folder, name: &str) -> Result<Folder, DataError> 
         let there =
             if there.is_empty() { "it has no folder".to_owned() } else { format!("it has {}", some_of(&there)) };
         let problem = format!("images are looked for in its folder `{name}`, and {there}");
-        let hint = format!("set `dataset.root` to the folder that holds `{name}`, or rename the folder of images");
+        // An archive of PASCAL VOC has it two folders down, in VOCdevkit/VOC2012.
+        let below = root.folders().flat_map(|first| {
+            let first = root.path.join(first);
+            Folder::list(&first).folders().map(|second| first.join(second)).collect::<Vec<_>>()
+        });
+        let hint = match below.take(MAX_FOLDERS).find(|folder| folder.join(name).is_dir()) {
+            Some(folder) => format!("set `dataset.root` to {}, which holds `{name}`", folder.display()),
+            None => format!("set `dataset.root` to the folder that holds `{name}`, or rename the folder of images"),
+        };
         return Err(DataError::file(&root.path, problem, hint));
     }
     Ok(Folder::list(&path))
@@ -266,14 +278,24 @@ fn all_or_no_masks(list: &str, items: &[Item], notes: &mut Vec<String>) -> Resul
     }
 }
 
-/// Training images may lack masks: a note of how many are not scored.
-pub(super) fn note_unscored(list: &str, items: &[Item], notes: &mut Vec<String>) {
+/// A note of names of classes that differ in capitals alone.
+pub(super) fn names_alike(place: &str, classes: &[String]) -> Option<String> {
+    let mut seen: HashMap<String, &String> = HashMap::new();
+    let alike: Vec<String> = classes
+        .iter()
+        .filter_map(|class| {
+            let other = seen.insert(class.to_lowercase(), class)?;
+            Some(format!("{} and {}", shown_of(other), shown_of(class)))
+        })
+        .collect();
+    (!alike.is_empty()).then(|| format!("{place}: {} are two classes, which differ in capitals alone", some_of(&alike)))
+}
+
+/// Images may lack masks: a note of how many are not scored, and of what is `scored`.
+pub(super) fn note_unscored(list: &str, items: &[Item], scored: &str, notes: &mut Vec<String>) {
     let n = items.iter().filter(|item| item.mask.is_none()).count();
     if n > 0 {
-        notes.push(format!(
-            "{n} of {} {list} images have no mask: seeds and pseudo-labels are scored without them",
-            items.len()
-        ));
+        notes.push(format!("{n} of {} {list} images have no mask: {scored} are scored without them", items.len()));
     }
 }
 
@@ -492,7 +514,7 @@ impl Finish<'_> {
         self.labels_against_masks(lists[0], of_train, &mut finished.train, &mut finished.notes)?;
         self.labels_against_masks(lists[1], of_val, &mut finished.val, &mut finished.notes)?;
         finished.decided.push(("labels", self.labels_line(&drafts, finished.train.iter().chain(&finished.val))));
-        note_unscored(lists[0], &finished.train, &mut finished.notes);
+        note_unscored(lists[0], &finished.train, "seeds and pseudo-labels", &mut finished.notes);
         all_or_no_masks(lists[1], &finished.val, &mut finished.notes)?;
         let (line, note) = classes_line(self.classes, lists[0], &finished.train);
         finished.decided.push(("classes", line));

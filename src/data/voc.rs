@@ -123,7 +123,10 @@ fn read_list(
     let list = list.strip_prefix("ImageSets/Segmentation/").unwrap_or(list);
     let place = |list: &str| folder.join(format!("{list}.txt"));
     let named = list.strip_suffix(".txt").filter(|_| !place(list).exists()).unwrap_or(list);
-    let path = place(named);
+    let files = Folder::list(&folder);
+    let in_other_letters = || files.file(&format!("{named}.txt")).ok().flatten();
+    let path =
+        Some(place(named)).filter(|path| path.exists()).or_else(in_other_letters).unwrap_or_else(|| place(named));
     if !path.exists() {
         let main = options.root.join(format!("ImageSets/Main/{named}.txt"));
         if main.exists() {
@@ -211,7 +214,9 @@ fn read_list(
 fn entry(line: &str, images: &Folder) -> Result<Entry, String> {
     let unquoted = ['"', '\''].iter().find_map(|quote| line.strip_prefix(*quote)?.strip_suffix(*quote)).unwrap_or(line);
     // Whatever it looks like: an image of this name is there. `ID.xml` names an image by its annotation.
-    for id in [unquoted, stem(unquoted), unquoted.rsplit_once('.').map_or(unquoted, |(id, _)| id)] {
+    let here = unquoted.strip_prefix("./").unwrap_or(unquoted);
+    let here = here.strip_prefix(IMAGES).and_then(|rest| rest.strip_prefix('/')).unwrap_or(here);
+    for id in [unquoted, here, stem(here), here.rsplit_once('.').map_or(here, |(id, _)| id)] {
         if images.has(id) {
             return Ok(Entry::Id(id.to_owned()));
         }

@@ -98,14 +98,31 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
         let name = |label: &u8| of.classes.get(usize::from(*label)).cloned().unwrap_or_else(|| label.to_string());
         if labels.is_empty() { "none".to_owned() } else { labels.iter().map(name).collect::<Vec<_>>().join(", ") }
     };
-    for (list, then, now) in [("training", &was.train, &is.train), ("validation", &was.val, &is.val)] {
-        let known: HashMap<&str, &Item> = then.iter().map(|item| (item.id.as_str(), item)).collect();
-        let (mut added, mut images, mut masks, mut readings, mut labels) = (vec![], vec![], vec![], vec![], vec![]);
+    let by_id = |items: &'_ [Item]| -> HashMap<String, Item> {
+        items.iter().map(|item| (item.id.clone(), item.clone())).collect()
+    };
+    let ids =
+        |of: &Dataset| -> HashSet<String> { of.train.iter().chain(&of.val).map(|item| item.id.clone()).collect() };
+    let ids_is = ids(is);
+    let lists = [("training", &was.train, &is.train, &was.val), ("validation", &was.val, &is.val, &was.train)];
+    for (list, then, now, then_others) in lists {
+        let (known, known_others) = (by_id(then), by_id(then_others));
+        let gone = then.iter().filter(|item| !ids_is.contains(&item.id));
+        let gone: HashMap<BlobDigest, &str> = gone.map(|item| (item.image.digest, item.id.as_str())).collect();
+        let (mut added, mut moved, mut renamed) = (vec![], vec![], vec![]);
+        let (mut images, mut masks, mut readings, mut labels) = (vec![], vec![], vec![], vec![]);
+        let (mut unmasked, mut masked) = (vec![], vec![]);
         for item in now {
-            let Some(was_item) = known.get(item.id.as_str()) else {
-                added.push(item.id.clone());
+            let Some(was_item) = known.get(&item.id).or_else(|| known_others.get(&item.id)) else {
+                match gone.get(&item.image.digest) {
+                    Some(id) => renamed.push(format!("{id} -> {}", item.id)),
+                    None => added.push(item.id.clone()),
+                }
                 continue;
             };
+            if !known.contains_key(&item.id) {
+                moved.push(item.id.clone());
+            }
             let file = |file: &FileRef| format!("{} ({})", item.id, file.path.display());
             if was_item.image.digest != item.image.digest {
                 images.push(file(&item.image));
@@ -120,7 +137,11 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
             let (mask_was, mask_is) = (source(&was_item.mask), source(&item.mask));
             let digest = |mask: &Option<(Option<FileRef>, BlobDigest)>| mask.as_ref().map(|(_, digest)| *digest);
             let of_mask = |mask: &Option<Mask>| mask.as_ref().map(|mask| mask.digest());
-            if digest(&mask_was) != digest(&mask_is) {
+            if mask_is.is_none() && mask_was.is_some() {
+                unmasked.push(item.id.clone());
+            } else if mask_was.is_none() && mask_is.is_some() {
+                masked.push(item.id.clone());
+            } else if digest(&mask_was) != digest(&mask_is) {
                 let of_file = mask_is.and_then(|(file, _)| file);
                 masks.push(of_file.map_or_else(|| item.id.clone(), |of_file| file(&of_file)));
             } else if of_mask(&was_item.mask) != of_mask(&item.mask) {
@@ -130,14 +151,20 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
                 labels.push(format!("{}: {} -> {}", item.id, names(&was_item.labels, was), names(&item.labels, is)));
             }
         }
-        let there: HashSet<&str> = now.iter().map(|item| item.id.as_str()).collect();
-        let removed: Vec<String> =
-            then.iter().filter(|item| !there.contains(item.id.as_str())).map(|item| item.id.clone()).collect();
+        let is_renamed = |id: &str| renamed.iter().any(|line| line.split(" -> ").next() == Some(id));
+        let is_gone = |item: &&Item| !ids_is.contains(&item.id) && !is_renamed(&item.id);
+        let removed: Vec<String> = then.iter().filter(is_gone).map(|item| item.id.clone()).collect();
+        let other = if list == "training" { "validation" } else { "training" };
+        let (was_other, were_other) = (format!("{{}} was a {other} image"), format!("{{}} were {other} images"));
         for (items, one, several) in [
             (added, "{} is new", "{} are new"),
+            (renamed, "{} has another id", "{} have other ids"),
+            (moved, &*was_other, &*were_other),
             (removed, "{} is gone", "{} are gone"),
             (images, "{} has other content", "{} have other content"),
             (masks, "the mask of {} has other content", "the masks of {} have other content"),
+            (unmasked, "{} has no mask any more", "{} have no mask any more"),
+            (masked, "{} has a mask now", "{} have a mask now"),
             (readings, "the mask of {} is read in another way", "the masks of {} are read in another way"),
             (labels, "{} has other image-level labels", "{} have other image-level labels"),
         ] {
@@ -147,11 +174,11 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
                 lines.push(format!("{said}: {}", some_of(&items, MOST_NAMED)));
             }
         }
-        let common = |items: &[Item], others: &HashSet<&str>| -> Vec<String> {
-            items.iter().map(|item| item.id.clone()).filter(|id| others.contains(id.as_str())).collect()
+        let in_both: HashSet<&String> = now.iter().map(|item| &item.id).filter(|id| known.contains_key(*id)).collect();
+        let common = |items: &[Item]| -> Vec<String> {
+            items.iter().map(|item| item.id.clone()).filter(|id| in_both.contains(id)).collect()
         };
-        let known: HashSet<&str> = known.into_keys().collect();
-        if common(then, &there) != common(now, &known) {
+        if common(then) != common(now) {
             lines.push(format!("the {list} images stand in another order"));
         }
     }
@@ -314,11 +341,24 @@ mod tests {
         1 training image is new: e
         1 training image is gone: d
         1 training image has other content: c (i/c.jpg)
-        the masks of 2 training images have other content: c (m/c.png); b (m/b.png)
+        the mask of 1 training image has other content: b (m/b.png)
+        1 training image has a mask now: c
         1 training image has other image-level labels: b: cat -> cat, dog
         the training images stand in another order
         1 validation image is new: w
         ");
+        // One moved to the other list with other content, one got another name, one lost its mask.
+        let now = data(
+            vec![item("b", "2", "", &[1]), item("c2", "3", "", &[2]), item("d", "4", "4", &[])],
+            vec![item("v", "5", "5", &[1]), item("a", "1x", "1", &[1])],
+        );
+        insta::assert_snapshot!(data_changes(&was, &now).join("\n"), @"
+        1 training image has another id: c -> c2
+        1 training image has no mask any more: b
+        1 validation image was a training image: a
+        1 validation image has other content: a (i/a.jpg)
+        ");
+
         let fewer = Dataset { classes: was.classes[..2].to_vec(), ..data(was.train.clone(), was.val.clone()) };
         assert_eq!(data_changes(&was, &fewer), ["the classes were background, cat, dog, and are background, cat"]);
 

@@ -1,10 +1,9 @@
-//! Why a unit is not fresh: in what it differs from a unit that finished before, or which of the units above it does.
+//! Why a unit is not fresh: in what it differs from a unit of an earlier run, or what it waits for.
 //!
-//! A unit is compared with what it was in the last run of the same file, in the same variant or the one that this was
-//! made from; where that run had no such unit, it is new. Where nothing is known of a last run, it is compared with the
-//! record of its stage and item that is nearest in parameters. A difference is named at the unit that has it: where an
-//! input is another since the unit that gives it changed, the cause is in that unit, compared with the record that gave
-//! the old input.
+//! A variant is compared as a whole with one variant of one earlier run, whose units stand in the same graph: they were
+//! built from the pipeline file, the data set and the weights as that run had them. A difference is named at the unit that
+//! has it, and a unit that only reads what has changed says so. Where no run is known, as in a cache that was pulled, a unit
+//! is compared with the record of its stage and item that is nearest in parameters, and only in what is its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -13,19 +12,15 @@ use std::rc::Rc;
 use serde::Serialize;
 use serde_json::Value;
 
-#[cfg(feature = "torch")]
-use super::build::CellUnits;
-use super::graph::{Graph, Input, SetIdx, UnitIdx};
-#[cfg(feature = "torch")]
-use super::outcomes::Outcomes;
+use super::compare::{Cause, causes};
+use super::graph::{Graph, Input, UnitIdx};
 use super::resolve::{Resolver, State};
-use crate::artifact::{FingerprintInput, Manifest, SetListing};
+use crate::artifact::{Manifest, SetListing};
 use crate::cache::Cache;
-#[cfg(feature = "torch")]
-use crate::cache::history::LastUnits;
-use crate::digest::{BlobDigest, UnitKey};
+use crate::cache::history::How;
+use crate::digest::BlobDigest;
 
-/// How many differences are named before the rest is counted.
+/// How many units are named before the rest is counted.
 const MAX_NAMED: usize = 5;
 
 /// Why a unit is not fresh.
@@ -33,136 +28,83 @@ const MAX_NAMED: usize = 5;
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum StaleReason {
     Fresh,
-    /// No unit of this stage and item has finished here.
-    NeverRan,
     /// It finished, but an output's blob is gone.
     BlobLost {
         output: String,
     },
-    /// Something it reads has to run first, and nothing else is known of it.
+    /// The variant that it is compared with had no such unit.
+    New,
+    /// It differs in itself from what it was.
+    Changed {
+        causes: Vec<Cause>,
+    },
+    /// It is as it was, and these units have to run first.
     Waits {
         on: Vec<String>,
     },
-    /// It is another than the one it is compared with.
-    Changed {
-        /// In itself.
-        differences: Vec<Difference>,
-        /// In units above it.
-        above: Vec<Cause>,
-        compared: Compared,
+    /// It is as it was; these units above it have changed, and what they give now is in the cache.
+    OnOther {
+        above: Vec<ChangedAbove>,
     },
+    /// It is the unit of that run. `ended`: how that run did; after `Finished` its record was lost.
+    NotThere {
+        ended: Option<How>,
+    },
+    /// No run is known that it could be compared with, and no unit of this stage and item has finished here.
+    NeverRan,
+    /// No run is known that it could be compared with; this is in what it differs from the nearest record.
+    NotAsRecorded {
+        causes: Vec<Cause>,
+        /// When that record was made, in seconds since 1970.
+        finished: u64,
+    },
+    /// The same, and the nearest record differs only in what other units gave it.
+    OnUnrecorded,
 }
 
-/// What a unit is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Compared {
-    /// What it was in the last run of this file.
-    LastRun,
-    /// The record that is nearest in parameters, of any run in this cache; when it finished, in seconds since 1970.
-    Nearest { finished: u64 },
-}
-
-/// A difference of a unit above.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Cause {
+/// A unit above another that has changed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChangedAbove {
     /// Its label.
     pub unit: String,
-    #[serde(flatten)]
-    pub difference: Difference,
-}
-
-/// One influence that differs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case", tag = "what")]
-pub enum Difference {
-    Version {
-        old: u64,
-        new: u64,
-    },
-    /// JSON texts; `null` where a side has no such parameter.
-    Param {
-        path: String,
-        old: String,
-        new: String,
-    },
-    /// A file, or a value of the data set.
-    Input {
-        slot: String,
-        old: String,
-        new: String,
-    },
-    Set {
-        slot: String,
-        added: Vec<String>,
-        removed: Vec<String>,
-        changed: Vec<String>,
-    },
-    /// The last run had no such unit, or nothing like it has finished here.
-    New,
-    /// It finished as it is, and a blob that it gave is gone.
-    Lost,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Version { old, new } => write!(f, "stage version: {old} -> {new}"),
-            Self::Param { path, old, new } => write!(f, "parameter `{path}`: {old} -> {new}"),
-            Self::Input { slot, old, .. } if old == NONE => write!(f, "it reads `{slot}`, which it did not"),
-            Self::Input { slot, new, .. } if new == NONE => write!(f, "it does not read `{slot}` any more"),
-            Self::Input { slot, new, .. } if new == UNKNOWN => write!(f, "input `{slot}` is not known yet"),
-            Self::Input { slot, .. } => write!(f, "input `{slot}` has other content"),
-            Self::Set { slot, added, removed, changed } => {
-                let parts = [("added", added), ("removed", removed), ("changed", changed)].into_iter();
-                let parts = parts.filter(|(_, items)| !items.is_empty());
-                let parts = parts.map(|(verb, items)| format!("{} {verb} ({})", items.len(), named(items)));
-                write!(f, "inputs `{slot}`: {}", parts.collect::<Vec<_>>().join(", "))
-            }
-            Self::New => write!(f, "is new"),
-            Self::Lost => write!(f, "ran, but what it gave is gone"),
-        }
-    }
+    /// None: it is new.
+    pub causes: Vec<Cause>,
 }
 
 impl fmt::Display for StaleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |causes: &[Cause]| causes.iter().map(Cause::since).collect::<Vec<_>>().join("; ");
         match self {
             Self::Fresh => write!(f, "fresh: it is in the cache"),
-            Self::NeverRan => write!(f, "never ran here"),
             Self::BlobLost { output } => write!(f, "ran, but the blob of its output `{output}` is gone"),
+            Self::New => write!(f, "is new"),
+            Self::Changed { causes } => write!(f, "changed: {}", listed(causes)),
             Self::Waits { on } => write!(f, "waits for {} unit(s) to run first: {}", on.len(), named(on)),
-            Self::Changed { differences, above, compared } => {
-                let since = match compared {
-                    Compared::LastRun => "changed since the last run",
-                    Compared::Nearest { .. } => "differs from the nearest record",
-                };
-                let is_new = differences[..] == [Difference::New];
-                let own = differences.iter().filter(|_| !is_new).map(Difference::to_string);
-                let own: Vec<String> = own.collect();
-                let mut by_difference: BTreeMap<String, Vec<String>> = BTreeMap::new();
-                for Cause { unit, difference } in above {
-                    by_difference.entry(difference.to_string()).or_default().push(unit.clone());
+            Self::OnOther { above } => {
+                let mut by_causes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+                for ChangedAbove { unit, causes } in above {
+                    let said = if causes.is_empty() { "is new".to_owned() } else { listed(causes) };
+                    by_causes.entry(said).or_default().push(unit.clone());
                 }
-                let above = by_difference.iter().map(|(difference, units)| format!("{}: {difference}", named(units)));
-                let above: Vec<String> = above.collect();
-                let above = above.join("; ");
-                match (own.is_empty(), above.is_empty()) {
-                    _ if is_new && above.is_empty() => write!(f, "is new"),
-                    _ if is_new => write!(f, "is new, and waits for other units: {above}"),
-                    (true, true) => write!(f, "{since}"),
-                    (false, true) => write!(f, "{since}: {}", own.join("; ")),
-                    (true, false) => write!(f, "waits for what {since}: {above}"),
-                    (false, false) => write!(f, "{since}: {}; and waits for other units: {above}", own.join("; ")),
+                let said: Vec<String> =
+                    by_causes.iter().map(|(causes, units)| format!("{}: {causes}", named(units))).collect();
+                match said.is_empty() {
+                    true => write!(f, "has not run on what it reads now"),
+                    false => write!(f, "has not run on what it reads now, which is in the cache: {}", said.join("; ")),
                 }
             }
+            Self::NotThere { ended } => f.write_str(match ended {
+                Some(How::Finished) => "ran in that run, and its record is gone from this cache",
+                Some(How::Failed) => "did not finish in that run, which failed",
+                Some(How::Interrupted) => "did not finish in that run, which was interrupted",
+                None => "did not finish in that run, which was cut off or goes on",
+            }),
+            Self::NeverRan => write!(f, "never ran here"),
+            Self::NotAsRecorded { causes, .. } => write!(f, "differs from the nearest record: {}", listed(causes)),
+            Self::OnUnrecorded => write!(f, "never ran on what it reads now"),
         }
     }
 }
-
-const NONE: &str = "none";
-/// For what has to be computed first.
-const UNKNOWN: &str = "not known yet";
 
 fn named(items: &[String]) -> String {
     let named = items.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
@@ -172,43 +114,45 @@ fn named(items: &[String]) -> String {
     }
 }
 
-/// Keys that a unit had in the last run of the same file, none for a unit that it did not have; `None` where nothing is
-/// known of such a run.
-pub type KeysThen<'a> = dyn Fn(UnitIdx) -> Option<Vec<UnitKey>> + 'a;
+/// The variant of an earlier run that units are compared with.
+pub struct Then<'a> {
+    /// Its units and all that they read, in the graph of now.
+    pub units: &'a BTreeSet<UnitIdx>,
+    /// Stages and the versions that they had.
+    pub versions: &'a BTreeMap<String, u64>,
+    /// How that run ended; `None`: it was cut off, or goes on.
+    pub ended: Option<How>,
+}
 
-/// Why each of some units is not fresh.
+/// Why each of some units is not fresh. `targets`: what the variants of now need; `then`: `None` where no run is known.
+///
+/// # Errors
+/// Records of the cache cannot be read.
 pub fn why(
     graph: &Graph,
     cache: &Cache,
     targets: &[UnitIdx],
     units: &[UnitIdx],
-    then: &KeysThen<'_>,
+    then: Option<&Then<'_>>,
 ) -> anyhow::Result<Vec<StaleReason>> {
     let mut resolver = Resolver::new(graph, cache, targets);
     resolver.look_up();
     let states = resolver.states(targets);
-    let (found, above_new) = (HashMap::new(), HashMap::new());
-    let mut comparison = Comparison { resolver, states, then, by_label: None, found, above_new };
-    units.iter().map(|&unit| comparison.reason(unit)).collect()
-}
-
-/// The units that have finished, as the next [`why`] compares with them.
-#[cfg(feature = "torch")]
-pub fn last_units(graph: &Graph, cells: &[CellUnits], finished: &Outcomes) -> LastUnits {
-    let mut last = LastUnits::default();
-    let mut places: HashMap<UnitIdx, u32> = HashMap::new();
-    for cell in cells {
-        let place = |unit: UnitIdx| {
-            let key = finished.key(unit)?;
-            Some(*places.entry(unit).or_insert_with(|| {
-                last.units.push((graph.unit(unit).label(), key));
-                last.units.len() as u32 - 1
-            }))
-        };
-        let units = with_all_above(graph, cell.units()).into_iter().filter_map(place).collect();
-        last.variants.push((cell.name.clone(), units));
-    }
-    last
+    let partners = then.map(|then| (then, partners(graph, then.units)));
+    let mut question = Question { resolver, states, by_label: None };
+    let reason = |&unit: &UnitIdx| {
+        if question.states[unit] == State::Done {
+            return Ok(StaleReason::Fresh);
+        }
+        if let Some(output) = question.lost_output(unit) {
+            return Ok(StaleReason::BlobLost { output });
+        }
+        match &partners {
+            Some((then, partners)) => Ok(question.since(unit, then, partners)),
+            None => question.against_records(unit),
+        }
+    };
+    units.iter().map(reason).collect()
 }
 
 /// Some units and all that they read, in the order of the graph.
@@ -225,127 +169,121 @@ pub fn with_all_above(graph: &Graph, units: impl Iterator<Item = UnitIdx>) -> BT
     found
 }
 
-/// What the last run of a file is to its variants of now.
-#[cfg(feature = "torch")]
-pub struct Then<'a> {
-    pub last: &'a LastUnits,
-    /// It ended well, so that what it did not have is new.
-    pub is_whole: bool,
-    /// By variant of now: the variant of then that it is compared with.
-    pub variants: &'a BTreeMap<String, String>,
-}
-
-/// The keys that each unit had in the last run; where several variants have the unit, in `first` or in the first of the
-/// file.
-#[cfg(feature = "torch")]
-pub fn keys_then<'a>(
-    graph: &'a Graph,
-    cells: &[CellUnits],
-    then: &Then<'a>,
-    first: &str,
-) -> impl Fn(UnitIdx) -> Option<Vec<UnitKey>> + 'a {
-    let mut cells: Vec<&CellUnits> = cells.iter().collect();
-    cells.sort_by_key(|cell| cell.name != first);
-    let is_whole = then.is_whole;
-    let of_cell = |cell: &CellUnits| {
-        let units = with_all_above(graph, cell.units());
-        let keys = then.variants.get(&cell.name).map(|variant| then.last.of_variant(variant));
-        (units, keys.filter(|keys| !keys.is_empty()))
+/// Digests of the files that units and all above them read.
+pub fn contents_read(graph: &Graph, units: impl Iterator<Item = UnitIdx>) -> HashSet<BlobDigest> {
+    let of_unit = |unit: UnitIdx| {
+        graph.inputs(unit).iter().filter_map(|(_, input)| match input {
+            Input::Content(content) => Some(graph.content(*content).0),
+            Input::Output { .. } | Input::Set(_) => None,
+        })
     };
-    let variants: Vec<(BTreeSet<UnitIdx>, Option<HashMap<&str, Vec<UnitKey>>>)> =
-        cells.into_iter().map(of_cell).collect();
-    move |unit| {
-        let (_, keys) = variants.iter().find(|(units, _)| units.contains(&unit))?;
-        let keys = keys.as_ref()?.get(&*graph.unit(unit).label()).cloned().unwrap_or_default();
-        (is_whole || !keys.is_empty()).then_some(keys)
-    }
+    with_all_above(graph, units).into_iter().flat_map(of_unit).collect()
 }
 
-struct Comparison<'a> {
+/// Units by stage and item.
+type Partners<'a> = HashMap<(&'static str, &'a str), Vec<UnitIdx>>;
+
+fn partners<'a>(graph: &'a Graph, units: &BTreeSet<UnitIdx>) -> Partners<'a> {
+    let mut partners: Partners<'a> = HashMap::new();
+    for &unit in units {
+        partners.entry(name(graph, unit)).or_default().push(unit);
+    }
+    partners
+}
+
+fn name(graph: &Graph, unit: UnitIdx) -> (&'static str, &str) {
+    (graph.kind(unit).stage, graph.unit(unit).item)
+}
+
+struct Question<'a> {
     resolver: Resolver<'a>,
     states: Vec<State>,
-    then: &'a KeysThen<'a>,
     /// Every record of the cache, once it is asked for.
     by_label: Option<HashMap<String, Vec<Rc<Manifest>>>>,
-    /// In what a unit differs from a record.
-    found: HashMap<(UnitIdx, UnitKey), Rc<Differing>>,
-    /// Of a new unit: what differs in units above it.
-    above_new: HashMap<UnitIdx, Rc<BTreeSet<Cause>>>,
 }
 
-/// Records that are compared in all that is above them, where they are equally near by themselves.
-const MOST_TIED: usize = 16;
-
-/// In what a unit differs from a record: in itself, and in units above it.
-#[derive(Debug, Default)]
-struct Differing {
-    own: Vec<Difference>,
-    above: Rc<BTreeSet<Cause>>,
-}
-
-impl Differing {
-    /// As a unit that reads it sees it.
-    fn seen_from_below(&self, label: &str) -> Rc<BTreeSet<Cause>> {
-        if self.own.is_empty() {
-            return self.above.clone();
-        }
-        let cause = |difference: &Difference| Cause { unit: label.to_owned(), difference: difference.clone() };
-        Rc::new(self.above.iter().cloned().chain(self.own.iter().map(cause)).collect())
+impl Question<'_> {
+    fn lost_output(&self, unit: UnitIdx) -> Option<String> {
+        let (store, records) = (self.resolver.cache.store(), self.resolver.cache.records());
+        let is_lost = |digest: &BlobDigest, size| !store.has(digest, size) || store.read(digest).is_err();
+        let lost = records.outputs(self.resolver.known[unit]?).find(|(_, digest, size)| is_lost(digest, *size));
+        lost.map(|(output, ..)| output.to_owned())
     }
-}
 
-impl Comparison<'_> {
-    fn reason(&mut self, unit: UnitIdx) -> anyhow::Result<StaleReason> {
-        if self.states[unit] == State::Done {
-            return Ok(StaleReason::Fresh);
-        }
-        if let Some(record) = self.resolver.known[unit] {
-            let (store, records) = (self.resolver.cache.store(), self.resolver.cache.records());
-            let is_lost = |digest: &BlobDigest, size| !store.has(digest, size) || store.read(digest).is_err();
-            let lost = records.outputs(record).find(|(_, digest, size)| is_lost(digest, *size));
-            if let Some((output, ..)) = lost {
-                return Ok(StaleReason::BlobLost { output: output.to_owned() });
+    /// Labels of what a unit reads that has to run first.
+    fn to_run_first(&self, unit: UnitIdx) -> Vec<String> {
+        let mut on = Vec::new();
+        self.resolver.graph.for_each_dependency(unit, |above| {
+            if self.states[above] != State::Done {
+                on.push(self.resolver.graph.unit(above).label());
             }
+        });
+        on
+    }
+
+    fn since(&self, unit: UnitIdx, then: &Then<'_>, partners: &Partners<'_>) -> StaleReason {
+        let Some((partner, causes)) = self.counterpart(unit, then, partners) else { return StaleReason::New };
+        if !causes.is_empty() {
+            return StaleReason::Changed { causes };
         }
-        let Some((old, compared)) = self.counterpart(unit, None)? else {
-            if (self.then)(unit).is_none() {
-                return Ok(StaleReason::NeverRan);
-            }
-            let above = self.above_new(unit)?.iter().cloned().collect();
-            return Ok(StaleReason::Changed { differences: vec![Difference::New], above, compared: Compared::LastRun });
+        let on = self.to_run_first(unit);
+        match partner == unit {
+            _ if !on.is_empty() => StaleReason::Waits { on },
+            true => StaleReason::NotThere { ended: then.ended },
+            false => StaleReason::OnOther { above: self.changed_above(unit, then, partners) },
+        }
+    }
+
+    /// The unit of then that is nearest to one, and what of the two differs beside what other units give them.
+    fn counterpart(&self, unit: UnitIdx, then: &Then<'_>, partners: &Partners<'_>) -> Option<(UnitIdx, Vec<Cause>)> {
+        let graph = self.resolver.graph;
+        let kind = graph.kind(unit);
+        let version = then.versions.get(kind.stage).filter(|version| **version != kind.version);
+        let version = version.map(|version| Cause::Version { left: *version, right: kind.version });
+        let with_causes = |&partner: &UnitIdx| {
+            let differing = if partner == unit { Vec::new() } else { causes(graph, partner, unit) };
+            (partner, version.iter().cloned().chain(differing).collect::<Vec<_>>())
         };
-        let differing = self.compare(unit, &old)?;
-        let above: Vec<Cause> = differing.above.iter().cloned().collect();
-        let is_lost = |cause: &Cause| cause.difference == Difference::Lost;
-        match (&differing.own[..], &above[..]) {
-            ([], above) if above.iter().all(is_lost) => {
-                let mut on = Vec::new();
-                self.resolver.graph.for_each_dependency(unit, |below| {
-                    if self.states[below] != State::Done {
-                        on.push(self.resolver.graph.unit(below).label());
-                    }
-                });
-                Ok(StaleReason::Waits { on })
-            }
-            (own, _) => Ok(StaleReason::Changed { differences: own.to_vec(), above, compared }),
-        }
+        let of_name = partners.get(&name(graph, unit))?;
+        of_name.iter().map(with_causes).min_by_key(|(partner, causes)| (causes.len(), *partner != unit))
     }
 
-    /// The record that a unit is compared with; `gave`: one that gave this. `None`: it is new.
-    fn counterpart(
-        &mut self,
-        unit: UnitIdx,
-        gave: Option<BlobDigest>,
-    ) -> anyhow::Result<Option<(Rc<Manifest>, Compared)>> {
+    /// The nearest units above one that have changed in themselves.
+    fn changed_above(&self, unit: UnitIdx, then: &Then<'_>, partners: &Partners<'_>) -> Vec<ChangedAbove> {
+        let graph = self.resolver.graph;
+        let (mut to_do, mut seen, mut found) = (vec![unit], BTreeSet::from([unit]), BTreeMap::new());
+        while let Some(unit) = to_do.pop() {
+            graph.for_each_dependency(unit, |above| {
+                if !seen.insert(above) {
+                    return;
+                }
+                match self.counterpart(above, then, partners) {
+                    None => drop(found.insert(above, Vec::new())),
+                    Some((partner, _)) if partner == above => {}
+                    Some((_, causes)) if causes.is_empty() => to_do.push(above),
+                    Some((_, causes)) => drop(found.insert(above, causes)),
+                }
+            });
+        }
+        let changed = |(above, causes)| ChangedAbove { unit: graph.unit(above).label(), causes };
+        found.into_iter().map(changed).collect()
+    }
+
+    fn against_records(&mut self, unit: UnitIdx) -> anyhow::Result<StaleReason> {
+        let Some(record) = self.nearest_record(unit)? else { return Ok(StaleReason::NeverRan) };
+        let causes = self.causes_since(&record, unit);
+        let on = self.to_run_first(unit);
+        Ok(match causes.is_empty() {
+            false => StaleReason::NotAsRecorded { causes, finished: record.finished },
+            true if !on.is_empty() => StaleReason::Waits { on },
+            true => StaleReason::OnUnrecorded,
+        })
+    }
+
+    /// Of the records of a unit's stage and item, the one that differs least from it: in parameters, then in files, then in
+    /// what other units gave it; the newest of several.
+    fn nearest_record(&mut self, unit: UnitIdx) -> anyhow::Result<Option<Rc<Manifest>>> {
         let cache = self.resolver.cache;
-        let keys = (self.then)(unit);
-        let then: Vec<Rc<Manifest>> = keys.iter().flatten().filter_map(|key| cache.get(key)).map(Rc::new).collect();
-        if let Some(old) = self.nearest(unit, &then, gave)? {
-            return Ok(Some((old, Compared::LastRun)));
-        }
-        if keys.is_some() && gave.is_none() {
-            return Ok(None);
-        }
         if self.by_label.is_none() {
             let mut by_label: HashMap<String, Vec<Rc<Manifest>>> = HashMap::new();
             for manifest in cache.manifests()? {
@@ -353,242 +291,81 @@ impl Comparison<'_> {
             }
             self.by_label = Some(by_label);
         }
-        let label = self.resolver.graph.unit(unit).label();
-        let of_label = self.by_label.as_ref().and_then(|all| all.get(&label)).cloned().unwrap_or_default();
-        let nearest = self.nearest(unit, &of_label, gave)?;
-        Ok(nearest.map(|old| (old.clone(), Compared::Nearest { finished: old.finished })))
-    }
-
-    /// The record that differs least from a unit, with `gave` of those that gave it: in itself; of equals, in all that is
-    /// above it; the newest of several.
-    fn nearest(
-        &mut self,
-        unit: UnitIdx,
-        records: &[Rc<Manifest>],
-        gave: Option<BlobDigest>,
-    ) -> anyhow::Result<Option<Rc<Manifest>>> {
-        let mut tied = self.nearest_in_itself(unit, records, gave);
-        if tied.len() < 2 || gave.is_some() {
-            return Ok(tied.into_iter().next());
-        }
-        tied.truncate(MOST_TIED);
-        let mut nearest: Option<(usize, Rc<Manifest>)> = None;
-        for old in tied {
-            let differing = self.compare(unit, &old)?;
-            let n = differing.own.len() + differing.above.len();
-            if nearest.as_ref().is_none_or(|(least, _)| n < *least) {
-                nearest = Some((n, old));
-            }
-        }
-        Ok(nearest.map(|(_, old)| old))
-    }
-
-    /// The records that differ least in themselves, the newest first.
-    fn nearest_in_itself(
-        &self,
-        unit: UnitIdx,
-        records: &[Rc<Manifest>],
-        gave: Option<BlobDigest>,
-    ) -> Vec<Rc<Manifest>> {
         let graph = self.resolver.graph;
         let kind = graph.kind(unit);
         let params: Value = serde_json::from_str(&kind.params).unwrap_or_default();
-        let records_here = self.resolver.cache.records();
-        let distance = |old: &Rc<Manifest>| {
-            let Manifest { fingerprint, .. } = &**old;
-            let mut found = Vec::new();
-            param_differences("", &fingerprint.params_value(), &params, &mut found);
-            let others = graph.inputs(unit).iter().filter(|(slot, input)| {
-                let slot = graph.name_at(*slot);
-                let is = self.resolver.digest(*input, &records_here);
-                fingerprint.inputs.iter().find(|was| was.slot == slot).map(|was| was.digest) != is
-            });
-            let n_found = found.len() + usize::from(fingerprint.version != kind.version);
-            (n_found, others.count())
-        };
-        let has_given =
-            |old: &&Rc<Manifest>| gave.is_none_or(|gave| old.outputs.iter().any(|output| output.digest == gave));
-        let with_distance = records.iter().filter(has_given).map(|old| (distance(old), old.clone()));
-        let with_distance: Vec<((usize, usize), Rc<Manifest>)> = with_distance.collect();
-        let least = with_distance.iter().map(|(distance, _)| *distance).min();
-        let tied = with_distance.into_iter().filter(|(distance, _)| Some(*distance) == least);
-        let mut tied: Vec<Rc<Manifest>> = tied.map(|(_, old)| old).collect();
-        tied.sort_by_key(|old| std::cmp::Reverse(old.finished));
-        tied
-    }
-
-    fn compare(&mut self, unit: UnitIdx, old: &Manifest) -> anyhow::Result<Rc<Differing>> {
-        if let Some(found) = self.found.get(&(unit, old.key)) {
-            return Ok(found.clone());
-        }
-        let graph = self.resolver.graph;
-        let kind = graph.kind(unit);
-        let was = &old.fingerprint;
-        let mut own = Vec::new();
-        if was.version != kind.version {
-            own.push(Difference::Version { old: was.version, new: kind.version });
-        }
-        let params: Value = serde_json::from_str(&kind.params).unwrap_or_default();
-        param_differences("", &was.params_value(), &params, &mut own);
-        let mut above = Above::default();
-        for (slot, input) in graph.inputs(unit) {
-            let slot = graph.name_at(*slot);
-            let then = was.inputs.iter().find(|input| input.slot == slot);
-            self.compare_input(slot, *input, then, (&mut own, &mut above))?;
-        }
-        let slots: HashSet<&str> = graph.slots(unit).collect();
-        for gone in was.inputs.iter().filter(|input| !slots.contains(input.slot.as_str())) {
-            own.push(Difference::Input { slot: gone.slot.clone(), old: gone.digest.short(), new: NONE.to_owned() });
-        }
-        let found = Rc::new(Differing { own, above: above.all() });
-        self.found.insert((unit, old.key), found.clone());
-        Ok(found)
-    }
-
-    fn compare_input(
-        &mut self,
-        slot: &str,
-        input: Input,
-        then: Option<&FingerprintInput>,
-        (own, above): (&mut Vec<Difference>, &mut Above),
-    ) -> anyhow::Result<()> {
-        let is = self.resolver.digest(input, &self.resolver.cache.records());
-        let was = then.map(|then| then.digest);
-        if is.is_some() && is == was {
-            return Ok(());
-        }
-        let other = || Difference::Input {
-            slot: slot.to_owned(),
-            old: was.map_or_else(|| NONE.to_owned(), |digest| digest.short()),
-            new: is.map_or_else(|| UNKNOWN.to_owned(), |digest| digest.short()),
-        };
-        match (input, was) {
-            (Input::Output { unit, .. }, Some(gave)) => match self.causes(unit as usize, gave)? {
-                causes if causes.is_empty() => own.push(other()),
-                causes => above.add(causes),
-            },
-            (Input::Set(set), Some(was)) => {
-                let listing = self.resolver.cache.store().read(&was).ok();
-                match listing.and_then(|bytes| SetListing::parse(&bytes).ok()) {
-                    Some(listing) => self.compare_set(slot, set as usize, &listing, (own, above))?,
-                    // What it read is not known any more; what has to run first is.
-                    None => match self.of_units(&self.units_of(set as usize))? {
-                        causes if causes.is_empty() => own.push(other()),
-                        causes => above.add(causes),
-                    },
-                }
-            }
-            (Input::Content(_), _) | (_, None) => own.push(other()),
-        }
-        Ok(())
-    }
-
-    fn compare_set(
-        &mut self,
-        slot: &str,
-        set: SetIdx,
-        then: &SetListing,
-        (own, above): (&mut Vec<Difference>, &mut Above),
-    ) -> anyhow::Result<()> {
-        let mut was: BTreeMap<&str, BlobDigest> = then.members.iter().map(|(item, of)| (item.as_str(), *of)).collect();
-        let members: Vec<(String, Input)> =
-            self.resolver.graph.members(set).map(|(item, input)| (item.to_owned(), input)).collect();
-        let (mut added, mut changed) = (Vec::new(), Vec::new());
-        for (item, input) in members {
-            let is = self.resolver.digest(input, &self.resolver.cache.records());
-            match (was.remove(item.as_str()), input) {
-                (None, _) => added.push(item),
-                (Some(was), _) if is == Some(was) => {}
-                (Some(was), Input::Output { unit, .. }) => match self.causes(unit as usize, was)? {
-                    causes if causes.is_empty() => changed.push(item),
-                    causes => above.add(causes),
-                },
-                (Some(_), _) => changed.push(item),
-            }
-        }
-        let removed: Vec<String> = was.into_keys().map(str::to_owned).collect();
-        if !(added.is_empty() && removed.is_empty() && changed.is_empty()) {
-            own.push(Difference::Set { slot: slot.to_owned(), added, removed, changed });
-        }
-        Ok(())
-    }
-
-    /// The units whose outputs are in a set.
-    fn units_of(&self, set: SetIdx) -> Vec<UnitIdx> {
-        let unit = |(_, input)| match input {
-            Input::Output { unit, .. } => Some(unit as usize),
-            Input::Set(_) | Input::Content(_) => None,
-        };
-        self.resolver.graph.members(set).filter_map(unit).collect()
-    }
-
-    /// What differs in some units, and above them, as far as they have to run.
-    fn of_units(&mut self, units: &[UnitIdx]) -> anyhow::Result<Rc<BTreeSet<Cause>>> {
-        let mut all = Above::default();
-        let to_run: Vec<UnitIdx> = units.iter().copied().filter(|unit| self.states[*unit] != State::Done).collect();
-        for unit in to_run {
-            let label = self.resolver.graph.unit(unit).label();
-            match self.counterpart(unit, None)? {
-                Some((old, _)) => all.add(self.compare(unit, &old)?.seen_from_below(&label)),
-                None => {
-                    let new = Cause { unit: label, difference: Difference::New };
-                    all.add(Rc::new(self.above_new(unit)?.iter().cloned().chain([new]).collect()));
-                }
-            }
-        }
-        Ok(all.all())
-    }
-
-    /// What differs above a new unit.
-    fn above_new(&mut self, unit: UnitIdx) -> anyhow::Result<Rc<BTreeSet<Cause>>> {
-        if let Some(known) = self.above_new.get(&unit) {
-            return Ok(known.clone());
-        }
-        let mut above = Vec::new();
-        self.resolver.graph.for_each_dependency(unit, |unit| above.push(unit));
-        let found = self.of_units(&above)?;
-        self.above_new.insert(unit, found.clone());
-        Ok(found)
-    }
-
-    /// Why a unit does not give what it gave. None: it is as it was and gave other bytes, or another unit gave them.
-    fn causes(&mut self, unit: UnitIdx, gave: BlobDigest) -> anyhow::Result<Rc<BTreeSet<Cause>>> {
-        let label = self.resolver.graph.unit(unit).label();
-        let one = |difference| Rc::new(BTreeSet::from([Cause { unit: label.clone(), difference }]));
-        let Some((old, _)) = self.counterpart(unit, Some(gave))? else {
-            return match self.states[unit] {
-                State::Done => Ok(Rc::default()),
-                _ => self.of_units(&[unit]),
+        let records_here = cache.records();
+        let distance = |old: &&Rc<Manifest>| {
+            let was = &old.fingerprint;
+            let n_params = params_that_differ("", &was.params_value(), &params).len();
+            let is_other = |is_file: bool| {
+                let differs = |(slot, input): &&(u16, Input)| {
+                    let slot = graph.name_at(*slot);
+                    let then = was.inputs.iter().find(|input| input.slot == slot).map(|input| input.digest);
+                    matches!(input, Input::Content(_)) == is_file && then != self.resolver.digest(*input, &records_here)
+                };
+                graph.inputs(unit).iter().filter(differs).count()
             };
+            let version = usize::from(was.version != kind.version);
+            (n_params + version, is_other(true), is_other(false), std::cmp::Reverse(old.finished))
         };
-        let causes = self.compare(unit, &old)?.seen_from_below(&label);
-        let is_lost = causes.is_empty() && self.resolver.known[unit].is_none();
-        Ok(if is_lost { one(Difference::Lost) } else { causes })
+        let of_label = self.by_label.as_ref().and_then(|all| all.get(&graph.unit(unit).label()));
+        Ok(of_label.into_iter().flatten().min_by_key(distance).cloned())
     }
-}
 
-/// Causes in units above; those of many units are mostly the same ones.
-#[derive(Default)]
-struct Above(Vec<Rc<BTreeSet<Cause>>>);
-
-impl Above {
-    fn add(&mut self, causes: Rc<BTreeSet<Cause>>) {
-        if !self.0.iter().rev().take(8).any(|known| Rc::ptr_eq(known, &causes)) {
-            self.0.push(causes);
+    /// In what a unit differs from a record, beside what other units give it.
+    fn causes_since(&self, record: &Manifest, unit: UnitIdx) -> Vec<Cause> {
+        let graph = self.resolver.graph;
+        let (kind, was) = (graph.kind(unit), &record.fingerprint);
+        let mut found = Vec::new();
+        if was.version != kind.version {
+            found.push(Cause::Version { left: was.version, right: kind.version });
         }
-    }
-
-    fn all(mut self) -> Rc<BTreeSet<Cause>> {
-        match self.0.len() {
-            0 | 1 => self.0.pop().unwrap_or_default(),
-            _ => Rc::new(self.0.iter().flat_map(|causes| causes.iter().cloned()).collect()),
+        let params: Value = serde_json::from_str(&kind.params).unwrap_or_default();
+        found.extend(Cause::of_params(&was.params_value(), &params));
+        for (slot, input) in graph.inputs(unit) {
+            let slot = graph.name_at(*slot).to_owned();
+            let Some(then) = was.inputs.iter().find(|then| then.slot == slot) else {
+                found.push(Cause::OnlyRight { slot });
+                continue;
+            };
+            match *input {
+                Input::Content(content) => {
+                    let now = graph.content(content).0;
+                    if now != then.digest {
+                        found.push(Cause::Content { slot, left: then.digest.short(), right: now.short() });
+                    }
+                }
+                Input::Set(set) => {
+                    let listing = self.resolver.cache.store().read(&then.digest).ok();
+                    let listing = listing.and_then(|bytes| SetListing::parse(&bytes).ok());
+                    found.extend(listing.and_then(|listing| self.set_cause(slot, &listing, set as usize)));
+                }
+                Input::Output { .. } => {}
+            }
         }
+        let slots: BTreeSet<&str> = graph.slots(unit).collect();
+        let gone = was.inputs.iter().filter(|then| !slots.contains(then.slot.as_str()));
+        found.extend(gone.map(|then| Cause::OnlyLeft { slot: then.slot.clone() }));
+        found
     }
-}
 
-fn param_differences(path: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) {
-    for (path, old, new) in params_that_differ(path, old, new) {
-        found.push(Difference::Param { path, old: old.to_string(), new: new.to_string() });
+    /// In what a set differs from a listing: in its members, and in those that are files.
+    fn set_cause(&self, slot: String, then: &SetListing, set: usize) -> Option<Cause> {
+        let mut was: BTreeMap<&str, BlobDigest> = then.members.iter().map(|(item, of)| (item.as_str(), *of)).collect();
+        let (mut only_right, mut changed) = (Vec::new(), Vec::new());
+        for (item, input) in self.resolver.graph.members(set) {
+            match (was.remove(item), input) {
+                (None, _) => only_right.push(item.to_owned()),
+                (Some(was), Input::Content(content)) if self.resolver.graph.content(content).0 != was => {
+                    changed.push(item.to_owned());
+                }
+                (Some(_), _) => {}
+            }
+        }
+        let only_left: Vec<String> = was.into_keys().map(str::to_owned).collect();
+        let is_same = only_left.is_empty() && only_right.is_empty() && changed.is_empty();
+        (!is_same).then_some(Cause::Items { slot, only_left, only_right, changed })
     }
 }
 
@@ -614,15 +391,15 @@ mod tests {
 
     use super::*;
     use crate::artifact::ArtifactRef;
+    use crate::data::Dataset;
     use crate::data::folder;
     use crate::data::image::{encode_label_map, encode_rgb};
     use crate::data::mask_file::MaskValues;
     use crate::data::orient::OrientationPolicy;
     use crate::data::rng::{integer, stream};
     use crate::data::scan::{LabelSource, ScanOptions};
-    use crate::pipeline::build::{CellInput, build};
-    use crate::pipeline::file::load;
-    use crate::pipeline::plan::finished;
+    use crate::pipeline::build::{CellInput, CellUnits, build};
+    use crate::pipeline::file::{Cell, Pipeline, load};
     use crate::vision::{Grid, Rgb};
 
     const IDS: [&str; 4] = ["a", "b", "c", "d"];
@@ -651,10 +428,15 @@ mod tests {
         }
     }
 
-    fn built(root: &Path, text: &str, cache: &Cache) -> (Graph, Vec<CellUnits>) {
+    /// A pipeline and the data set that it reads.
+    struct Part {
+        pipeline: Pipeline,
+        dataset: Arc<Dataset>,
+    }
+
+    fn part(root: &Path, text: &str, cache: &Cache) -> Part {
         let file = root.join("exp.toml");
         fs::write(&file, text).unwrap();
-        let pipeline = load(&file, &[]).unwrap();
         let options = ScanOptions {
             name: "data",
             root,
@@ -668,13 +450,20 @@ mod tests {
             orientation: OrientationPolicy::default(),
             mask_values: &MaskValues::default(),
         };
-        let dataset = Arc::new(folder::scan(&options, cache).unwrap());
-        let inputs: Vec<CellInput<'_>> = pipeline
-            .cells
-            .iter()
-            .map(|cell| CellInput { name: &cell.name, spec: &cell.spec, dataset: dataset.clone() })
-            .collect();
-        build(&inputs, cache, false).unwrap()
+        Part { pipeline: load(&file, &[]).unwrap(), dataset: Arc::new(folder::scan(&options, cache).unwrap()) }
+    }
+
+    /// Variants of now, and behind them those of then.
+    fn built(now: &Part, then: Option<&Part>, cache: &Cache) -> (Graph, Vec<CellUnits>) {
+        fn inputs(part: &Part, is_past: bool) -> impl Iterator<Item = CellInput<'_>> {
+            let past = is_past.then_some(&[][..]);
+            part.pipeline.cells.iter().map(move |Cell { name, spec, .. }| {
+                let dataset = part.dataset.clone();
+                CellInput { name, spec, dataset, past }
+            })
+        }
+        let then = then.into_iter().flat_map(|then| inputs(then, true));
+        build(&inputs(now, false).chain(then).collect::<Vec<_>>(), cache, false).unwrap()
     }
 
     fn targets(cells: &[CellUnits]) -> Vec<UnitIdx> {
@@ -682,7 +471,8 @@ mod tests {
     }
 
     /// Records every unit as if it had run: what it gives is told by its key.
-    fn finish(graph: &Graph, cells: &[CellUnits], cache: &Cache) -> LastUnits {
+    fn finish(part: &Part, cache: &Cache) {
+        let (graph, cells) = &built(part, None, cache);
         let mut names: HashMap<UnitIdx, BTreeSet<&str>> = HashMap::new();
         for unit in 0..graph.len() {
             for (_, input) in graph.inputs(unit) {
@@ -704,7 +494,7 @@ mod tests {
             let is_new = |unit: &UnitIdx| resolver.needed[*unit] && resolver.known[*unit].is_none();
             let new: Vec<UnitIdx> = (0..graph.len()).filter(is_new).collect();
             if new.is_empty() {
-                return last_units(graph, cells, &finished(graph, cache, &targets));
+                return;
             }
             for unit in new {
                 let Some(fingerprint) = resolver.fingerprint(unit) else { continue };
@@ -771,11 +561,10 @@ mod tests {
             let cache = Cache::open(&cache_folder, "test", &|_| true).unwrap();
             let sweep = random(FIELDS.len());
             let mut values = [0; 12].map(|_| random(3));
-            let before = built(&root, &text(&values, sweep), &cache);
-            let last = finish(&before.0, &before.1, &cache);
+            let before = part(&root, &text(&values, sweep), &cache);
+            finish(&before, &cache);
             for _ in 0..4 {
-                let other = built(&root, &text(&[0; 12].map(|_| random(3)), random(FIELDS.len())), &cache);
-                finish(&other.0, &other.1, &cache);
+                finish(&part(&root, &text(&[0; 12].map(|_| random(3)), random(FIELDS.len())), &cache), &cache);
             }
             for _ in 0..20 {
                 let (edited, image) = (random(FIELDS.len()), random(IDS.len() - 1));
@@ -788,41 +577,41 @@ mod tests {
                 } else {
                     values[edited] = (values[edited] + 1 + random(2)) % 3;
                 }
-                let now = text(&values, sweep);
-                let (graph, cells) = built(&root, &now, &cache);
+                let now = part(&root, &text(&values, sweep), &cache);
+                let (graph, cells) = built(&now, Some(&before), &cache);
+                let (cells, cells_then) = cells.split_at(now.pipeline.cells.len());
                 let mut n_named = 0;
-                for cell in &cells {
-                    let variants = cells.iter().map(|cell| (cell.name.clone(), cell.name.clone())).collect();
-                    let of_last = Then { last: &last, is_whole: true, variants: &variants };
-                    let then = keys_then(&graph, &cells, &of_last, &cell.name);
+                for (cell, cell_then) in cells.iter().zip(cells_then) {
+                    let units_then = with_all_above(&graph, cell_then.units());
+                    let then = Then { units: &units_then, versions: &BTreeMap::new(), ended: Some(How::Finished) };
                     let units: Vec<UnitIdx> = cell.units().collect();
-                    for (unit, reason) in
-                        units.iter().zip(why(&graph, &cache, &targets(&cells), &units, &then).unwrap())
-                    {
+                    let reasons = why(&graph, &cache, &targets(cells), &units, Some(&then)).unwrap();
+                    for (unit, reason) in units.iter().zip(reasons) {
                         let label = graph.unit(*unit).label();
-                        let (differences, above) = match reason {
-                            StaleReason::Changed { differences, above, compared } => {
-                                assert_eq!(compared, Compared::LastRun, "{label}");
-                                (differences, above)
+                        let causes = match reason {
+                            StaleReason::Changed { causes } => causes,
+                            StaleReason::OnOther { above } => {
+                                above.into_iter().flat_map(|above| above.causes).collect()
                             }
-                            StaleReason::Fresh => continue,
+                            StaleReason::Fresh | StaleReason::Waits { .. } => continue,
                             other => panic!("{label}: {other} after an edit of {}", FIELDS[edited].0),
                         };
+                        assert!(!causes.is_empty(), "{label}: no cause after an edit of {}", FIELDS[edited].0);
                         n_named += 1;
-                        for difference in differences.iter().chain(above.iter().map(|cause| &cause.difference)) {
-                            let is_it = match difference {
-                                Difference::Param { path, .. } => !is_image && path.ends_with(FIELDS[edited].2),
-                                Difference::Input { slot, .. } => is_image && slot == "image",
-                                Difference::Set { changed, added, removed, .. } => {
-                                    is_image && changed[..] == [IDS[image]] && added.is_empty() && removed.is_empty()
+                        for cause in &causes {
+                            let is_it = match cause {
+                                Cause::Param { path, .. } => !is_image && path.ends_with(FIELDS[edited].2),
+                                Cause::Content { slot, .. } => is_image && slot == "image",
+                                Cause::Items { changed, only_right, only_left, .. } => {
+                                    is_image
+                                        && changed[..] == [IDS[image]]
+                                        && only_right.is_empty()
+                                        && only_left.is_empty()
                                 }
                                 _ => false,
                             };
-                            assert!(
-                                is_it,
-                                "{label}: {difference} after an edit of {}, image: {is_image}",
-                                FIELDS[edited].0
-                            );
+                            let edited = FIELDS[edited].0;
+                            assert!(is_it, "{label}: {cause:?} after an edit of {edited}, image: {is_image}");
                         }
                     }
                 }

@@ -334,7 +334,7 @@ fn fields_without_effect_are_told_apart() {
     found.fields = fields;
     let text = found.text(["left", "right"]);
     for line in [
-        "\nin the file: classifier.ssc.enabled false -> true, classifier.ssc.temperature 0.5 -> 0.25, seed.scales ",
+        "\nin the settings: classifier.ssc.enabled false -> true, classifier.ssc.temperature 0.5 -> 0.25, seed.scales ",
         "\nwithout effect: classifier.cpm.tau 0.5 -> 0.3, dataset.root none -> \"voc\"\n",
     ] {
         assert!(text.contains(line), "{text}");

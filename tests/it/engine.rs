@@ -11,11 +11,12 @@ use crate::faults::{child, child_pipeline};
 use s2c_pipe::cache::Cache;
 use s2c_pipe::data::FileMemo;
 use s2c_pipe::digest::BlobDigest;
+use s2c_pipe::pipeline::compare::Cause;
 use s2c_pipe::pipeline::executor::LocalExecutor;
 use s2c_pipe::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use s2c_pipe::pipeline::plan::plan;
 use s2c_pipe::pipeline::run::{Event, RunOptions, RunReport, run};
-use s2c_pipe::pipeline::why::{Difference, StaleReason, why};
+use s2c_pipe::pipeline::why::{StaleReason, why};
 use s2c_pipe::stage::{Device, Output, Registry, Stage, StageContext, StageEntry, UnitInput};
 
 /// Joins its inputs; `upper` only changes letters, so digits pass through it unchanged.
@@ -310,7 +311,7 @@ fn why_names_what_changed() {
     workspace.run(&graph, last);
     let reasons = |(graph, last): &(Graph, UnitIdx)| {
         let units: Vec<UnitIdx> = (0..graph.units().len()).collect();
-        why(graph, &workspace.open(), &[*last], &units, &|_| None).unwrap()
+        why(graph, &workspace.open(), &[*last], &units, None).unwrap()
     };
     assert!(reasons(&(graph, last)).iter().all(|reason| *reason == StaleReason::Fresh));
 
@@ -322,9 +323,9 @@ fn why_names_what_changed() {
     let reason = reasons(&added);
     assert_eq!(reason[2], StaleReason::NeverRan);
     // The join says what is new in its set, before that has run.
-    let StaleReason::Changed { differences, .. } = &reason[3] else { panic!() };
-    let [Difference::Set { added, removed, changed, .. }] = &differences[..] else { panic!("{differences:?}") };
-    assert_eq!((added.len(), removed.len(), changed.len()), (1, 0, 0));
+    let StaleReason::NotAsRecorded { causes, .. } = &reason[3] else { panic!() };
+    let [Cause::Items { only_right, only_left, changed, .. }] = &causes[..] else { panic!("{causes:?}") };
+    assert_eq!((only_right.len(), only_left.len(), changed.len()), (1, 0, 0));
 }
 
 #[test]

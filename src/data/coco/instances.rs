@@ -69,12 +69,16 @@ pub(super) struct Unread {
 
 /// The hint for an annotation that cannot be read.
 const MEND: &str = "mend this annotation, or leave it out";
+/// That for an entry of `images`.
+const MEND_IMAGE: &str = "mend this entry of `images`, or leave it out with its annotations";
+/// That for `categories`.
+const MEND_CATEGORY: &str = "mend `categories`: a list of classes, each with an `id` and a `name` of its own, as {\"id\": 1, \"name\": \"cat\"}";
 const HINT: &str =
     "the file has to be as COCO's instances_*.json: an object with `images`, `annotations` and `categories`";
 
-impl From<String> for Unread {
-    fn from(problem: String) -> Self {
-        Self { problem, hint: HINT.to_owned() }
+impl Unread {
+    fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { problem: problem.into(), hint: hint.into() }
     }
 }
 
@@ -257,6 +261,10 @@ impl Ids {
         Ok(Self { places, by_number })
     }
 
+    fn at(&self, place: usize) -> Option<&Id> {
+        self.places.iter().find(|(_, at)| **at == place).map(|(id, _)| id)
+    }
+
     fn find(&self, id: &Id) -> Option<usize> {
         self.places.get(id).copied().or_else(|| *self.by_number.get(&id.number()?)?)
     }
@@ -266,14 +274,14 @@ impl Instances {
     /// # Errors
     /// The file is no JSON of that kind (with line and column), or contradicts itself.
     pub(super) fn read(file: impl Read) -> Result<Self, Unread> {
-        let json = as_json(file).map_err(|error| error.to_string())?;
+        let json = as_json(file).map_err(|error| Unread::new(error.to_string(), "check the file"))?;
         let json = json.map_err(|NotText { problem, hint }| Unread { problem, hint })?;
         let unread = |error: serde_json::Error| {
             let hint = match error.classify() {
                 serde_json::error::Category::Eof => "the file is cut off; get it again",
                 _ => HINT,
             };
-            Unread { problem: shown_of(&error.to_string()), hint: hint.to_owned() }
+            Unread::new(shown_of(&error.to_string()), hint)
         };
         let file = serde_json::from_reader(std::io::BufReader::with_capacity(1 << 16, json)).map_err(unread)?;
         let File { images, annotations, categories } = file;
@@ -281,7 +289,9 @@ impl Instances {
         let mut counts = Counts { pictures: images.len(), annotations: annotations.len(), ..Counts::default() };
 
         let categories = Categories::of(categories, &annotations, &mut counts)?;
-        let images_by_id = Ids::of("image", images.iter().map(|image| &image.id))?;
+        let images_by_id = Ids::of("image", images.iter().map(|image| &image.id)).map_err(|problem| {
+            Unread::new(problem, "give each entry of `images` an `id` of its own, a whole number or a text, once")
+        })?;
         let mut by_image: Vec<Vec<(usize, u8)>> = vec![Vec::new(); images.len()];
         let mut ids = HashSet::with_capacity(annotations.len());
         for (place, annotation) in annotations.iter().enumerate() {
@@ -292,19 +302,19 @@ impl Instances {
             if let Some(field) =
                 [(category_id, "category_id"), (image_id, "image_id")].into_iter().find(|(id, _)| **id == Id::default())
             {
-                return Err(format!("{} has no `{}`", name(), field.1).into());
+                return Err(Unread::new(format!("{} has no `{}`", name(), field.1), MEND));
             }
             let Some(label) = categories.label(category_id) else {
                 let problem = format!("{} has category {category_id}, which is not in `categories`", name());
-                return Err(Unread { problem, hint: MEND.to_owned() });
+                return Err(Unread::new(problem, categories.mend(category_id)));
             };
             let Some(image) = images_by_id.find(image_id) else {
                 let problem = format!("{} is of image {image_id}, which is not in `images`", name());
-                return Err(Unread { problem, hint: MEND.to_owned() });
+                return Err(Unread::new(problem, MEND));
             };
             match (segmentation, &bbox.0) {
                 (Segmentation::Fault(fault), _) => {
-                    return Err(Unread { problem: format!("{}: {fault}", name()), hint: MEND.to_owned() });
+                    return Err(Unread::new(format!("{}: {fault}", name()), MEND));
                 }
                 (Segmentation::Empty, Some(_)) => counts.boxes += 1,
                 (Segmentation::Empty, None) => counts.bare += 1,
@@ -316,22 +326,19 @@ impl Instances {
         let outlined = annotations.iter().filter(|annotation| annotation.paints(None));
         let in_first: Option<Vec<bool>> = outlined.map(Annotation::in_first_pixel).collect();
         if in_first.is_some_and(|in_first| in_first.contains(&true)) {
-            return Err(Unread {
-                problem: "all outlines lie within the first pixel of their images: their coordinates are parts of the image's \
-                          size"
-                    .to_owned(),
-                hint: "COCO's coordinates are pixels: multiply x by the width and y by the height of the image".to_owned(),
-            });
+            return Err(Unread::new(
+                "all outlines lie within the first pixel of their images: their coordinates are parts of the image's size",
+                "COCO's coordinates are pixels: multiply x by the width and y by the height of the image",
+            ));
         }
         let mut order: Vec<usize> = (0..images.len()).collect();
         order.sort_by(|&a, &b| images[a].id.cmp(&images[b].id));
         let mut pictures = Vec::new();
         for at in order {
-            let named = images[at]
-                .file_name
-                .text()
-                .map_err(|what| format!("the `file_name` of image {} {what}", images[at].id))?;
-            check_name("the file name of an image", named)?;
+            let named = images[at].file_name.text().map_err(|what| {
+                Unread::new(format!("the `file_name` of image {} {what}", images[at].id), MEND_IMAGE)
+            })?;
+            check_name("the file name of an image", named).map_err(|problem| Unread::new(problem, MEND_IMAGE))?;
             let of_image = std::mem::take(&mut by_image[at]);
             if !of_image.is_empty() {
                 pictures.push(picture(named, &images[at], &annotations, &of_image, &mut counts)?);
@@ -352,39 +359,54 @@ struct Categories {
 impl Categories {
     fn of(mut categories: Vec<Category>, annotations: &[Annotation], counts: &mut Counts) -> Result<Self, Unread> {
         categories.sort_by(|a, b| a.id.cmp(&b.id));
-        let ids = Ids::of("category", categories.iter().map(|category| &category.id))?;
+        let unread = |problem: String| Unread::new(problem, MEND_CATEGORY);
+        let ids = Ids::of("category", categories.iter().map(|category| &category.id)).map_err(unread)?;
         let mut classes = vec!["background".to_owned()];
         let mut labels = Vec::new();
         for (place, Category { id, name }) in categories.iter().enumerate() {
-            let name = name.text().map_err(|what| format!("the name of category {id} {what}"))?;
-            check_name("the name of a category", name)?;
+            let name = name.text().map_err(|what| unread(format!("the name of category {id} {what}")))?;
+            check_name("the name of a category", name).map_err(unread)?;
             if is_background(name) {
                 if let Some(annotation) = annotations.iter().find(|a| ids.find(&a.category_id) == Some(place)) {
-                    return Err(Unread {
-                        problem: format!("category {id} is named `{}`, and annotation {} is of it", shown_of(name), annotation.id),
-                        hint: "what no object covers is background already: rename the category if it is a class, or leave out \
-                               its annotations"
-                            .to_owned(),
-                    });
+                    return Err(Unread::new(
+                        format!(
+                            "category {id} is named `{}`, and annotation {} is of it",
+                            shown_of(name),
+                            annotation.id
+                        ),
+                        "what no object covers is background already: rename the category if it is a class, or leave out its \
+                         annotations",
+                    ));
                 }
                 counts.background = Some(name.to_owned());
                 labels.push(None);
                 continue;
             }
             if classes.iter().any(|class| class == name) {
-                return Err(format!("two categories are named `{}`", shown_of(name)).into());
+                return Err(unread(format!("two categories are named `{}`", shown_of(name))));
             }
             labels.push(u8::try_from(classes.len()).ok());
             classes.push(name.to_owned());
         }
         match classes.len() - 1 {
             1..=254 => Ok(Self { classes, ids, labels }),
-            n => Err(format!("{n} categories; there can be 1 to 254").into()),
+            n => Err(unread(format!("{n} categories; there can be 1 to 254"))),
         }
     }
 
     fn label(&self, id: &Id) -> Option<u8> {
         self.labels[self.ids.find(id)?]
+    }
+
+    /// What to do about an annotation of a category that is not there: some write its name in place of its id.
+    fn mend(&self, id: &Id) -> String {
+        let Id::Text(name) = id else { return MEND.to_owned() };
+        let label = self.classes.iter().position(|class| **class == **name);
+        let place = self.labels.iter().position(|of| label.is_some() && of.map(usize::from) == label);
+        match place.and_then(|place| self.ids.at(place)) {
+            Some(id) => format!("`category_id` is the id of a category, not its name: write {id}"),
+            None => MEND.to_owned(),
+        }
     }
 }
 
@@ -397,13 +419,11 @@ fn picture(
     of_image: &[(usize, u8)],
     counts: &mut Counts,
 ) -> Result<Picture, Unread> {
-    let of_file = |problem: String| format!("image `{}`: {problem}", shown_of(file_name));
+    let of_file = |problem: String| Unread::new(format!("image `{}`: {problem}", shown_of(file_name)), MEND_IMAGE);
     let sides = (image.height.side("height").map_err(of_file)?, image.width.side("width").map_err(of_file)?);
     let mut size = match sides {
         (Some(height), Some(width)) if height.saturating_mul(width) > MAX_PIXELS => {
-            return Err(
-                of_file(format!("it is said to have {width}x{height} pixels; at most {MAX_PIXELS} are read")).into()
-            );
+            return Err(of_file(format!("it is said to have {width}x{height} pixels; at most {MAX_PIXELS} are read")));
         }
         (Some(height), Some(width)) => Some((height, width)),
         _ => None,
@@ -415,7 +435,7 @@ fn picture(
     for &(place, label) in of_image {
         let annotation = &annotations[place];
         let name = || annotation.name(place);
-        let fault = |problem: String| Unread { problem, hint: MEND.to_owned() };
+        let fault = |problem: String| Unread::new(problem, MEND);
         let is_crowd = annotation.iscrowd.is_set().map_err(|problem| fault(format!("{}: {problem}", name())))?;
         labels.push(label);
         let (shape, own_area) = match &annotation.segmentation {

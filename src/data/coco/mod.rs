@@ -25,8 +25,8 @@ pub use self::outlines::paint_mask;
 use super::find::{Folder, file_name, stem};
 use super::orient::{self, Oriented};
 use super::scan::{
-    self, DataError, Exclude, Fault, ScanOptions, classes_line, each, note_overlap, note_unscored, one_id_a_file,
-    some_of,
+    self, DataError, Exclude, Fault, ScanOptions, classes_line, each, names_alike, note_overlap, note_unscored,
+    one_id_a_file, some_of,
 };
 use super::text::{counted, shown_of};
 use super::{Dataset, FileMemo, Item, Mask, temporary};
@@ -58,8 +58,10 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
     let of = |list: &str, max: usize| read_list(options, list, max, memo, folder, &exclude);
     let (train, val) = (of(options.train, options.max_train)?, of(options.val, options.max_val)?);
     if val.classes != train.classes {
-        let problem = format!("its categories are not those of the list `{}`", shown_of(options.train));
-        return Err(DataError::file(&val.path, problem, "both lists have to be of one data set"));
+        let differ = first_difference([options.train, options.val], [&train.classes, &val.classes]);
+        let problem = format!("its categories are not those of the list `{}`: {differ}", shown_of(options.train));
+        let hint = "give both files the same `categories`, with the same ids: a class has one label in both";
+        return Err(DataError::file(&val.path, problem, hint));
     }
     let all: Vec<&(Picture, scan::Picture)> = train.pictures.iter().chain(&val.pictures).collect();
     let images: Vec<Oriented<'_>> =
@@ -76,6 +78,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
         ("orientation", line.clone().unwrap_or_else(|| "all images are upright".to_owned())),
     ];
     notes.extend(line);
+    notes.extend(names_alike("categories", &train.classes[1..]));
 
     let (of_train, of_val) = turned.split_at(train.pictures.len());
     let items = |list: &str, found: &List, turned: &[bool]| {
@@ -96,7 +99,8 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
             notes.push(format!("no {list} image has an outline of an object: nothing is scored against its masks"));
             items.iter_mut().for_each(|item| item.mask = None);
         }
-        note_unscored(list, items, &mut notes);
+        let scored = if list == options.train { "seeds and pseudo-labels" } else { "predictions" };
+        note_unscored(list, items, scored, &mut notes);
     }
     let [train_items, val_items] = items;
     decided.push(("masks", masks_line([options.train, options.val], [&train, &val], [&train_items, &val_items])));
@@ -106,6 +110,32 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo, folder: &Path) -> Re
     notes.extend(note);
     let (name, classes) = (options.name.to_owned(), train.classes);
     Ok(Dataset { name, classes, train: train_items, val: val_items, notes, decided })
+}
+
+/// Where the classes of two lists part, background first in both.
+fn first_difference(lists: [&str; 2], classes: [&[String]; 2]) -> String {
+    let [of_train, of_val] = classes;
+    let lacks = |in_one: &[String], in_other: &[String]| {
+        let rest: Vec<&String> = in_one.iter().filter(|class| !in_other.contains(class)).collect();
+        (!rest.is_empty()).then(|| some_of(&rest))
+    };
+    let alone = |list: &str, rest: String| format!("{} alone has {rest}", shown_of(list));
+    let only: Vec<String> = [
+        lacks(of_train, of_val).map(|rest| alone(lists[0], rest)),
+        lacks(of_val, of_train).map(|rest| alone(lists[1], rest)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !only.is_empty() {
+        return only.join(", and ");
+    }
+    let at = of_train.iter().zip(of_val).position(|(a, b)| a != b).unwrap_or_default();
+    format!(
+        "in the order of their ids, class {at} is {} there and {} here",
+        shown_of(&of_train[at]),
+        shown_of(&of_val[at])
+    )
 }
 
 /// `COCO_train2014_000000000009.jpg`, `000000000009.jpg`.
@@ -293,6 +323,9 @@ fn item(picture: &Picture, image: &scan::Picture, turned: bool) -> Result<Item, 
 fn open(root: &Path, list: &str, memo: &dyn FileMemo, folder: &Path) -> Result<(PathBuf, Instances), DataError> {
     let path = root.join(format!("annotations/instances_{list}.json"));
     let fault = |problem: String, hint: &str| DataError::file(&path, problem, hint);
+    if let Some(what) = regular::what_else(&path) {
+        return Err(fault(format!("it is {what}, not a file"), "put the file itself there"));
+    }
     if !path.is_file() {
         let there = fs::read_dir(root.join("annotations")).into_iter().flatten().flatten();
         let names = there.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -477,7 +510,7 @@ mod tests {
                 "instances_val.json`: EOF while parsing",
                 "the file is cut off; get it again",
             ),
-            (other, "its categories are not those of the list `train`", "of one data set"),
+            (other, "its categories are not those of the list `train`", "the same `categories`"),
             (
                 changed(&|root| {
                     let text = fs::read_to_string(json(root)).unwrap().replace("b.png", "other/a.png");

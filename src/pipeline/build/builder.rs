@@ -1,13 +1,14 @@
 //! The units of one cell, stage by stage.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 
 use crate::data::{Dataset, FileMemo, FileRef, Item, Mask};
+use crate::digest::BlobDigest;
 use crate::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use crate::pipeline::spec::{Refinement, SamInput, Select, Spec, Threshold};
 use crate::stage::Stage;
@@ -37,6 +38,8 @@ use super::{
 pub(super) struct Builder<'a> {
     pub(super) graph: &'a mut Graph,
     pub(super) memo: &'a dyn FileMemo,
+    /// Weights whose content is this, whatever is there now.
+    pub(super) weights_then: &'a [(PathBuf, BlobDigest)],
     pub(super) spec: &'a Spec,
     pub(super) dataset: &'a Arc<Dataset>,
     pub(super) precision: Compute,
@@ -422,9 +425,9 @@ impl Builder<'_> {
     }
 
     pub(super) fn weights(&self, path: &Path) -> anyhow::Result<Source> {
-        let digest = self
-            .memo
-            .digest(path)
+        let then = self.weights_then.iter().find(|(of, _)| of == path).map(|(_, digest)| Ok(*digest));
+        let digest = then
+            .unwrap_or_else(|| self.memo.digest(path))
             .map_err(|error| MissingWeights { path: path.into(), cause: format!("{error:#}") })?;
         Ok(Source::File { path: path.into(), digest })
     }

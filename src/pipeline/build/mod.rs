@@ -6,11 +6,13 @@ mod builder;
 mod effective;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 
 use crate::data::{Dataset, FileMemo};
+use crate::digest::BlobDigest;
 use crate::pipeline::file::class_hint;
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::spec::{Precision, Refinement, Spec};
@@ -109,6 +111,14 @@ impl CellUnits {
         [self.seed_eval, self.pseudo_eval, self.seg_eval]
     }
 
+    /// All units of this cell but SE maps that its overlays show because other cells train with them.
+    pub fn own_units(&self) -> impl Iterator<Item = UnitIdx> {
+        let is_shown_alone = |unit: &UnitIdx| {
+            self.se_maps.is_empty() && self.overlays.iter().any(|overlay| overlay.se_map == Some(*unit))
+        };
+        self.units().filter(move |unit| !is_shown_alone(unit))
+    }
+
     /// All units of this cell.
     pub fn units(&self) -> impl Iterator<Item = UnitIdx> {
         let lists = [
@@ -143,6 +153,8 @@ pub struct CellInput<'a> {
     pub name: &'a str,
     pub spec: &'a Spec,
     pub dataset: Arc<Dataset>,
+    /// Of a variant of a run of the past: what the content of its weights was, where that is known. `None`: it is of now.
+    pub past: Option<&'a [(PathBuf, BlobDigest)]>,
 }
 
 /// A class of `evaluate.classes` that the data set does not have.
@@ -200,11 +212,12 @@ pub fn build(
     bf16_native: bool,
 ) -> anyhow::Result<(Graph, Vec<CellUnits>)> {
     let mut graph = Graph::default();
-    let any_se_map = cells.iter().any(|cell| needs_se_maps(cell.spec));
+    let any_se_map = cells.iter().any(|cell| cell.past.is_none() && needs_se_maps(cell.spec));
     let cells = cells.iter().map(|cell| {
         let precision = resolve(cell.spec.precision, bf16_native);
         let (spec, dataset, last_params) = (cell.spec, &cell.dataset, HashMap::new());
-        let mut builder = Builder { graph: &mut graph, memo, spec, dataset, precision, last_params };
+        let weights_then = cell.past.unwrap_or_default();
+        let mut builder = Builder { graph: &mut graph, memo, weights_then, spec, dataset, precision, last_params };
         builder.cell(cell.name, any_se_map).with_context(|| format!("variant `{}`", cell.name))
     });
     let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
@@ -293,7 +306,7 @@ mod tests {
     /// Units of each stage in the graph of some cells.
     fn counts(cells: &[(Spec, usize)]) -> BTreeMap<&'static str, usize> {
         let inputs: Vec<CellInput<'_>> =
-            cells.iter().map(|(spec, n)| CellInput { name: "cell", spec, dataset: dataset(*n) }).collect();
+            cells.iter().map(|(spec, n)| CellInput { name: "cell", spec, dataset: dataset(*n), past: None }).collect();
         let (graph, _) = build(&inputs, &NoFiles, false).unwrap();
         let mut counts = BTreeMap::new();
         graph.units().for_each(|unit| *counts.entry(unit.stage).or_default() += 1);
@@ -488,7 +501,7 @@ mod tests {
         }
         // SAM's encoder then runs within the epochs.
         let inputs = |spec: Spec| {
-            let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(4) }];
+            let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(4), past: None }];
             let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
             graph.slots(cells[0].cam_epochs[4]).collect::<Vec<_>>()
         };
@@ -514,7 +527,8 @@ mod tests {
         }
         // What was cached before there were switches is found again.
         let (graph, cells) =
-            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
+            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1), past: None }], &NoFiles, false)
+                .unwrap();
         let params = |unit: UnitIdx| serde_json::from_str::<serde_json::Value>(graph.unit(unit).params).unwrap();
         let ssc = r#"{"proto_stopgrad":true,"temperature":0.5,"unassigned_negative":false,"weight":1.0}"#;
         assert_eq!(params(cells[0].cam_epochs[0])["ssc"].to_string(), ssc);
@@ -534,7 +548,8 @@ mod tests {
     #[test]
     fn the_parameters_of_cpm_at_its_defaults() {
         let (graph, cells) =
-            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1) }], &NoFiles, false).unwrap();
+            build(&[CellInput { name: "cell", spec: &s2c(), dataset: dataset(1), past: None }], &NoFiles, false)
+                .unwrap();
         let params: serde_json::Value = serde_json::from_str(graph.unit(cells[0].cam_epochs[2]).params).unwrap();
         let cpm = r#"{"alpha_cam":"mean","alpha_sam":"logit","mask_index":2,"min_distance":20,"pad_label":"ignore","scales":[0.5,1.0,1.5,2.0],"tau":0.5,"weight":1.0}"#;
         assert_eq!(params["cpm"].to_string(), cpm);
@@ -553,7 +568,7 @@ mod tests {
         }
         // What was cached before there were heads is found again.
         let spec = s2c();
-        let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(1) }];
+        let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(1), past: None }];
         let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
         let params = |unit: UnitIdx| graph.unit(unit).params.to_string();
         assert!(

@@ -80,11 +80,21 @@ pub enum Cause {
     OnlyRight {
         slot: String,
     },
-    /// Other bytes, or the output of another stage.
+    /// A file, or a value of the data set, by the digest of its bytes.
+    Content {
+        slot: String,
+        left: String,
+        right: String,
+    },
+    /// The output of another stage, or something else than an output.
     Input {
         slot: String,
         left: String,
         right: String,
+    },
+    /// The same items in another order.
+    Order {
+        slot: String,
     },
     Items {
         slot: String,
@@ -92,6 +102,18 @@ pub enum Cause {
         only_right: Vec<String>,
         changed: Vec<String>,
     },
+}
+
+impl Cause {
+    /// Each parameter that differs.
+    pub(super) fn of_params(left: &serde_json::Value, right: &serde_json::Value) -> Vec<Self> {
+        let cause = |(path, ..): (String, _, _)| {
+            let at = |params: &serde_json::Value| params.pointer(&format!("/{}", path.replace('.', "/"))).cloned();
+            let (left, right) = (at(left), at(right));
+            Self::Param { path, left, right }
+        };
+        params_that_differ("", left, right).into_iter().map(cause).collect()
+    }
 }
 
 /// An artifact of both sides.
@@ -218,7 +240,7 @@ fn blobs(resolver: &Resolver<'_>, left: UnitIdx, right: UnitIdx) -> Option<Vec<(
 }
 
 /// What of two units differs beside the artifacts they read.
-fn causes(graph: &Graph, left: UnitIdx, right: UnitIdx) -> Vec<Cause> {
+pub(super) fn causes(graph: &Graph, left: UnitIdx, right: UnitIdx) -> Vec<Cause> {
     let (was, is) = (graph.kind(left), graph.kind(right));
     let mut found = Vec::new();
     if was.version != is.version {
@@ -226,11 +248,7 @@ fn causes(graph: &Graph, left: UnitIdx, right: UnitIdx) -> Vec<Cause> {
     }
     let [left_params, right_params]: [serde_json::Value; 2] =
         [was, is].map(|kind| serde_json::from_str(&kind.params).unwrap_or_default());
-    for (path, ..) in params_that_differ("", &left_params, &right_params) {
-        let at = |params: &serde_json::Value| params.pointer(&format!("/{}", path.replace('.', "/"))).cloned();
-        let (left, right) = (at(&left_params), at(&right_params));
-        found.push(Cause::Param { path, left, right });
-    }
+    found.extend(Cause::of_params(&left_params, &right_params));
     let input =
         |unit: UnitIdx, slot: u16| graph.inputs(unit).iter().find(|(of, _)| *of == slot).map(|(_, input)| *input);
     for &(slot, was) in graph.inputs(left) {
@@ -253,7 +271,11 @@ fn input_cause(graph: &Graph, slot: String, left: Input, right: Input) -> Option
     if let (Input::Set(left), Input::Set(right)) = (left, right) {
         return set_cause(graph, slot, left as usize, right as usize);
     }
-    is_other(graph, left, right).then(|| Cause::Input { slot, left: said(graph, left), right: said(graph, right) })
+    let are_files = matches!((left, right), (Input::Content(_), Input::Content(_)));
+    is_other(graph, left, right).then(|| match (said(graph, left), said(graph, right)) {
+        (left, right) if are_files => Cause::Content { slot, left, right },
+        (left, right) => Cause::Input { slot, left, right },
+    })
 }
 
 fn is_other(graph: &Graph, left: Input, right: Input) -> bool {
@@ -283,5 +305,9 @@ fn set_cause(graph: &Graph, slot: String, left: usize, right: usize) -> Option<C
     let is_changed = |(item, is): &(&str, Input)| was.get(item).is_some_and(|was| is_other(graph, *was, *is));
     let changed: Vec<String> = graph.members(right).filter(is_changed).map(owned).collect();
     let is_same = only_left.is_empty() && only_right.is_empty() && changed.is_empty();
-    (!is_same).then_some(Cause::Items { slot, only_left, only_right, changed })
+    let items = |set: usize| graph.members(set).map(|(item, _)| item);
+    match is_same {
+        false => Some(Cause::Items { slot, only_left, only_right, changed }),
+        true => (!items(left).eq(items(right))).then_some(Cause::Order { slot }),
+    }
 }

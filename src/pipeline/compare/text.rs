@@ -54,7 +54,7 @@ impl Comparison {
             let named: Vec<String> = of.map(Field::to_string).collect();
             if named.is_empty() { String::new() } else { format!("{head}: {}\n", named.join(", ")) }
         };
-        [("in the file", true), ("without effect", false)].into_iter().map(line).collect()
+        [("in the settings", true), ("without effect", false)].into_iter().map(line).collect()
     }
 
     /// Of each stage, units: equal, differing and so on; without the columns that have none.
@@ -143,6 +143,8 @@ impl Cause {
             Self::Param { path, .. } => path.clone(),
             Self::OnlyLeft { slot }
             | Self::OnlyRight { slot }
+            | Self::Order { slot }
+            | Self::Content { slot, .. }
             | Self::Input { slot, .. }
             | Self::Items { slot, .. } => slot.clone(),
         }
@@ -151,27 +153,48 @@ impl Cause {
     fn text(&self, [left_name, right_name]: [&str; 2]) -> String {
         match self {
             Self::Version { left, right } => format!("stage version: {left} -> {right}"),
-            Self::Param { path, left, right } => {
-                let said = |side: &Option<_>| side.as_ref().map_or_else(|| "default".to_owned(), plain);
-                format!("parameter `{path}`: {} -> {}", said(left), said(right))
-            }
+            Self::Param { path, left, right } => param_text(path, left.as_ref(), right.as_ref()),
             Self::OnlyLeft { slot } => format!("input `{slot}`: only `{left_name}` reads it"),
             Self::OnlyRight { slot } => format!("input `{slot}`: only `{right_name}` reads it"),
-            Self::Input { slot, left, right } => format!("input `{slot}`: {left} -> {right}"),
+            Self::Content { slot, left, right } | Self::Input { slot, left, right } => {
+                format!("input `{slot}`: {left} -> {right}")
+            }
+            Self::Order { slot } => format!("inputs `{slot}` stand in another order"),
             Self::Items { slot, only_left, only_right, changed } => {
-                let part = |(what, items): (String, &Vec<String>)| {
-                    let named = items.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
-                    let more = items.len().saturating_sub(MAX_NAMED);
-                    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                    (!items.is_empty()).then(|| format!("{} {what} ({named}{more})", items.len()))
-                };
-                let parts = [
-                    (format!("only in `{left_name}`"), only_left),
-                    (format!("only in `{right_name}`"), only_right),
-                    ("of other content".to_owned(), changed),
-                ];
-                format!("inputs `{slot}`: {}", parts.into_iter().filter_map(part).collect::<Vec<_>>().join(", "))
+                let (of_left, of_right) = (format!("only in `{left_name}`"), format!("only in `{right_name}`"));
+                items_text(slot, [(&of_left, only_left), (&of_right, only_right), ("of other content", changed)])
             }
         }
     }
+
+    /// As a change of what was, left, to what is.
+    pub(in crate::pipeline) fn since(&self) -> String {
+        match self {
+            Self::Version { left, right } => format!("stage version: {left} -> {right}"),
+            Self::Param { path, left, right } => param_text(path, left.as_ref(), right.as_ref()),
+            Self::OnlyLeft { slot } => format!("it does not read `{slot}` any more"),
+            Self::OnlyRight { slot } => format!("it reads `{slot}`, which it did not"),
+            Self::Content { slot, .. } => format!("input `{slot}` has other content"),
+            Self::Input { slot, left, right } => format!("input `{slot}`: {left} -> {right}"),
+            Self::Order { slot } => format!("inputs `{slot}` stand in another order"),
+            Self::Items { slot, only_left, only_right, changed } => {
+                items_text(slot, [("added", only_right), ("removed", only_left), ("changed", changed)])
+            }
+        }
+    }
+}
+
+fn param_text(path: &str, left: Option<&serde_json::Value>, right: Option<&serde_json::Value>) -> String {
+    let said = |side: Option<&_>| side.map_or_else(|| "default".to_owned(), plain);
+    format!("parameter `{path}`: {} -> {}", said(left), said(right))
+}
+
+fn items_text(slot: &str, parts: [(&str, &Vec<String>); 3]) -> String {
+    let part = |(what, items): (&str, &Vec<String>)| {
+        let named = items.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = items.len().saturating_sub(MAX_NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!items.is_empty()).then(|| format!("{} {what} ({named}{more})", items.len()))
+    };
+    format!("inputs `{slot}`: {}", parts.into_iter().filter_map(part).collect::<Vec<_>>().join(", "))
 }

@@ -31,7 +31,7 @@ fn remove(path: &Path) {
     fs::remove_file(path).unwrap();
 }
 
-fn pipe(path: &Path) {
+pub(super) fn pipe(path: &Path) {
     remove(path);
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }

@@ -10,6 +10,7 @@ use s2c_pipe::vision::{Grid, Rgb};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::cache::pipe;
 use crate::program::{call, succeeds, text, walk, write_pipeline};
 
 /// Sides of a picture.
@@ -328,6 +329,7 @@ fn masks_mean_what_their_colours_or_labels_tell_or_are_refused() {
         with(&["dataset.mask_values={ \"19\" = \"cat\", \"147\" = \"person\" }"], read("VOC's colours as grey, said", |root| masks(root, greyed), &["3 translated by number (0, 19, 147)", "cat 1, person 1"])),
         refused("VOC's colours as grey, told", |root| { masks(root, |_| greyed(&labels(8))); IDS.iter().for_each(|id| objects(root, id, "cat")) }, &["turned to grey (19 is cat)"]),
         read("numbers that are greys too", |root| { masks(root, |_| grey(&labels(19))); IDS.iter().for_each(|id| objects(root, id, "train")) }, &["3 read by number (0, 19)", "train 2"]),
+        with(&["dataset.mask_values={ \"147\" = \"person\" }"], refused("colours turned to grey, of which one is said", |root| masks(root, greyed), &["the masks have PASCAL VOC's colours turned to grey"])),
         refused("a palette of black and grey", |root| masks(root, two_greys), &["its palette has black and #808080, so its objects are `aeroplane` by their number, `car` by PASCAL VOC's colours", "dataset.mask_values = \"numbers\"", "{ \"1\" = \"cat\" }"]),
         with(&["dataset.mask_values=colours"], read("a palette of black and grey, said", |root| masks(root, two_greys), &["3 read by colour (#000000, #808080)", "1 of 20 are in train images: car 2"])),
         read("a palette of black and grey, told", |root| { masks(root, two_greys); IDS.iter().for_each(|id| objects(root, id, "car")) }, &["3 read by colour (#000000, #808080)", "1 of 20 are in train images: car 2"]),
@@ -407,6 +409,9 @@ fn files_are_found_under_the_names_people_give_them() {
         refused("a.jpg and a.png", |root| put(&root.join("JPEGImages/a.jpg"), encode_rgb(&picture(0))), &["a: `a.jpg` and `a.png` could each be it"]),
         read("JpegImages", |root| rename(root, "JPEGImages", "JpegImages"), &["note: the folder `JpegImages` is read as `JPEGImages`"]),
         refused("VOCdevkit", |root| { rename(root, "", "../VOC2012"); fs::create_dir(root).unwrap(); rename(root, "../VOC2012", "VOC2012") }, &["it has no `JPEGImages`, but its folder `VOC2012` has", "set `dataset.root` to DATA/VOC2012"]),
+        refused("the archive of VOC", |root| { rename(root, "", "../VOC2012"); fs::create_dir_all(root.join("VOCdevkit")).unwrap(); rename(root, "../VOC2012", "VOCdevkit/VOC2012") }, &["and it has VOCdevkit", "hint: set `dataset.root` to DATA/VOCdevkit/VOC2012, which holds `JPEGImages`"]),
+        read("accents as macOS writes them", |root| { rename(root, "JPEGImages/a.png", "JPEGImages/cafe\u{301}.png"); rename(root, "SegmentationClass/a.png", "SegmentationClass/cafe\u{301}.png"); edit(&root.join("ImageSets/Segmentation/train.txt"), |text| text.replace('a', "caf\u{e9}")) }, &["3 read by number"]),
+        refused("a letter that looks like another", |root| edit(&root.join("ImageSets/Segmentation/train.txt"), |text| text.replace('a', "\u{430}")), &["no image `DATA/JPEGImages/\u{430}.jpg`", "mend or remove their lines in what lists them"]),
         refused("images elsewhere", |root| rename(root, "JPEGImages", "imgs"), &["images are looked for in its folder `JPEGImages`, and it has ImageSets, SegmentationClass, imgs"]),
     ]);
 }
@@ -426,6 +431,8 @@ fn lists_are_read_as_windows_sbd_and_editors_write_them() {
         read("spaces", text("a  \n\n\tb\t\n\u{a0}\n"), &["train.txt has 2 ids;"]),
         read("Ctrl-Z", text("a\r\nb\r\n\u{1a}"), &["train.txt has 2 ids;"]),
         read("endings", text("a.jpg\nb.PNG\n"), &["2 ids, 2 of them written as the name of a file"]),
+        read("train.TXT", |root| rename(root, "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/train.TXT"), &["train.txt has 2 ids;"]),
+        read("paths from the folder on", text("./a\nJPEGImages/b\n"), &["2 ids, 2 of them"]),
         read("annotations' names", text("a.xml\nb.xml\n"), &["2 ids, 2 of them"]),
         read("paths", text("JPEGImages\\a.jpg SegmentationClass\\a.png\n/home/me/JPEGImages/b.jpg\n"), &["2 ids, 2 of them"]),
         read("quotes and commas", text("\"a\",\nb;\n"), &["2 ids, 2 of them"]),
@@ -503,6 +510,9 @@ fn tables_are_read_as_excel_pandas_and_hands_write_them() {
         .map(|(i, line)| if i == 0 { format!(",{line}\n") } else { format!("{},{line}\n", i - 1) });
     #[rustfmt::skip]
     check(&FOLDER, vec![
+        read("T and F", text(TABLE.replace(",1", ",T").replace(",0", ",F")), &[AGREE, "marks are `F`, `T`"]),
+        read("Y and N", text(TABLE.replace(",1", ",Y").replace(",0", ",n")), &[AGREE, "marks are `Y`, `n`"]),
+        read("names that differ in capitals alone", text(TABLE.replace("square", "Disc")), &["note: labels.csv: disc and Disc are two classes, which differ in capitals alone"]),
         read("byte order mark", text(format!("\u{feff}{TABLE}")), &[AGREE, "note: labels.csv: columns are separated by `,`; marks are `0`, `1`; UTF-8 with a byte order mark"]),
         read("CRLF", text(TABLE.replace('\n', "\r\n")), &[AGREE]),
         read("CR", text(TABLE.replace('\n', "\r")), &[AGREE]),
@@ -531,10 +541,16 @@ fn tables_are_read_as_excel_pandas_and_hands_write_them() {
         refused("an escape in a class", text(TABLE.replace("disc", "di\u{1b}sc")), &["`di\\u{1b}sc` has the control character"]),
         refused("a quote that is left open", text(TABLE.replace("a.png", "\"a.png")), &["line 2: a text in quotes begins with `a.png,train,1,0` and does not end on its line"]),
         refused("background", text(TABLE.replace("disc", "background")), &["column 3 is named `background`"]),
-        refused("names of classes", text("image,split,label\na.png,train,disc\nb.png,train,square\nc.png,val,disc\n".to_owned()), &["its one column of a class is named `label`", "a column for each class"]),
-        refused("a column of numbers", text(TABLE.replace("1,0", "64,0")), &["`64` in the column `disc`, which is neither 1 nor 0"]),
-        refused("twice", text(format!("{TABLE}a.png,val,1,0\n")), &["line 5: `a` stands twice, first in line 2"]),
-        refused("no header", text(TABLE.split_once('\n').unwrap().1.to_owned()), &["no column `image`", "it has: a.png, train, 1, 0"]),
+        refused("names of classes", text("image,split,label\na.png,train,disc\nb.png,train,square\nc.png,val,disc\n".to_owned()), &["its one column of a class is named `label`", "in place of the column `label`, write one for each class"]),
+        refused("a column of numbers", text(TABLE.replace("1,0", "64,0")), &["`64` in the column `disc`, which is neither 1 nor 0", "hint: every column beside `image` and `split` is a class: write 1 where the image has it and 0 where not, or remove the column `disc`"]),
+        refused("a name and its class", text("image_id,label\na.png,disc\nb.png,square\n".to_owned()), &["no column `split`", "hint: add a column `split` that says `train` or `val` for every image; in place of the column `label`, write one for each class"]),
+        refused("spaces", text(TABLE.replace(',', " ")), &["no column `image`", "hint: separate the columns of the header, `image split disc square`, by commas"]),
+        refused("a cell too many", text(TABLE.replace("1,0", "1,0,1")), &["line 2 has 5 columns, the header 4", "hint: remove what the line has too much"]),
+        refused("a cell too few", text(TABLE.replace("b.png,train,0,1", "b.png,train,0")), &["line 3 has 3 columns, the header 4", "hint: give the line a cell for every column"]),
+        refused("two names of images", text(TABLE.replace("square", "image")), &["2 columns could be `image`: `image`, `image`", "hint: keep one column `image`"]),
+        refused("a named pipe", |root| pipe(&root.join("labels.csv")), &["labels.csv`: it is a named pipe, not a file"]),
+        refused("twice", text(format!("{TABLE}a.png,val,1,0\n")), &["line 5: `a` stands twice, first in line 2", "hint: remove one of the lines"]),
+        refused("no header", text(TABLE.split_once('\n').unwrap().1.to_owned()), &["no column `image`", "hint: write the names of the columns in a first line, as image,split,cat,dog; it has: a.png, train, 1, 0"]),
         refused("a table of another name", |root| rename(root, "labels.csv", "labels.tsv"), &["it has no `labels.csv`; there is labels.tsv"]),
     ]);
 }
@@ -588,7 +604,14 @@ fn coco_is_read_as_people_s_own_tools_write_it() {
         refused("runs of another size", segmentation(json!({"counts": [0, 192], "size": [16, 12]})), &["annotation 1 is an RLE of 12x16 in an image of 16x12"]),
         refused("sizes of another image", |root| set(root, "images", "height", |_| json!(64)), &["a: the image is 16x12, its annotation says 16x64"]),
         refused("a size that no image has", |root| { set(root, "images", "height", |_| json!(1_000_000_000)); set(root, "images", "width", |_| json!(1_000_000_000)) }, &["image `a.png`: it is said to have 1000000000x1000000000 pixels"]),
-        refused("a category that is not there", |root| set(root, "annotations", "category_id", |_| json!(77)), &["annotation 1 has category 77, which is not in `categories`"]),
+        refused("a category that is not there", |root| set(root, "annotations", "category_id", |_| json!(77)), &["annotation 1 has category 77, which is not in `categories`", "hint: mend this annotation, or leave it out"]),
+        refused("a category by its name", |root| set(root, "annotations", "category_id", |_| json!("square")), &["annotation 1 has category `square`, which is not in `categories`", "hint: `category_id` is the id of a category, not its name: write 2"]),
+        refused("categories of another list", |root| edit(&root.join("annotations/instances_train.json"), |text| text.replace("square", "ring")), &["its categories are not those of the list `train`: train alone has ring, and val alone has square", "give both files the same `categories`"]),
+        refused("categories in another order", |root| edit(&root.join("annotations/instances_train.json"), |text| text.replace("disc", "qq").replace("square", "disc").replace("qq", "square")), &["in the order of their ids, class 1 is square there and disc here"]),
+        read("names that differ in capitals alone", |root| ["train", "val"].iter().for_each(|list| edit(&root.join(format!("annotations/instances_{list}.json")), |text| text.replace("square", "Disc"))), &["note: categories: disc and Disc are two classes, which differ in capitals alone"]),
+        refused("an id twice", |root| set(root, "images", "id", |_| json!(1)), &["image id 1 stands twice", "hint: give each entry of `images` an `id` of its own"]),
+        refused("no categories", |root| json(root, |all| all["categories"] = json!([])), &["0 categories; there can be 1 to 254", "hint: mend `categories`"]),
+        refused("a named pipe", |root| pipe(&root.join("annotations/instances_train.json")), &["instances_train.json`: it is a named pipe, not a file"]),
         refused("captions", |root| json(root, |all| all["annotations"] = json!([{"id": 1, "image_id": 1, "caption": "a"}])), &["annotation 1 has no `category_id`"]),
         refused("detections", |root| json_text(root, |_| b"[{\"image_id\": 1}]".to_vec()), &["it is a list, as detections are"]),
         refused("cut off", |root| json_text(root, |text| text.as_bytes()[..100].to_vec()), &["the file is cut off; get it again"]),
