@@ -115,7 +115,7 @@ fn what_changed_since_a_run_is_named_by_file_and_field() {
     fs::write(&list, ids).unwrap();
     let said = answer(dir.path(), &["why", "voc.toml", "S2C", "--set", "seed.select=best_gt"]);
     assert!(said.contains("\nin the settings: seed.select \"last\" -> \"best_gt\"\n"), "{said}");
-    assert!(said.contains("\nselect_epoch train: is new\n") && !said.contains("cam_epoch"), "{said}");
+    assert!(said.contains("\nselect_epoch train: is new\n") && !said.contains("cam_epoch epoch"), "{said}");
     let tiny = fs::read_to_string(at("tiny.toml")).unwrap();
     fs::write(at("tiny.toml"), tiny.replace("\"S2C\"", "\"ours\"")).unwrap();
     let said = answer(dir.path(), &["why", "voc.toml", "ours", "--set", "cpm.tau=0.3"]);
@@ -123,6 +123,93 @@ fn what_changed_since_a_run_is_named_by_file_and_field() {
     assert!(said.contains("\nin the settings: classifier.cpm.tau 0.5 -> 0.3\n"), "{said}");
     assert!(said.contains("\ncam_epoch epoch 1: changed: parameter `cpm.tau`: 0.5 -> 0.3\n"), "{said}");
     assert!(!said.contains("ssc") && !said.contains("weights"), "{said}");
+    fs::write(at("tiny.toml"), &tiny).unwrap();
+
+    // A mask that is gone is not one with other content, and an order is a cause where the same images stand in it.
+    fs::rename(&mask, at("mask.png")).unwrap();
+    let annotation = "<annotation><object><name>cat</name></object></annotation>";
+    fs::create_dir_all(at("voc/Annotations")).unwrap();
+    fs::write(at("voc/Annotations/train_0001.xml"), annotation).unwrap();
+    let said = answer(dir.path(), &["why", "voc.toml", "S2C"]);
+    assert!(said.contains("\nin the data: 1 training image has no mask any more: train_0001\n"), "{said}");
+    assert!(!said.contains("other content: train_0001"), "{said}");
+    fs::rename(at("mask.png"), &mask).unwrap();
+    fs::remove_dir_all(at("voc/Annotations")).unwrap();
+}
+
+/// The causes that two readers found to be false or missing: each with the smallest change that showed it.
+#[test]
+fn a_variant_is_compared_with_the_run_that_is_nearest_to_it() {
+    let dir = finished_copy();
+    let at = |name: &str| dir.path().join(name);
+    let tiny = fs::read_to_string(at("tiny.toml")).unwrap();
+    let weights = tiny.split('"').find(|part| part.ends_with("mobile_sam.f16.safetensors")).unwrap();
+    let sam = fs::read(weights).unwrap();
+    fs::write(at("sam.safetensors"), &sam).unwrap();
+    fs::write(at("tiny.toml"), tiny.replace(weights, "sam.safetensors")).unwrap();
+    let tiny = fs::read_to_string(at("tiny.toml")).unwrap();
+    let why = |args: &[&str]| answer(dir.path(), &[&["why", "tiny.toml"], args].concat());
+    const NOTHING: &str = "nothing has to run, what it needs is in the cache\n";
+    succeeds(dir.path(), &["run", "tiny.toml"]);
+    assert_eq!(why(&[]), format!("baseline: {NOTHING}S2C: {NOTHING}"));
+    // By another path to the file, too.
+    fs::create_dir(at("sub")).unwrap();
+    let said = answer(dir.path(), &["why", "sub/../tiny.toml", "S2C", "--set", "classifier.lr=0.002"]);
+    assert!(said.starts_with("compared with the last run of this file: run 2 of "), "{said}");
+
+    // What its pictures show of others' SE maps is not asked of a variant that trains without.
+    assert_eq!(why(&["baseline", "--set", "se_map.points_per_side=4"]), format!("baseline: {NOTHING}"));
+    // Weights that were overwritten at their place, also between a run and now.
+    let mut other = sam.clone();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(at("sam.safetensors"), &other).unwrap();
+    assert_eq!(why(&["baseline"]), format!("baseline: {NOTHING}"));
+    let said = why(&["S2C"]);
+    assert!(said.contains("sam.safetensors` has other content\nsam_embed train_0000, "), "{said}");
+    let said = why(&["S2C", "--run", "2"]);
+    assert!(said.contains("` part at sam_embed train_0000:\n  input `weights`: "), "{said}");
+    fs::write(at("sam.safetensors"), &sam).unwrap();
+
+    // A change that was taken back is no cause of the next: that is told against the run before.
+    succeeds(dir.path(), &["run", "tiny.toml", "--set", "segmentation.lr=0.002"]);
+    let flip = ["--set", "seed.flip=false"];
+    let said = why(&[&["S2C"], &flip[..]].concat());
+    assert!(said.starts_with("compared with the nearest of the runs of this file: run 2 of "), "{said}");
+    assert!(said.contains("\nin the settings: seed.flip true -> false\ncam_infer ") && !said.contains("lr"), "{said}");
+    let said = why(&[&["seg_epoch"], &flip[..]].concat());
+    assert!(said.contains("\nseg_epoch epoch 0 (S2C, baseline): waits for ") && !said.contains("lr"), "{said}");
+
+    // A variant that the last run did not have is compared with itself in an earlier one.
+    let (head, rest) = tiny.split_once("[[variant]]").unwrap();
+    let alone = rest.split_once("[[variant]]").unwrap().1;
+    fs::write(at("tiny.toml"), format!("{head}[[variant]]{alone}")).unwrap();
+    succeeds(dir.path(), &["run", "tiny.toml", "--set", "segmentation.lr=0.003"]);
+    fs::write(at("tiny.toml"), &tiny).unwrap();
+    let said = why(&["baseline", "--set", "segmentation.lr=0.003"]);
+    assert!(
+        said.contains("\nin the settings: segmentation.lr ")
+            && said.contains("\nseg_epoch epoch 0: changed: parameter `lr`: "),
+        "{said}"
+    );
+    assert!(!said.contains("ssc") && !said.contains("cam_epoch"), "{said}");
+
+    // A run that failed says so of what it did not bring to its end.
+    let too_fast = ["--set", "classifier.lr=1e6"];
+    assert!(!call(dir.path(), &[&["run", "tiny.toml"], &too_fast[..]].concat()).status.success());
+    let said = why(&[&["S2C"], &too_fast[..]].concat());
+    assert!(said.contains(", which failed\ncam_epoch epoch 0"), "{said}");
+    assert!(said.contains(": did not finish in that run, which failed\n"), "{said}");
+    // A file that never ran here, and a cache that knows of no run.
+    fs::copy(at("tiny.toml"), at("other.toml")).unwrap();
+    let said = answer(dir.path(), &["why", "other.toml", "S2C", "--set", "classifier.lr=0.005"]);
+    assert!(
+        said.starts_with("compared with the nearest of the runs of other files, since this one never ran here: run "),
+        "{said}"
+    );
+    fs::remove_dir_all(at("cache/history")).unwrap();
+    let said = why(&[&["S2C"], &flip[..]].concat());
+    assert!(said.starts_with("compared with the records of this cache that are nearest in parameters"), "{said}");
+    assert!(said.contains(": differs from the nearest record: parameter `flip`: true -> false\n"), "{said}");
 }
 
 #[test]
