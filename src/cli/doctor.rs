@@ -100,13 +100,14 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     let mut seen = Vec::new();
     for spec in pipeline.cells.iter().map(|cell| &cell.spec) {
         for weights::Field { name: field, path, .. } in weights::fields(spec) {
-            if !seen.contains(&(field, path)) {
-                seen.push((field, path));
-                match std::fs::metadata(path) {
-                    Ok(found) => println!("weights     {field}: {} ({})", path.display(), size(found.len())),
-                    Err(error) => println!("weights     {field}: {}: {error}; set `{field}`", path.display()),
-                }
+            if seen.contains(&(field, path.clone())) {
+                continue;
             }
+            match std::fs::metadata(&path) {
+                Ok(found) => println!("weights     {field}: {} ({})", path.display(), size(found.len())),
+                Err(error) => println!("weights     {field}: {}: {error}; set `{field}`", path.display()),
+            }
+            seen.push((field, path));
         }
     }
     let cache = read_cache(cli)?;

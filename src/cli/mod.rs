@@ -195,8 +195,8 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     if let Some(fault) = error.downcast_ref::<crate::stage::NotFinite>() {
         return Some(fault.hint(crate::pipeline::value::default_number(fault.field)));
     }
-    if error.downcast_ref::<crate::pipeline::executor::OutOfMemory>().is_some() {
-        return Some(crate::pipeline::executor::OutOfMemory::HINT.to_owned());
+    if error.downcast_ref::<crate::stage::guard::OutOfMemory>().is_some() {
+        return Some(crate::stage::guard::OutOfMemory::HINT.to_owned());
     }
     #[cfg(feature = "torch")]
     if let Some(weights) = error.downcast_ref::<crate::pipeline::build::MissingWeights>() {

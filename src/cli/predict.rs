@@ -17,6 +17,7 @@ use crate::artifact::{Fingerprint, FingerprintInput};
 use crate::cache::Cache;
 use crate::data::image::{decode_label_map, encode_rgb, voc_palette};
 use crate::digest::BlobDigest;
+use crate::stage::guard::guarded;
 use crate::stage::seg_crf::SegCrf;
 use crate::stage::seg_infer::SegInfer;
 use crate::stage::{BlobReader, Bytes, Output, Stage, StageContext, UnitInput};
@@ -65,7 +66,8 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     if !pictures.list.is_empty() {
         folder.begin(None)?;
     }
-    let mut network = SegInfer::load(serde_json::from_str(params)?, &context)?;
+    let params_of_network = serde_json::from_str(params)?;
+    let mut network = guarded(|| SegInfer::load(params_of_network, &context))?;
     let crf = crf_params.map(|params| SegCrf::load(serde_json::from_str(params)?, &context));
     let mut crf = crf.transpose()?;
     // The prediction of a picture as a PNG.
@@ -86,7 +88,7 @@ pub(super) fn predict(cli: &Cli, args: &PredictArgs) -> anyhow::Result<()> {
     for picture in pictures.list.clone() {
         let label = picture.path.to_string_lossy();
         let found = read_picture(&picture.path).and_then(|upright| {
-            let prediction = segment(&label, &upright.bytes)?;
+            let prediction = guarded(|| segment(&label, &upright.bytes))?;
             Ok((decode_label_map(&prediction)?, prediction, upright))
         });
         match found {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Hinted;
 use super::args::{Cli, Overlap, PrecisionArg, SegmentArgs};
 use super::doctor::{has_bf16, parse_device};
-use super::pictures::{Picture, Pictures, note_turned, read_picture};
+use super::pictures::{Picture, Pictures, Upright, note_turned, read_picture};
 use super::results_folder::{Reads, ResultsFolder};
 use crate::data::image::{encode_rgb, encode_se_map};
 use crate::data::read_shared;
@@ -20,6 +20,7 @@ use crate::model::sound::{Network, Soundness, sound, stranger};
 use crate::model::weights::Weights;
 use crate::pipeline::build::resolve;
 use crate::pipeline::spec::Precision;
+use crate::stage::guard::guarded;
 use crate::stage::loader::ahead;
 use crate::vision::Rgb;
 use crate::vision::mask::coco_rle;
@@ -74,9 +75,9 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         Some(problem) => Hinted::error(format!("`{}`: {}", args.weights.display(), problem.what), problem.hint),
         None => unfit(error),
     };
-    let encoder = SamEncoder::load(&weights, device, compute).map_err(&unfit)?;
-    let decoder = SamDecoder::load(&weights, device, compute).map_err(&unfit)?;
-    let Soundness { problem, notes, ignored: _ } = sound(&weights, Network::Sam).map_err(&unfit)?;
+    let encoder = guarded(|| SamEncoder::load(&weights, device, compute)).map_err(&unfit)?;
+    let decoder = guarded(|| SamDecoder::load(&weights, device, compute)).map_err(&unfit)?;
+    let Soundness { problem, notes, ignored: _ } = guarded(|| sound(&weights, Network::Sam)).map_err(&unfit)?;
     if let Some(problem) = problem {
         return Err(Hinted::error(format!("`{}`: {}", args.weights.display(), problem.what), problem.hint));
     }
@@ -95,13 +96,14 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         let writer = scope.spawn(|| receiver.into_iter().try_for_each(|found| write(cli, &folder, found, on_top)));
         let segmented = ahead(1, list.into_iter(), read, |(upright, picture), _| {
             let started = Instant::now();
-            let found = upright.and_then(|upright| {
+            let segment = |upright: Upright| {
                 let image = upright.image;
                 let size = (image.height, image.width);
                 let embed = |crop: Crop| Ok(encoder.embed(&image.part((crop.y, crop.x), crop.height, crop.width)));
                 let segments = segment_everything(&decoder, embed, size, &options)?;
                 Ok((image, segments, upright.was_turned))
-            });
+            };
+            let found = upright.and_then(|upright| guarded(|| segment(upright)));
             match found {
                 Ok((image, segments, was_turned)) => {
                     n_turned += usize::from(was_turned);
@@ -123,7 +125,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         });
         drop(sender);
         // What stopped the writer stopped the rest as well.
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let written = guarded(|| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         written.and(segmented)
     });
     written?;

@@ -3,7 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,10 @@ use crate::digest::BlobDigest;
 use crate::model::backbone::UnfitWeights;
 use crate::model::known::{Known, recognise};
 use crate::model::weights::{self, Naming, Weights, shown};
+use crate::pipeline::affinity::On;
+use crate::pipeline::build::reads_sam;
 use crate::pipeline::spec::{Backbone, Refinement, Spec};
+use crate::stage::guard::guarded;
 
 pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Result<()> {
     let file = path.display();
@@ -29,7 +32,7 @@ pub(super) fn inspect(cli: &Cli, path: &Path, lists_tensors: bool) -> anyhow::Re
     })?;
     let (n_bytes, digest) = (bytes.len() as u64, BlobDigest::of(&bytes));
     let weights = Weights::parse(bytes).with_context(|| format!("`{file}`"))?;
-    let known = recognise(&weights);
+    let known = guarded(|| Ok(recognise(&weights))).with_context(|| format!("`{file}`"))?;
     let n_parameters = weights.entries().map(|(_, entry)| i128::from(entry.numel())).sum::<i128>();
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
     weights.entries().for_each(|(_, entry)| *dtypes.entry(dtype(entry)).or_default() += 1);
@@ -130,7 +133,7 @@ impl Fit {
         let file = FileRef { path: path.into(), digest: cache.digest(path)? };
         fact(Self::FACT, &file, cache, |bytes| {
             let Known { what, fits, backbones, problem, hint, notes, ignored: _ } =
-                recognise(&Weights::parse(bytes.clone())?);
+                guarded(|| Ok(recognise(&Weights::parse(bytes.clone())?)))?;
             let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
             Ok(Self { what, fits: owned(fits), backbones: owned(backbones), problem, hint, notes })
         })
@@ -138,41 +141,41 @@ impl Fit {
 }
 
 /// A field of weights, as a cell has it.
-pub(super) struct Field<'a> {
+pub(super) struct Field {
+    /// That which names the file: of a network that takes the classifier's weights, the classifier's field.
     pub(super) name: &'static str,
-    pub(super) path: &'a Path,
+    pub(super) path: PathBuf,
     backbone: Option<Backbone>,
     is_read: bool,
 }
 
-/// All of a cell that are set.
-pub(super) fn fields(spec: &Spec) -> Vec<Field<'_>> {
-    let Spec { classifier, segmentation, pseudo_label, .. } = spec;
-    let (psa, irn) = (&pseudo_label.psa, &pseudo_label.irn);
+/// Every network of a cell, with the file that its weights come from.
+pub(super) fn fields(spec: &Spec) -> Vec<Field> {
+    let Spec { sam, classifier, segmentation, pseudo_label, .. } = spec;
     let refines = |refinement| pseudo_label.refine.contains(&refinement);
-    let of = |backbone: Option<Backbone>| Some(backbone.unwrap_or(classifier.backbone));
-    let needs_sam = classifier.ssc.enabled || classifier.cpm.enabled;
-    let all = [
-        ("sam.weights", Some(&spec.sam.weights), None, needs_sam),
-        ("classifier.weights", Some(&classifier.weights), Some(classifier.backbone), true),
-        ("segmentation.weights", Some(&segmentation.weights), Some(segmentation.backbone), segmentation.enabled),
-        ("pseudo_label.psa.weights", psa.weights.as_ref(), of(psa.backbone), refines(Refinement::Psa)),
-        ("pseudo_label.irn.weights", irn.weights.as_ref(), of(irn.backbone), refines(Refinement::Irn)),
-    ];
-    all.into_iter()
-        .filter_map(|(name, path, backbone, is_read)| Some(Field { name, path: path?, backbone, is_read }))
-        .collect()
+    let field = |name, path: &Path, backbone, is_read| Field { name, path: path.to_owned(), backbone, is_read };
+    let after = |name, is_set, on: On, refinement| {
+        field(if is_set { name } else { "classifier.weights" }, &on.weights, Some(on.backbone), refines(refinement))
+    };
+    let (psa, irn) = (&pseudo_label.psa, &pseudo_label.irn);
+    vec![
+        field("sam.weights", &sam.weights, None, reads_sam(spec)),
+        field("classifier.weights", &classifier.weights, Some(classifier.backbone), true),
+        field("segmentation.weights", &segmentation.weights, Some(segmentation.backbone), segmentation.enabled),
+        after("pseudo_label.psa.weights", psa.weights.is_some(), psa.on(classifier), Refinement::Psa),
+        after("pseudo_label.irn.weights", irn.weights.is_some(), irn.on(classifier), Refinement::Irn),
+    ]
 }
 
 /// Every file of weights is one that its field can use, before any work starts.
 pub(super) fn check(cli: &Cli, cache: &Cache, experiment: &Experiment) -> anyhow::Result<()> {
-    let mut known: HashMap<&Path, Fit> = HashMap::new();
+    let mut known: HashMap<PathBuf, Fit> = HashMap::new();
     let fields = experiment.pipeline.cells.iter().flat_map(|cell| fields(&cell.spec));
     for Field { name, path, backbone, .. } in fields.filter(|field| field.is_read) {
-        let Fit { what, fits, backbones, problem, hint, notes: _ } = match known.entry(path) {
+        let Fit { what, fits, backbones, problem, hint, notes: _ } = match known.entry(path.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let fit = new.insert(Fit::of(cache, path).with_context(|| format!("`{name}`"))?);
+                let fit = new.insert(Fit::of(cache, &path).with_context(|| format!("`{name}`"))?);
                 if !cli.quiet {
                     fit.notes.iter().for_each(|note| eprintln!("note: `{name}`: `{}`: {note}", path.display()));
                 }

@@ -19,7 +19,7 @@ use crate::cache::history::{Ended, History, How, Run};
 use crate::data::Dataset;
 use crate::digest::BlobDigest;
 use crate::pipeline::build::CellUnits;
-use crate::pipeline::compare::fields::{Field, differing};
+use crate::pipeline::compare::fields::{Field, differing, differing_sets};
 use crate::pipeline::file::{Cell, Pipeline};
 use crate::pipeline::graph::{Graph, UnitIdx};
 use crate::pipeline::past::{changes_in_reads, data_digest, restored};
@@ -209,10 +209,9 @@ impl<'a> Asked<'a> {
         let named: Vec<String> = fields.iter().filter(|field| field.has_effect).map(Field::to_string).collect();
         let mut lines = Vec::new();
         if !named.is_empty() {
-            let preset = |cell: &Cell| serde_json::to_value(&cell.spec).ok()?.pointer("/s2c/preset").cloned();
-            let (was, is) = (preset(then).unwrap_or_default(), preset(now).unwrap_or_default());
-            let preset = if was == is { String::new() } else { format!("s2c.preset {was} -> {is}, and so ") };
-            lines.push(format!("in the settings: {preset}{}", named.join(", ")));
+            let sets = differing_sets(&then.spec, &now.spec)?;
+            let sets: String = sets.iter().map(|set| format!("{set}, and so ")).collect();
+            lines.push(format!("in the settings: {sets}{}", named.join(", ")));
         }
         let data_now = &*self.experiment.cells[at].dataset;
         let read = contents_read(&self.experiment.graph, self.experiment.cells[at].own_units());

@@ -1,5 +1,5 @@
 //! Augmentation as an explicit record, so that what is done to an image can be done to its maps and undone for its
-//! prompts (S2C_FACTS section 3).
+//! prompts.
 
 use rand_chacha::ChaCha8Rng;
 

@@ -117,7 +117,6 @@ fn starts_utf16(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::Instant;
 
     use super::*;
 
@@ -165,7 +164,6 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         assert_eq!(read_regular(&path("link"), 4).unwrap(), b"1234");
-        let started = Instant::now();
         for (file, said) in [
             (path("file"), "it has more than 1 MB"),
             (path("pipe"), "it is a named pipe, not a file"),
@@ -177,6 +175,5 @@ mod tests {
             assert!(error.starts_with(said), "{}: {error}", file.display());
         }
         assert!(read_regular(&path("socket"), 3).is_err());
-        assert!(started.elapsed().as_secs() < 5);
     }
 }

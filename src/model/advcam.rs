@@ -1,5 +1,5 @@
 //! AdvCAM (Lee, Kim, Yoon, CVPR 2021): an image climbs towards a class, and the CAMs on the way are summed, so that more
-//! of an object shows than its most telling part (S2C_FACTS section 4.5; reference: `obtain_CAM_masking.py` of
+//! of an object shows than its most telling part (reference: `obtain_CAM_masking.py` of
 //! jbeomlee93/AdvCAM). Not as there: CAMs are the classifier's own, where Grad-CAM is the same but for a factor; an image
 //! and its mirror climb apart; scale 0.5 takes as many steps as the others.
 

@@ -1,4 +1,4 @@
-//! SEAM (Wang et al., CVPR 2020; S2C_FACTS section 4.7; reference: `network/resnet38_SEAM.py` and `train_SEAM.py` of
+//! SEAM (Wang et al., CVPR 2020; reference: `network/resnet38_SEAM.py` and `train_SEAM.py` of
 //! YudeWang/SEAM): CAMs that do not depend on the size of an image. Not as there: losses are taken at the size of the
 //! smaller image's CAMs, a normalised CAM keeps its lowest value, the smaller image has no L_CLS, a
 //! ResNet38d leaves out what S2C's does, and the loss on the lowest quarter of a revised CAM, which moves the best

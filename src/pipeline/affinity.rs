@@ -139,10 +139,10 @@ impl Default for IrnSpec {
 
 /// A network and where it starts.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct On {
-    pub(super) backbone: Backbone,
-    pub(super) weights: PathBuf,
-    pub(super) stride: u32,
+pub struct On {
+    pub backbone: Backbone,
+    pub weights: PathBuf,
+    pub stride: u32,
 }
 
 fn on(
@@ -157,13 +157,15 @@ fn on(
 }
 
 impl PsaSpec {
-    pub(super) fn on(&self, classifier: &ClassifierSpec) -> On {
+    /// Its network, with what it does not set taken from the classifier.
+    pub fn on(&self, classifier: &ClassifierSpec) -> On {
         on(classifier, (self.backbone, self.weights.as_ref(), self.stride))
     }
 }
 
 impl IrnSpec {
-    pub(super) fn on(&self, classifier: &ClassifierSpec) -> On {
+    /// Its network, with what it does not set taken from the classifier.
+    pub fn on(&self, classifier: &ClassifierSpec) -> On {
         on(classifier, (self.backbone, self.weights.as_ref(), self.stride))
     }
 }

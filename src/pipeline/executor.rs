@@ -1,8 +1,6 @@
 //! Executors: where units compute. A unit needs its fingerprint and something to read blobs from, nothing else.
 
-use std::any::Any;
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::artifact::{ArtifactRef, Fingerprint};
 use crate::cache::locked;
 use crate::pipeline::graph::UnitIdx;
+use crate::stage::guard::{OutOfMemory, guarded};
 use crate::stage::{BlobReader, Device, DynStage, Interrupted, Output, StageContext, StageEntry, UnitInput};
 
 /// Units that wait for each worker, so that it need not wait for them.
@@ -70,34 +69,6 @@ pub fn has_left_threads() -> bool {
 #[derive(Debug, thiserror::Error)]
 #[error("ran past its limit of {0:?}")]
 pub struct PastLimit(pub Duration);
-
-/// A unit asked for more memory than there is.
-#[derive(Debug, thiserror::Error)]
-#[error("out of memory: {0}")]
-pub struct OutOfMemory(String);
-
-impl OutOfMemory {
-    /// What to do about it.
-    pub const HINT: &str = "set a smaller `batch_size` with more `accumulate`, a smaller `crop` or smaller `scales`; on a CPU \
-                            fewer --jobs, and a GPU only once in --device; what has finished is kept";
-
-    /// libtorch has no type for it. What stands above its text in the error is kept, its trace is not.
-    fn of(error: &anyhow::Error) -> Option<Self> {
-        const SAID: [&str; 4] =
-            ["can't allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC"];
-        let has_said = |text: &str| SAID.iter().any(|said| text.contains(said));
-        let mut chain: Vec<String> = Vec::new();
-        for text in error.chain().map(ToString::to_string) {
-            if let Some(line) = text.lines().find(|line| has_said(line)) {
-                let from = line.find("you tried").or_else(|| line.find("Tried")).unwrap_or(0);
-                chain.push(line[from..].split(". ").next().unwrap_or_default().to_owned());
-                return Some(Self(chain.join(": ")));
-            }
-            chain.push(text);
-        }
-        None
-    }
-}
 
 /// Threads of this process: one for each device (k for one named k times), for stages that use all of it or all cores,
 /// and `jobs` for the others.
@@ -314,12 +285,12 @@ fn worker(queue: &Queue, context: &StageContext, sender: &mpsc::Sender<Finished>
                 // Out of the map while it runs: a stage that panicked or failed is not used again.
                 let kept = loaded.remove(task.entry.kind).filter(|(of, _)| of == params);
                 let mut stage = kept.map(|(_, stage)| stage);
-                let mut outcome = guarded(&mut stage, &task, context);
+                let mut outcome = run_unit(&mut stage, &task, context);
                 // What other stages keep loaded may be what is in the way.
                 if !loaded.is_empty() && outcome.as_ref().is_err_and(|error| error.is::<OutOfMemory>()) {
                     loaded.clear();
                     stage = None;
-                    outcome = guarded(&mut stage, &task, context);
+                    outcome = run_unit(&mut stage, &task, context);
                 }
                 if let (Ok(_), Some(stage)) = (&outcome, stage) {
                     loaded.insert(task.entry.kind, (params.clone(), stage));
@@ -369,30 +340,21 @@ impl Queue {
     }
 }
 
-/// Loads the stage if need be and runs one unit; a panic becomes that unit's error.
-fn guarded(
+/// Loads the stage if need be and runs one unit.
+fn run_unit(
     stage: &mut Option<Box<dyn DynStage>>,
     task: &UnitTask,
     context: &StageContext,
 ) -> anyhow::Result<Vec<Output>> {
-    let work = AssertUnwindSafe(|| {
-        if stage.is_none() {
-            *stage = Some((task.entry.load)(&task.fingerprint.params, context)?);
-        }
-        let input = UnitInput { label: &task.label, fingerprint: &task.fingerprint, reader: &*task.io };
-        match stage {
-            Some(stage) => stage.run(&input),
-            None => Ok(Vec::new()),
-        }
+    let outcome = guarded(|| {
+        let stage = match stage {
+            Some(stage) => stage,
+            None => stage.insert((task.entry.load)(&task.fingerprint.params, context)?),
+        };
+        stage.run(&UnitInput { label: &task.label, fingerprint: &task.fingerprint, reader: &*task.io })
     });
-    let outcome = catch_unwind(work).unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", message(&*panic))));
     outcome.map_err(|error| match error.is::<Interrupted>() {
         true => error,
-        false => OutOfMemory::of(&error).map_or(error, anyhow::Error::from).context(format!("unit `{}`", task.label)),
+        false => error.context(format!("unit `{}`", task.label)),
     })
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::file::{Cell, Pipeline};
 use super::graph::Graph;
 use super::spec::Spec;
+use super::value::with_paths;
 use super::words::{date, some_of, span, table};
 use crate::cache::history::{Began, Ended, How, Run};
 use crate::data::text::counted;
@@ -40,30 +41,19 @@ pub fn normalised(pipeline: &Pipeline, folder: &Path) -> anyhow::Result<Vec<u8>>
     let kept = |cell: &Cell| {
         let Cell { name, variant, axes, spec } = cell.clone();
         let seen = |path: PathBuf| path.strip_prefix(folder).map(Path::to_owned).unwrap_or(path);
-        KeptCell { name, variant, axes, spec: with_paths(spec, seen) }
+        anyhow::Ok(KeptCell { name, variant, axes, spec: with_paths(&spec, seen)? })
     };
-    Ok(serde_json::to_vec(&pipeline.cells.iter().map(kept).collect::<Vec<_>>())?)
+    Ok(serde_json::to_vec(&pipeline.cells.iter().map(kept).collect::<anyhow::Result<Vec<_>>>()?)?)
 }
 
 /// The pipeline that was kept, its file being in `folder`.
 pub fn restored(kept: &[u8], name: &str, folder: &Path) -> anyhow::Result<Pipeline> {
     let cells: Vec<KeptCell> = serde_json::from_slice(kept).context("a program of other fields kept it")?;
-    let cell = |KeptCell { name, variant, axes, spec }| Cell {
-        name,
-        variant,
-        axes,
-        spec: with_paths(spec, |path| folder.join(path)),
+    let cell = |KeptCell { name, variant, axes, spec }| {
+        anyhow::Ok(Cell { name, variant, axes, spec: with_paths(&spec, |path| folder.join(path))? })
     };
-    let cells = cells.into_iter().map(cell).collect();
+    let cells = cells.into_iter().map(cell).collect::<anyhow::Result<_>>()?;
     Ok(Pipeline { name: name.to_owned(), cells, files: Vec::new(), sets: Vec::new() })
-}
-
-fn with_paths(mut spec: Spec, change: impl Fn(PathBuf) -> PathBuf) -> Spec {
-    spec.dataset.root = spec.dataset.root.map(&change);
-    for weights in [&mut spec.sam.weights, &mut spec.classifier.weights, &mut spec.segmentation.weights] {
-        *weights = change(std::mem::take(weights));
-    }
-    spec
 }
 
 /// A digest of all that a data set gives: classes, and of each image its id, content, labels and mask.

@@ -38,6 +38,9 @@ const fn switch(
     Switch { field, row, paper, authors_code }
 }
 
+/// The fields that set others: those that a preset or a recipe sets, where nothing else is written for them.
+pub const SETS_OF_FIELDS: [&str; 2] = ["s2c.preset", "segmentation.recipe"];
+
 /// All of them; the rows are those of the comparison of paper and code.
 #[rustfmt::skip]
 pub const SWITCHES: [Switch; 29] = [
@@ -73,7 +76,7 @@ pub const SWITCHES: [Switch; 29] = [
     switch("seed.select",                         "42", None,                Some(Choice("best_gt"))),
 ];
 
-/// What each recipe but `recommended` sets (S2C_FACTS sections 4.2 and 4.13), as docs/segmentation.md lists it.
+/// What each recipe but `recommended` sets, as docs/segmentation.md lists it with the sources.
 #[rustfmt::skip]
 pub const RECIPES: [(&str, [Literal; 2]); 15] = [
     // field                         largefov_resnet38d                                aspp_v2_resnet101

@@ -349,6 +349,18 @@ pub fn named_paths(spec: &Spec) -> Vec<(&'static str, PathBuf)> {
     named.collect()
 }
 
+/// A spec whose paths are others: `change` is asked for each that is set, those within the data set left out.
+pub(super) fn with_paths(spec: &Spec, change: impl Fn(PathBuf) -> PathBuf) -> serde_json::Result<Spec> {
+    let mut spec = serde_json::to_value(spec)?;
+    for field in PATHS {
+        let Some(place) = spec.pointer_mut(&format!("/{}", field.replace('.', "/"))) else { continue };
+        if let Some(path) = place.as_str().map(PathBuf::from) {
+            *place = serde_json::to_value(change(path))?;
+        }
+    }
+    serde_json::from_value(spec)
+}
+
 /// Every field whose `~` is the home folder.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
     PATHS.into_iter().chain([WITHIN])

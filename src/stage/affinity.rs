@@ -163,7 +163,7 @@ pub(super) fn pooled(scores: &Tensor, stride: i64) -> Tensor {
 
 /// [`pooled`] undone, as far as it can be: `(C, h, w)` to the size of the image.
 pub(super) fn upsampled(scores: &Tensor, stride: i64, (height, width): (usize, usize)) -> Tensor {
-    let (_, h, w) = scores.size3().unwrap_or_default();
+    let (_, h, w) = scores.size3().expect("scores of classes");
     let up = scores.unsqueeze(0).upsample_bilinear2d([h * stride, w * stride], false, None, None);
     up.narrow(2, 0, height as i64).narrow(3, 0, width as i64).squeeze_dim(0)
 }

@@ -1,4 +1,4 @@
-//! `cam_infer`: the CAMs of an image's classes, over scales and mirrored (S2C_FACTS section 3).
+//! `cam_infer`: the CAMs of an image's classes, over scales and mirrored.
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};

@@ -15,6 +15,7 @@ pub mod coco_mask;
 #[cfg(feature = "torch")]
 mod epoch;
 pub mod evaluate;
+pub mod guard;
 #[cfg(feature = "torch")]
 pub mod irn_epoch;
 #[cfg(feature = "torch")]

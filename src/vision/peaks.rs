@@ -1,4 +1,4 @@
-//! Local maxima of a CAM channel: the points that prompt SAM (S2C_FACTS 2.1, rows 13 to 18).
+//! Local maxima of a CAM channel: the points that prompt SAM (rows 13 to 18 of docs/presets.md).
 
 use super::Peak;
 

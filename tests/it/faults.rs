@@ -18,10 +18,10 @@ use s2c_pipe::artifact::{ArtifactRef, Fingerprint, Manifest};
 use s2c_pipe::cache::Cache;
 use s2c_pipe::data::FileMemo;
 use s2c_pipe::digest::BlobDigest;
-#[cfg(feature = "torch")]
-use s2c_pipe::pipeline::executor::OutOfMemory;
 use s2c_pipe::pipeline::graph::{Graph, InputSet, Source, Unit, UnitIdx};
 use s2c_pipe::pipeline::run::{Event, RunOptions, RunReport, run};
+#[cfg(feature = "torch")]
+use s2c_pipe::stage::guard::OutOfMemory;
 use s2c_pipe::stage::{Device, Output, Registry, Stage, StageContext, StageEntry, UnitInput};
 
 use crate::engine::{ConcatParams, Workspace, executed, executor, open, params, pipeline, registry};
@@ -242,17 +242,16 @@ fn a_stage_that_hangs_fails_at_its_limit_and_the_rest_goes_on() {
         let inputs = vec![("value", Source::value(item.as_bytes()))];
         graph.add(Unit { stage: "concat_each", version: 1, item: item.into(), params, inputs })
     };
-    let units = [each(&mut graph, "slow", 3000), each(&mut graph, "b", 0), each(&mut graph, "c", 0)];
+    let units = [each(&mut graph, "slow", 3_600_000), each(&mut graph, "b", 0), each(&mut graph, "c", 0)];
     let last = joined(&mut graph, &units);
-    let started = Instant::now();
     let cache = workspace.open();
+    // It does not wait for the unit: that would take an hour.
     let report = run_with(
         &cache,
         &registry(),
         (&graph, last),
         Asked { keep_going: true, limit: Some(LIMIT), ..Asked::default() },
     );
-    assert!(started.elapsed() < Duration::from_millis(2500), "it does not wait for it");
     let [(label, error)] = &report.failed[..] else { panic!("{:?}", report.failed) };
     assert_eq!((label.as_str(), error.to_string().as_str()), ("concat_each slow", "ran past its limit of 500ms"));
     assert_eq!((report.n_executed(), report.blocked), (2, vec!["concat all".to_owned()]));

@@ -183,6 +183,9 @@ fn many_writers_at_once_have_numbers_of_their_own() {
 const FILE: &str = "
     [dataset]
     root = 'voc'
+    [pseudo_label]
+    psa.weights = 'weights/psa.safetensors'
+    irn.weights = 'weights/irn.safetensors'
     [[variant]]
     name = 'S2C'
     'cpm.enabled' = true
@@ -203,6 +206,8 @@ fn a_file_that_ran_is_kept_whole_whatever_folder_it_is_in() {
         (normalised(&pipeline, &folders[i]).unwrap(), pipeline)
     });
     assert_eq!(one.0, two.0);
+    let kept = String::from_utf8_lossy(&one.0);
+    assert!(!kept.contains(&*dir.path().to_string_lossy()), "{kept}");
     let history = History::new(dir.path());
     let digest = history.keep_file(&one.0).unwrap();
     assert_eq!(history.keep_file(&two.0).unwrap(), digest);

@@ -559,6 +559,14 @@ fn bad_input_is_one_clear_line_and_a_hint() {
     write_pipeline(dir.path(), TINY);
     let sam = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/weights/mobile_sam.f16.safetensors");
     let sam_weights = format!("classifier.weights={}", sam.display());
+    let baseline = TINY.split("[[variant]]").next().unwrap();
+    let wrong_sam = baseline.replace("mobile_sam.f16.safetensors", "resnet50_v1.f16.safetensors");
+    write_pipeline(dir.path(), &wrong_sam);
+    fs::rename(dir.path().join("tiny.toml"), dir.path().join("voted.toml")).unwrap();
+    write_pipeline(dir.path(), TINY);
+    // SSC that never begins reads no SAM.
+    let late = ["--set", "ssc.enabled=true", "--set", "ssc.start_epoch=9"];
+    succeeds(dir.path(), &[&["plan", "voted.toml"], &late[..]].concat());
     for (args, error, hint) in [
         (&["run", "none.toml"][..], "could not read", "give the path of a pipeline file"),
         (&["run", "tiny.toml", "--set", "cpm.tua=1"], "no field `cpm.tua`", "did you mean `classifier.cpm.tau`?"),
@@ -569,6 +577,17 @@ fn bad_input_is_one_clear_line_and_a_hint() {
         ),
         (
             &["plan", "tiny.toml", "--set", "classifier.backbone=resnet18"],
+            "is ResNet-50, and the backbone is resnet18",
+            "weights inspect FILE",
+        ),
+        // A refinement alone reads SAM, and a network may start from the classifier's weights.
+        (
+            &["plan", "voted.toml", "--set", "pseudo_label.refine=segment_vote"],
+            "`sam.weights`: `",
+            "weights inspect FILE",
+        ),
+        (
+            &["plan", "tiny.toml", "--set", "pseudo_label.refine=psa", "--set", "pseudo_label.psa.backbone=resnet18"],
             "is ResNet-50, and the backbone is resnet18",
             "weights inspect FILE",
         ),

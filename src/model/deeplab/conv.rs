@@ -91,7 +91,7 @@ impl NormedConv {
         let none: Option<&Tensor> = None;
         let padding = [self.weight.size()[2] / 2 * self.dilation; 2];
         let y = x.conv2d(&self.weight.to_kind(x.kind()), none, [1, 1], padding, [self.dilation; 2], 1);
-        let (b, _, h, w) = y.size4().unwrap_or_default();
+        let (b, _, h, w) = y.size4().expect("a batch of feature maps");
         // One value has no variance.
         let train = train && b * h * w > 1;
         let (scale, bias, mean, var) = (&self.scale, &self.bias, &self.mean, &self.var);

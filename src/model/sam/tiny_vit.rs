@@ -186,7 +186,7 @@ impl Attention {
 
     /// `(windows, N, C)`
     fn forward(&self, x: &Tensor) -> Tensor {
-        let (b, n, c) = x.size3().unwrap_or_default();
+        let (b, n, c) = x.size3().expect("windows of tokens");
         let qkv = self.qkv.forward(&self.norm.forward(x)).view([b, n, self.heads, -1]).transpose(1, 2);
         let parts = qkv.chunk(3, -1); // each (windows, heads, N, C / heads)
         let scale = ((c / self.heads) as f64).powf(-0.5);

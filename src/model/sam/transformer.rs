@@ -311,7 +311,7 @@ impl CrossAttention {
 
     /// The same where all prompts share the image: one product a head serves all of them.
     fn see_shared(&self, tokens: &Tensor, shared: &Shared) -> Tensor {
-        let (n, t, _) = tokens.size3().unwrap_or_default();
+        let (n, t, _) = tokens.size3().expect("a batch of tokens");
         let queries = heads(&(self.q_proj.forward(tokens) * (HEAD as f64).powf(-0.5)));
         let queries = queries.transpose(0, 1).reshape([HEADS, n * t, HEAD]);
         let seen = softmax(&queries.bmm(&shared.keys)).bmm(&shared.values).view([HEADS, n, t, HEAD]);

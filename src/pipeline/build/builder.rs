@@ -31,7 +31,8 @@ use crate::vision::labels_of;
 
 use super::effective::{cam_epoch_params, prompt_params, pseudo_label_params, se_map_params, starts_with_crf};
 use super::{
-    CellUnits, MissingWeights, NeedsMasks, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after, uses_se_maps,
+    CellUnits, MissingWeights, NeedsMasks, OverlayUnits, UnknownEvaluated, needs_se_maps, prompts_after,
+    trains_with_cpm, uses_se_maps,
 };
 
 /// Adds the units of one cell to the graph.
@@ -52,9 +53,8 @@ impl Builder<'_> {
     pub(super) fn cell(&mut self, name: &str, any_se_map: bool) -> anyhow::Result<CellUnits> {
         let (spec, dataset) = (self.spec, self.dataset.clone());
         let train = &dataset.train;
-        let cpm = &spec.classifier.cpm;
-        let with_cpm = cpm.enabled && cpm.start_epoch < spec.classifier.epochs;
-        let prompts = with_cpm && cpm.sam_input == SamInput::CachedFull || prompts_after(spec);
+        let is_prompted = trains_with_cpm(spec) && spec.classifier.cpm.sam_input == SamInput::CachedFull;
+        let prompts = is_prompted || prompts_after(spec);
 
         let needs_se_maps = needs_se_maps(spec);
         let embeddings = if needs_se_maps || prompts { self.each(train, Self::embedding)? } else { Vec::new() };

@@ -234,6 +234,16 @@ pub fn resolve(precision: Precision, bf16_native: bool) -> Compute {
 }
 
 /// SAM makes the label maps.
+/// Some unit of the cell reads the weights of SAM.
+pub fn reads_sam(spec: &Spec) -> bool {
+    needs_se_maps(spec) || trains_with_cpm(spec) || prompts_after(spec)
+}
+
+fn trains_with_cpm(spec: &Spec) -> bool {
+    let cpm = &spec.classifier.cpm;
+    cpm.enabled && cpm.start_epoch < spec.classifier.epochs
+}
+
 fn prompts_after(spec: &Spec) -> bool {
     spec.pseudo_label.refine.first() == Some(&Refinement::SamPrompt)
 }
@@ -311,6 +321,38 @@ mod tests {
         let mut counts = BTreeMap::new();
         graph.units().for_each(|unit| *counts.entry(unit.stage).or_default() += 1);
         counts
+    }
+
+    #[test]
+    fn a_cell_reads_sam_where_some_unit_does() {
+        type Change = fn(&mut Spec);
+        let refines = [Refinement::SegmentVote, Refinement::Sepl, Refinement::SamPrompt, Refinement::Crf];
+        let refined = |refinement| {
+            let mut spec = Spec::default();
+            spec.pseudo_label.refine = vec![refinement];
+            spec
+        };
+        let mut specs: Vec<Spec> = refines.map(refined).into();
+        let changes: [Change; 5] = [
+            |_| {},
+            |spec| spec.classifier.ssc.enabled = true,
+            |spec| (spec.classifier.ssc.enabled, spec.classifier.ssc.start_epoch) = (true, spec.classifier.epochs),
+            |spec| spec.classifier.cpm.enabled = true,
+            |spec| (spec.classifier.cpm.enabled, spec.classifier.cpm.start_epoch) = (true, spec.classifier.epochs),
+        ];
+        specs.extend(changes.map(|change| {
+            let mut spec = Spec::default();
+            change(&mut spec);
+            spec
+        }));
+        for mut spec in specs {
+            spec.sam.weights = "sam".into();
+            spec.report.overlays = 0;
+            let cell = [CellInput { name: "cell", spec: &spec, dataset: dataset(2), past: None }];
+            let (graph, cells) = build(&cell, &NoFiles, false).unwrap();
+            let read = crate::pipeline::why::contents_read(&graph, cells[0].units());
+            assert_eq!(read.contains(&BlobDigest::of(b"sam")), reads_sam(&spec), "{spec:?}");
+        }
     }
 
     /// What a second cell adds to the first, by stage.

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::pipeline::preset::SETS_OF_FIELDS;
 use crate::pipeline::spec::Spec;
 use crate::pipeline::why::params_that_differ;
 
@@ -24,11 +25,22 @@ impl fmt::Display for Field {
     }
 }
 
-/// The fields in which two specs differ, as if all had an effect. A preset is not among them: what it sets is.
+/// The fields in which two specs differ, as if all had an effect. A preset and a recipe are not among them: what they set
+/// is.
 pub fn differing(left: &Spec, right: &Spec) -> anyhow::Result<Vec<Field>> {
     let found = params_that_differ("", &serde_json::to_value(left)?, &serde_json::to_value(right)?);
-    let of_fields = found.into_iter().filter(|(path, ..)| path != "s2c.preset");
+    let of_fields = found.into_iter().filter(|(path, ..)| !SETS_OF_FIELDS.contains(&path.as_str()));
     Ok(of_fields.map(|(path, left, right)| Field { path, left, right, has_effect: true }).collect())
+}
+
+/// The presets and recipes in which two specs differ, before and after.
+pub fn differing_sets(left: &Spec, right: &Spec) -> anyhow::Result<Vec<Field>> {
+    let (left, right) = (serde_json::to_value(left)?, serde_json::to_value(right)?);
+    let field = |path: &str| {
+        let of = |spec: &Value| spec.pointer(&format!("/{}", path.replace('.', "/"))).cloned().unwrap_or_default();
+        Field { path: path.to_owned(), left: of(&left), right: of(&right), has_effect: true }
+    };
+    Ok(SETS_OF_FIELDS.into_iter().map(field).filter(|field| field.left != field.right).collect())
 }
 
 /// Finds the fields that can be left out, one after the other: without any of the others the variants would differ.

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use s2c_pipe::pipeline::file::{FileError, Pipeline, load};
 use tempfile::TempDir;
@@ -211,10 +210,8 @@ fn bombs_are_one_clear_line() {
         (of("self.toml", "extends = './self.toml'".into()), "extends itself"),
     ];
     for (file, said) in cases {
-        let started = Instant::now();
         let error = load(&file, &[]).unwrap_err();
         assert!(error.message.contains(said), "{}: {}", file.display(), error.message);
-        assert!(started.elapsed().as_secs() < 20, "{}", file.display());
     }
     // A mark of byte order and ends of lines of other systems are read.
     let read = |name: &str, text: &str| load(Path::new(&write(&dir, name, text)), &[]).unwrap().cells.remove(0).spec;
