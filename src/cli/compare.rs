@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -15,9 +15,11 @@ use super::table::results;
 use super::{Hinted, read_cache};
 use crate::cache::Cache;
 use crate::cache::history::{History, Run};
+use crate::digest::BlobDigest;
 use crate::pipeline::compare::fields::{Field, differing, find_effects, with_effects};
 use crate::pipeline::compare::{Effect, compare};
 use crate::pipeline::file::{Cell, Pipeline, load, nearest};
+use crate::pipeline::graph::UnitIdx;
 use crate::pipeline::past::{METRICS, changed_since, changes_in_reads, data_digest, restored, versions};
 use crate::pipeline::repeats::mious;
 
@@ -107,16 +109,36 @@ pub(super) fn compare_two(
 }
 
 /// The fields in which two cells differ, with what each is worth.
-pub(super) fn fields_of(cache: &Cache, left: &Cell, right: &Cell) -> anyhow::Result<Vec<Field>> {
+fn fields_of(cache: &Cache, left: &Cell, right: &Cell) -> anyhow::Result<Vec<Field>> {
+    fields_with_effects(cache, (left, None), right, &|left, right| left == right)
+}
+
+/// The same of what units the right cell has that the left one, which had some weights, has not.
+pub(super) fn fields_that_make_units(
+    cache: &Cache,
+    (left, weights): (&Cell, &[(PathBuf, BlobDigest)]),
+    right: &Cell,
+) -> anyhow::Result<Vec<Field>> {
+    fields_with_effects(cache, (left, Some(weights)), right, &|left, right| left.is_superset(right))
+}
+
+fn fields_with_effects(
+    cache: &Cache,
+    (left, weights): (&Cell, Option<&[(PathBuf, BlobDigest)]>),
+    right: &Cell,
+    is_done: &dyn Fn(&BTreeSet<UnitIdx>, &BTreeSet<UnitIdx>) -> bool,
+) -> anyhow::Result<Vec<Field>> {
     let mut fields = differing(&left.spec, &right.spec)?;
     let is_same = |fields: &[Field]| {
         // Some combination of fields may be none of a pipeline: then it is not the right one.
         let Ok(spec) = with_effects(&left.spec, fields) else { return Ok(false) };
         let cells = vec![Cell { spec, ..left.clone() }, right.clone()];
-        let built = Experiment::of(cache, Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() });
+        let pipeline = Pipeline { name: String::new(), cells, files: Vec::new(), sets: Vec::new() };
+        let reads = weights.map(|weights| Reading { data: None, is_past: true, weights: weights.to_vec() });
+        let built = Experiment::of_reads(cache, pipeline, &reads.into_iter().collect::<Vec<_>>());
         Ok(built.is_ok_and(|built| {
             let units = |at: usize| built.cells[at].targets().into_iter().collect::<BTreeSet<_>>();
-            units(0) == units(1)
+            is_done(&units(0), &units(1))
         }))
     };
     find_effects(&mut fields, &is_same)?;

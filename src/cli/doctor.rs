@@ -114,7 +114,7 @@ fn check_file(cli: &Cli, file: &Path, sets: &[String]) -> anyhow::Result<()> {
     let experiment = Experiment::open(&cache, &PipelineArgs { file: file.to_owned(), sets: sets.to_vec() })?;
     weights::check(cli, &cache, &experiment)?;
     for (name, lines) in experiment.decided() {
-        println!("data        {name}, every file whole");
+        println!("data        {name}, all of whose files can be read");
         print_decided(lines);
     }
     experiment.hashed(0).iter().for_each(|line| println!("files       {line}"));

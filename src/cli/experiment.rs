@@ -158,7 +158,20 @@ impl Experiment {
         // Notes tell what the data lack, which may be the cause.
         let (graph, cells) = built.map_err(|error| {
             let notes = distinct_notes(inputs.iter().map(|input| &*input.dataset));
-            OfData { error, notes: notes.into_iter().map(str::to_owned).collect() }
+            let line = |(subject, said): &(&'static str, String)| format!("  {subject:<11} {said}");
+            let of_data = |data: &Dataset| {
+                let head = format!(
+                    "data {}: {} training and {} validation images",
+                    data.name,
+                    data.train.len(),
+                    data.val.len()
+                );
+                std::iter::once(head).chain(data.decided.iter().map(line)).collect::<Vec<_>>()
+            };
+            let mut decided: Vec<Vec<String>> = inputs.iter().map(|input| of_data(&input.dataset)).collect();
+            decided.dedup();
+            let notes = notes.into_iter().map(str::to_owned).collect();
+            OfData { error, notes, decided: decided.concat() }
         })?;
         let weights = std::mem::take(&mut *locked(&memo.asked));
         Ok(Self { pipeline, graph, cells, untold: cache.untold_files(), weights })

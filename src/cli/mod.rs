@@ -98,7 +98,10 @@ pub fn main() -> ExitCode {
     let code = match start(&cli) {
         Ok(code) => code,
         Err(error) => {
-            if let Some(OfData { notes, .. }) = error.downcast_ref().filter(|_| !cli.quiet) {
+            if let Some(OfData { notes, decided, .. }) = error.downcast_ref().filter(|_| !cli.quiet) {
+                if matches!(cli.command, Command::Doctor { .. } | Command::Plan { .. }) {
+                    decided.iter().for_each(|line| eprintln!("{}", printable(line, true)));
+                }
                 notes.iter().for_each(|note| eprintln!("note: {}", printable(note, true)));
             }
             let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
@@ -234,6 +237,8 @@ struct Hinted {
 struct OfData {
     error: anyhow::Error,
     notes: Vec<String>,
+    /// What was decided of the data: they can be read, and something else is wrong.
+    decided: Vec<String>,
 }
 
 impl std::fmt::Display for OfData {

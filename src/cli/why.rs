@@ -1,7 +1,7 @@
 //! `why`: what makes units of a file run again.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::args::{Cli, PipelineArgs};
-use super::compare::fields_of;
+use super::compare::fields_that_make_units;
 use super::experiment::{Experiment, Reading};
 use super::history::is_of_file;
 use super::kept::Kept;
@@ -22,7 +22,7 @@ use crate::pipeline::build::CellUnits;
 use crate::pipeline::compare::fields::{Field, differing, differing_sets};
 use crate::pipeline::file::{Cell, Pipeline};
 use crate::pipeline::graph::{Graph, UnitIdx};
-use crate::pipeline::past::{changes_in_reads, data_digest, restored};
+use crate::pipeline::past::{changes_in_reads, data_digest, n_items_changed, restored};
 use crate::pipeline::why::{StaleReason, Then, contents_read, why, with_all_above};
 use crate::pipeline::words::date;
 
@@ -30,6 +30,9 @@ use crate::pipeline::words::date;
 const N_NAMED: usize = 3;
 /// Runs that differ in what they ran, of which one is compared with.
 const MOST_RUNS: usize = 200;
+
+/// Data sets of the past whose images are compared with those of now.
+const MOST_DATA: usize = 50;
 
 /// The variant of an earlier run that one of now is compared with.
 struct Base {
@@ -108,22 +111,41 @@ impl Past {
     }
 
     /// What a variant is compared with: among those of its name, or else among all, the one with the fewest other fields,
-    /// data and weights; of equals that of the newest run.
+    /// data and weights; of equals that of the newest run that ended well. A changed image counts as a field does.
     fn base(&self, kept: &Kept, experiment: &Experiment, at: usize) -> anyhow::Result<Option<Base>> {
         let now = &experiment.pipeline.cells[at];
         let data = data_digest(&experiment.cells[at].dataset);
-        let has_name = self.runs.iter().any(|(_, cells)| cells.iter().any(|cell| cell.name == now.name));
+        let has = |is_it: &dyn Fn(&Cell) -> bool| self.runs.iter().any(|(_, cells)| cells.iter().any(is_it));
+        let is_named = |cell: &Cell| cell.name == now.name;
+        // Another point of its sweep, or the variant without one.
+        let is_variant = |cell: &Cell| cell.variant == now.variant;
+        let is_candidate: &dyn Fn(&Cell) -> bool = match (has(&is_named), has(&is_variant)) {
+            (true, _) => &is_named,
+            (false, true) => &is_variant,
+            (false, false) => &|_| true,
+        };
+        let data_now = &*experiment.cells[at].dataset;
+        let mut data_changes: HashMap<BlobDigest, usize> = HashMap::from([(data, 0)]);
         let read = contents_read(&experiment.graph, experiment.cells[at].own_units());
         let is_read = |path: &PathBuf| experiment.weights.iter().any(|(of, now)| of == path && read.contains(now));
-        let mut nearest: Option<(usize, &Run, &Cell)> = None;
+        let mut nearest: Option<((usize, bool), &Run, &Cell)> = None;
         for (run, cells) in &self.runs {
             let n_weights = changed_weights(run, experiment).into_iter().filter(|path| is_read(path)).count();
-            for cell in cells.iter().filter(|cell| !has_name || cell.name == now.name) {
+            for cell in cells.iter().filter(|cell| is_candidate(cell)) {
                 let then = run.began.data.iter().find(|(name, _)| *name == cell.name);
-                let is_other_data = then.is_some_and(|(_, then)| *then != data);
-                let n_differ = differing(&cell.spec, &now.spec)?.len() + usize::from(is_other_data) + n_weights;
-                if nearest.is_none_or(|(least, ..)| n_differ < least) {
-                    nearest = Some((n_differ, run, cell));
+                let n_data = then.map_or(0, |(_, then)| {
+                    let is_looked_into = data_changes.len() < MOST_DATA;
+                    *data_changes.entry(*then).or_insert_with(|| {
+                        let was = if is_looked_into { kept.dataset_of(then) } else { None };
+                        was.map_or(usize::MAX / 2, |was| n_items_changed(&was, data_now).max(1))
+                    })
+                });
+                let n_differ = differing(&cell.spec, &now.spec)?.len() + n_weights + n_data;
+                // A run that did not end well tells little, but of what is as it was in it.
+                let is_partial = !run.ended.as_ref().is_some_and(|ended| ended.how == How::Finished);
+                let far = (n_differ, is_partial && n_differ > 0);
+                if nearest.is_none_or(|(least, ..)| far < least) {
+                    nearest = Some((far, run, cell));
                 }
             }
         }
@@ -185,10 +207,9 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// Those of some units of a variant that are not fresh.
-    fn stale(&self, at: usize, units: &[UnitIdx]) -> anyhow::Result<Vec<(UnitIdx, StaleReason)>> {
+    /// Those of some units of a variant that are not fresh, where the targets are to be there.
+    fn stale(&self, at: usize, targets: &[UnitIdx], units: &[UnitIdx]) -> anyhow::Result<Vec<(UnitIdx, StaleReason)>> {
         let Experiment { graph, cells, .. } = &self.experiment;
-        let targets: Vec<UnitIdx> = cells[..self.n_now].iter().flat_map(CellUnits::targets).collect();
         let base = self.bases[at].as_ref();
         let units_then = base.map(|(_, place)| with_all_above(graph, cells[*place].units()));
         let then = base.zip(units_then.as_ref()).map(|((base, _), units)| Then {
@@ -196,7 +217,7 @@ impl<'a> Asked<'a> {
             versions: &base.run.began.versions,
             ended: base.ended(),
         });
-        let reasons = why(graph, self.cache, &targets, units, then.as_ref())?;
+        let reasons = why(graph, self.cache, targets, units, then.as_ref())?;
         let stale = units.iter().copied().zip(reasons).filter(|(_, reason)| *reason != StaleReason::Fresh);
         Ok(stale.collect())
     }
@@ -205,7 +226,12 @@ impl<'a> Asked<'a> {
     fn changes(&self, at: usize) -> anyhow::Result<Vec<String>> {
         let Some((base, _)) = &self.bases[at] else { return Ok(Vec::new()) };
         let (then, now) = (&base.cell, &self.experiment.pipeline.cells[at]);
-        let fields = fields_of(self.cache, then, now)?;
+        // What lies at another place is told of as data, where it is other data.
+        let mut then_here = then.clone();
+        if base.data.is_some() {
+            then_here.spec.dataset.root.clone_from(&now.spec.dataset.root);
+        }
+        let fields = fields_that_make_units(self.cache, (&then_here, &base.run.began.weights), now)?;
         let named: Vec<String> = fields.iter().filter(|field| field.has_effect).map(Field::to_string).collect();
         let mut lines = Vec::new();
         if !named.is_empty() {
@@ -227,7 +253,10 @@ impl<'a> Asked<'a> {
     fn variant(&self, at: usize) -> anyhow::Result<Answer> {
         let Experiment { graph, cells, .. } = &self.experiment;
         let units: Vec<UnitIdx> = with_all_above(graph, cells[at].own_units()).into_iter().collect();
-        let stale = self.stale(at, &units)?;
+        // What other variants need is not this one's.
+        let own: HashSet<UnitIdx> = cells[at].own_units().collect();
+        let targets: Vec<UnitIdx> = cells[at].targets().into_iter().filter(|unit| own.contains(unit)).collect();
+        let stale = self.stale(at, &targets, &units)?;
         let changes = if stale.is_empty() { Vec::new() } else { self.changes(at)? };
         let stale = stale.into_iter().map(|(unit, reason)| (Vec::new(), unit, reason)).collect();
         Ok(Answer { of: vec![at], changes, stale })
@@ -237,20 +266,33 @@ impl<'a> Asked<'a> {
     fn units(&self, label: &str) -> anyhow::Result<Answer> {
         let Experiment { graph, cells, .. } = &self.experiment;
         let mut found: BTreeMap<UnitIdx, (Vec<String>, StaleReason)> = BTreeMap::new();
-        let mut of = Vec::new();
+        let targets: Vec<UnitIdx> = cells[..self.n_now].iter().flat_map(CellUnits::targets).collect();
+        let (mut of, mut changes) = (Vec::new(), Vec::<(String, Vec<String>)>::new());
         for (at, cell) in cells[..self.n_now].iter().enumerate() {
-            let all = with_all_above(graph, cell.units()).into_iter();
+            let all = with_all_above(graph, cell.own_units()).into_iter();
             let units: Vec<UnitIdx> = all.filter(|&unit| graph.unit(unit).label().starts_with(label)).collect();
             if units.is_empty() {
                 continue;
             }
             of.push(at);
-            for (unit, reason) in self.stale(at, &units)? {
+            let stale = self.stale(at, &targets, &units)?;
+            for line in if stale.is_empty() { Vec::new() } else { self.changes(at)? } {
+                match changes.iter_mut().find(|(known, _)| *known == line) {
+                    Some((_, variants)) => variants.push(cell.name.clone()),
+                    None => changes.push((line, vec![cell.name.clone()])),
+                }
+            }
+            for (unit, reason) in stale {
                 found.entry(unit).or_insert((Vec::new(), reason)).0.push(cell.name.clone());
             }
         }
         let stale = found.into_iter().map(|(unit, (variants, reason))| (variants, unit, reason)).collect();
-        Ok(Answer { of, changes: Vec::new(), stale })
+        let said = |(line, variants): (String, Vec<String>)| match variants.len() == of.len() {
+            true => line,
+            false => format!("{}: {line}", variants.join(", ")),
+        };
+        let changes = changes.into_iter().map(said).collect();
+        Ok(Answer { of, changes, stale })
     }
 }
 
@@ -299,6 +341,9 @@ impl Answer {
             let variant = asked.experiment.cells[at].name.as_str();
             let head = match &asked.bases[at] {
                 Some((base, _)) => base.text(variant),
+                None if self.stale.iter().all(|(.., reason)| is_unknown(reason)) => {
+                    "no run of this file is known here, and no record is like its units".to_owned()
+                }
                 None => {
                     "compared with the records of this cache that are nearest in parameters, since no run of this file \
                          is known here"
@@ -331,7 +376,10 @@ impl Answer {
         }
         if !by_stage.is_empty() {
             let stages: Vec<String> = by_stage.into_iter().map(|(stage, n)| format!("{n} of {stage}")).collect();
-            println!("these come after them, and run if the results above change: {}", stages.join(", "));
+            println!(
+                "these come after them, and run unless the cache has them on what comes out: {}",
+                stages.join(", ")
+            );
         }
     }
 }
@@ -376,6 +424,11 @@ pub(super) fn show_why(cli: &Cli, args: &PipelineArgs, what: Option<&str>) -> an
         answer.print(&asked, name, !is_of_units);
     }
     Ok(())
+}
+
+/// Nothing in the cache is like the unit, as far as it can be told.
+fn is_unknown(reason: &StaleReason) -> bool {
+    matches!(reason, StaleReason::NeverRan | StaleReason::Waits { .. })
 }
 
 /// Prints reasons in the order of the work; equal ones of a stage once. `is_of_several`: the file has several variants.

@@ -126,6 +126,10 @@ impl Folder {
         names
     }
 
+    pub(super) fn has_file(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
     /// Some file has this id.
     pub(super) fn has(&self, id: &str) -> bool {
         READ.iter().chain(&OTHER).any(|ending| self.folded.contains_key(&folded(&format!("{id}.{ending}"))))
@@ -227,15 +231,26 @@ impl Folder {
         let near =
             self.names.iter().map(|name| (likeness(name), Reverse(name))).filter(|(likeness, _)| *likeness >= LIKE);
         let nearest = near.max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
-        nearest.map_or(String::new(), |(_, Reverse(name))| format!(", but `{}`{}", shown_of(name), letter(id, name)))
+        nearest.map_or_else(
+            || foreign_letter(id),
+            |(_, Reverse(name))| format!(", but `{}`{}", shown_of(name), letter(id, name)),
+        )
     }
 }
 
 /// A letter of one of two names that looks as another does, as the Cyrillic `а` does.
-fn letter(id: &str, name: &str) -> String {
+pub(super) fn letter(id: &str, name: &str) -> String {
     let of = |own: &str, other: &str| own.chars().find(|c| c.is_alphabetic() && !c.is_ascii() && !other.contains(*c));
     let found = of(id, name).or_else(|| of(name, id));
     found.map_or(String::new(), |c| format!(" (`{c}` is the letter U+{:04X})", u32::from(c)))
+}
+
+/// A letter of another script in an id that would else look Latin: Greek, Cyrillic, or of full width.
+fn foreign_letter(id: &str) -> String {
+    let found = id.chars().find(|c| matches!(c, '\u{370}'..='\u{52f}' | '\u{ff00}'..='\u{ffef}'));
+    found
+        .filter(|_| id.chars().any(|c| c.is_ascii_alphanumeric()))
+        .map_or(String::new(), |c| format!(" (`{c}` is the letter U+{:04X})", u32::from(c)))
 }
 
 /// In small letters, and with each accent in one character with its letter: macOS writes it as one of its own.

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
-use super::find::{Folder, file_name, is_picture, stem};
+use super::find::{Folder, file_name, is_picture, letter, stem};
 use super::scan::{
     DataError, Draft, Exclude, Fault, Finish, Finished, MaskDraft, Picture, ScanOptions, check_folders, each,
     images_in, names_alike, note_names, read_text, some_of,
@@ -95,6 +95,12 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
             let problem = format!("no image of the split `{}`", shown_of(asked));
             let field = ["dataset.train", "dataset.val"][k];
             let hint = match splits.begins_as(asked) {
+                Some(other) if !letter(other, asked).is_empty() => format!(
+                    "write `{}` in the column `split` anew: it looks like `{}`, and is not it{}",
+                    shown_of(other),
+                    shown_of(asked),
+                    letter(other, asked)
+                ),
                 Some(other) => {
                     format!("write `{field} = \"{}\"`; the column `split` has: {}", shown_of(other), splits.all())
                 }
@@ -129,6 +135,7 @@ pub fn scan(options: &ScanOptions<'_>, memo: &dyn FileMemo) -> Result<Dataset, D
     }
     notes.extend(splits.notes([options.train, options.val]));
     notes.extend(unnamed(&images, &ids, "images"));
+    notes.extend(beside(&images, &masks, &drafts.0));
     let used: HashSet<String> = drafts.0.iter().chain(&drafts.1).filter_map(used_mask).collect();
     notes.extend(unused_masks(&masks, &ids, &used));
     let finish = Finish {
@@ -254,7 +261,23 @@ fn unnamed(folder: &Folder, ids: &HashSet<&str>, what: &str) -> Option<String> {
     let is_unnamed = |name: &&str| !small.contains(&stem(name).to_ascii_lowercase());
     let rest: Vec<&str> = folder.pictures().into_iter().filter(is_unnamed).collect();
     (!rest.is_empty())
-        .then(|| format!("{} files in {what}/ are named by no line of labels.csv: {}", rest.len(), some_of(&rest)))
+        .then(|| format!("in {what}/ {} named by no line of labels.csv: {}", are(rest.len(), "file"), some_of(&rest)))
+}
+
+/// A note of masks that may lie beside the images: of `a.jpg`, `a.png`.
+fn beside(images: &Folder, masks: &Folder, train: &[Draft]) -> Option<String> {
+    let other = |draft: &Draft| {
+        let name = format!("{}.png", draft.id);
+        let is_other = draft.picture.path().file_name().is_some_and(|own| *own != *name);
+        (is_other && images.has_file(&name)).then_some(name)
+    };
+    let found: Vec<String> = train.iter().filter_map(other).collect();
+    (!masks.path.is_dir() && !found.is_empty()).then(|| {
+        format!(
+            "images/ has {} beside images of these names: if these are the masks, move them to masks/",
+            some_of(&found)
+        )
+    })
 }
 
 fn used_mask(draft: &Draft) -> Option<String> {
@@ -266,10 +289,10 @@ fn unused_masks(folder: &Folder, ids: &HashSet<&str>, used: &HashSet<String>) ->
     let is_of_none = |name: &&str| !used.contains(*name) && !ids.contains(stem(name));
     let rest: Vec<&str> = folder.pictures().into_iter().filter(is_of_none).collect();
     (!rest.is_empty()).then(|| {
+        let name = folder.path.file_name().map_or_else(|| "masks".into(), |name| name.to_string_lossy());
         format!(
-            "{} files in {} are the mask of no image that is used: {}; a mask has the name of its image",
-            rest.len(),
-            folder.path.file_name().map_or_else(|| "masks".into(), |name| name.to_string_lossy()),
+            "in {name}/ {} the mask of no image that is used: {}; a mask has the name of its image",
+            are(rest.len(), "file"),
             some_of(&rest)
         )
     })
@@ -390,10 +413,11 @@ fn read(text: &str) -> Result<Table, TableFault> {
         for (label, cell) in (1..).zip(cells) {
             if marks.is_set(cell).map_err(|problem| {
                 let name = shown_of(&head.names[usize::from(label) - 1]);
-                let hint = format!(
+                let is_minus_one = marks.seen.iter().all(|mark| ["1", "-1", ""].contains(&mark.as_str()));
+                let hint = if is_minus_one { "write 0 in place of -1".to_owned() } else { format!(
                     "every column beside `image` and `split` is a class: write 1 where the image has it and 0 where not, or \
                      remove the column `{name}` if it is no class"
-                );
+                ) };
                 TableFault::new(format!("line {place}: `{}` in the column `{name}`, {problem}", shown_of(cell)), hint)
             })? {
                 line.labels.push(label);

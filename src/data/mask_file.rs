@@ -178,6 +178,11 @@ impl MaskFact {
         objects.max_by_key(|value| (value.number != ignored, value.pixels)).map(|value| self.key(value))
     }
 
+    /// The numbers in it and how many pixels have each.
+    pub(super) fn pixels(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.values.iter().filter_map(|value| Some((value.number?, value.pixels)))
+    }
+
     /// The numbers in it, ascending.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
         self.values.iter().filter_map(|value| value.number)
@@ -477,8 +482,11 @@ impl Meaning<'_> {
         let mut contradicted = [false; 2];
         for mask in masks {
             let (Some(labels), (true, true)) = (mask.labels, self.can_be(mask.fact)) else { continue };
-            for (reading, contradicted) in self.readings(mask.fact).iter().zip(&mut contradicted) {
-                *contradicted |= mask.fact.classes(reading).iter().any(|label| !labels.contains(label));
+            let found = self.readings(mask.fact).map(|reading| mask.fact.classes(&reading));
+            // A palette that is black throughout would make background of everything.
+            let has_some = !labels.is_empty() && found.iter().any(|classes| !classes.is_empty());
+            for (classes, contradicted) in found.iter().zip(&mut contradicted) {
+                *contradicted |= classes.iter().any(|label| !labels.contains(label)) || has_some && classes.is_empty();
             }
         }
         match contradicted {
@@ -667,17 +675,17 @@ impl Meaning<'_> {
                     hint: "write `dataset.mask_values = \"numbers\"` or `dataset.mask_values = \"colours\"`".to_owned(),
                 }),
             },
-            (false, false) => Err(self.unread(mask, self.foreign(fact))),
+            (false, false) => Err(self.unread(mask, self.foreign(fact, mask.labels))),
         }
     }
 
     /// What a mask has that is no class.
-    fn foreign(&self, fact: &MaskFact) -> String {
+    fn foreign(&self, fact: &MaskFact, labels: Option<&[u8]>) -> String {
         let colours = self.colours();
         if fact.form == Form::Rgb && !fact.values.iter().all(|value| value.number.is_some()) {
             let unknown: Vec<&Value> =
                 fact.values.iter().filter(|value| value.colour.is_some_and(|c| !colours.contains_key(&c))).collect();
-            let swapped = match self.is_swapped(fact) {
+            let swapped = match self.is_swapped(fact, labels) {
                 true => "; with red and blue in each other's place all would be",
                 false => "",
             };
@@ -703,7 +711,7 @@ impl Meaning<'_> {
         };
         let unknown: Vec<&Value> = fact.values.iter().filter(|value| !is_known(value)).collect();
         let lossless = "save label maps: PNG with the numbers of classes";
-        if self.is_swapped(fact) {
+        if self.is_swapped(fact, mask.labels) {
             let hint = format!("put red and blue of the masks in their places (OpenCV writes BGR), or {lossless}");
             return Unread { problem, hint };
         }
@@ -738,13 +746,16 @@ impl Meaning<'_> {
         Unread { problem, hint }
     }
 
-    /// Each colour is one of VOC's with red and blue in each other's place, and some is none as it is.
-    fn is_swapped(&self, fact: &MaskFact) -> bool {
+    /// Each colour is one of VOC's with red and blue in each other's place, and some is none as it is; where the image has
+    /// labels, so read it has no other class.
+    fn is_swapped(&self, fact: &MaskFact, labels: Option<&[u8]>) -> bool {
         let colours = self.colours();
         let is_known = |value: &Value| value.colour.is_some_and(|colour| colours.contains_key(&colour));
         let is_swapped = |value: &Value| {
             let [_, r, g, b] = value.colour.unwrap_or_default().to_be_bytes();
-            colours.contains_key(&u32::from_be_bytes([0, b, g, r]))
+            let label = colours.get(&u32::from_be_bytes([0, b, g, r]));
+            let is_told = |label: &&u8| [0, IGNORE].contains(label) || labels.is_none_or(|told| told.contains(label));
+            label.is_some_and(|label| is_told(&label))
         };
         fact.has_colours() && fact.values.iter().all(is_swapped) && !fact.values.iter().all(is_known)
     }

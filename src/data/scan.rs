@@ -6,7 +6,7 @@
 //! masks agree.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -19,7 +19,7 @@ use super::find::{Folder, file_name, stem};
 use super::image::{Orientation, decode_rgb};
 use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread, label_maps, one_value};
 use super::orient::{self, OrientationPolicy, Oriented};
-use super::text::{NotText, Text, shown_of};
+use super::text::{NotText, Text, counted, shown_of};
 use super::{Bytes, FileMemo, FileRef, Item, Mask, read_shared, turned};
 use crate::digest::BlobDigest;
 use crate::vision::IGNORE;
@@ -151,7 +151,11 @@ impl DataError {
 pub(super) fn read_text(path: &Path) -> Result<Text, DataError> {
     let bytes = read_regular(path, MAX_TEXT)
         .map_err(|error| DataError::file(path, error.to_string(), "it has to be a text that you may read"))?;
-    super::text::decode(&bytes).map_err(|NotText { problem, hint }| DataError::file(path, problem, hint))
+    let text = super::text::decode(&bytes).map_err(|NotText { problem, hint }| DataError::file(path, problem, hint))?;
+    match super::text::is_web_page(&text.text) {
+        true => Err(DataError::file(path, "it is a web page", "get the file again")),
+        false => Ok(text),
+    }
 }
 
 /// Some of many names for a message.
@@ -318,22 +322,25 @@ pub(super) fn one_id_a_file<'a>(
 
 /// A note of images, by their bytes, that are trained on and scored.
 pub(super) fn note_overlap(lists: [&str; 2], pictures: [&[&Picture]; 2]) -> Option<String> {
-    let of_train: HashSet<BlobDigest> = pictures[0].iter().map(|picture| picture.file.digest).collect();
-    let both: Vec<String> = pictures[1]
+    let of_train: HashMap<BlobDigest, &Path> =
+        pictures[0].iter().map(|picture| (picture.file.digest, &*picture.file.path)).collect();
+    let both: Vec<(&Path, &Path)> = pictures[1]
         .iter()
-        .filter(|picture| of_train.contains(&picture.file.digest))
-        .map(|picture| picture.file.path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .filter_map(|picture| Some((*of_train.get(&picture.file.digest)?, &*picture.file.path)))
         .collect();
-    (!both.is_empty()).then(|| {
-        format!(
-            "{} of {} {} images are {} images too, e.g. {}: scores on what is trained on tell little",
-            both.len(),
-            pictures[1].len(),
-            lists[1],
-            lists[0],
-            shown_of(&both[0])
-        )
-    })
+    let (in_train, in_val) = both.first()?;
+    let name = |path: &Path| shown_of(&path.file_name().unwrap_or_default().to_string_lossy());
+    let example = match in_train == in_val {
+        true => name(in_val),
+        false => format!("{} has the content of {}", name(in_val), name(in_train)),
+    };
+    Some(format!(
+        "{} of {} {} images are {} images too, e.g. {example}: scores on what is trained on tell little",
+        both.len(),
+        pictures[1].len(),
+        lists[1],
+        lists[0],
+    ))
 }
 
 /// What is remembered of a picture.
@@ -360,6 +367,10 @@ pub(super) struct Picture {
 }
 
 impl Picture {
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
     pub(super) fn open(path: &Path, memo: &dyn FileMemo) -> Result<Self, String> {
         let file = file(path, memo)?;
         let fact = fact("image", &file, memo, |bytes| {
@@ -505,9 +516,13 @@ impl Finish<'_> {
         finished.decided.push(("masks", masks_line(lists, [&finished.train, &finished.val], &drafts)));
         finished.notes.extend(self.masks_notes(finished.train.iter().chain(&finished.val)));
         if n_masks > 1 && n_with_background == 0 {
+            let facts: Vec<&MaskFact> = drafts.iter().filter_map(|draft| Some(&draft.mask.as_ref()?.fact)).collect();
+            self.check_shifted(&facts)?;
+            let most = most_frequent(&facts).map_or_else(String::new, |most| {
+                format!(", e.g. `dataset.mask_values = {{ \"{most}\" = \"background\" }}`")
+            });
             finished.notes.push(format!(
-                "none of {n_masks} masks has a pixel of background (0): where another number is background, say it, e.g. \
-                 `dataset.mask_values = {{ \"1\" = \"background\" }}`"
+                "none of {n_masks} masks has a pixel of background (0): where another number is background, say it{most}"
             ));
         }
         self.check_table(&drafts, finished.train.iter().chain(&finished.val))?;
@@ -520,6 +535,36 @@ impl Finish<'_> {
         finished.decided.push(("classes", line));
         finished.notes.extend(note.filter(|_| !self.is_voc));
         Ok(finished)
+    }
+
+    /// # Errors
+    /// No mask has background, and most pixels are 255: that may be background, and classes be numbered from 0 on.
+    fn check_shifted(&self, facts: &[&MaskFact]) -> Result<(), DataError> {
+        let mut pixels: BTreeMap<u32, u64> = BTreeMap::new();
+        for (number, n) in facts.iter().flat_map(|fact| fact.pixels()) {
+            *pixels.entry(number).or_default() += n;
+        }
+        let (n_ignored, n) = (pixels.remove(&u32::from(IGNORE)).unwrap_or_default(), pixels.values().sum::<u64>());
+        if *self.options.mask_values != MaskValues::default() || n_ignored <= n {
+            return Ok(());
+        }
+        let class = |number: u32| Some((number, shown_of(self.classes.get(number as usize + 1)?)));
+        let rows: Option<Vec<_>> = pixels.keys().copied().map(class).collect();
+        let rows = rows.unwrap_or_default();
+        let rows: String = rows.iter().map(|(number, class)| format!(", \"{number}\" = \"{class}\"")).collect();
+        let numbers: Vec<String> = pixels.keys().take(12).map(u32::to_string).collect();
+        let share = 100 * n_ignored / (n_ignored + n).max(1);
+        Err(DataError::File {
+            path: self.options.root.to_owned(),
+            problem: format!(
+                "no mask has background (0), and {share} % of the pixels are 255; the other numbers are {}",
+                numbers.join(", ")
+            ),
+            hint: format!(
+                "if 255 is background and classes are numbered from 0 on, write `dataset.mask_values = {{ \"255\" = \
+                 \"background\"{rows} }}`; if 255 is ignored pixels, `dataset.mask_values = \"numbers\"`"
+            ),
+        })
     }
 
     /// How the mask of each draft is read.
@@ -791,9 +836,11 @@ impl Finish<'_> {
         }
         let n = drafts.iter().filter(|draft| draft.labels.is_some()).count();
         let of = match (n_of_masks, n) {
-            (0, n) => format!("{n} of {label_file}"),
-            (n_of_masks, 0) => format!("{n_of_masks} of the masks"),
-            (n_of_masks, n) => format!("{n_of_masks} of the masks, {n} of {label_file}"),
+            (0, n) => format!("of {} from {label_file}", counted(n, "image")),
+            (n_of_masks, 0) => format!("of {} from their masks", counted(n_of_masks, "image")),
+            (n_of_masks, n) => {
+                format!("of {} from their masks, of {n} from {label_file}", counted(n_of_masks, "image"))
+            }
         };
         match both {
             0 => of,
@@ -802,7 +849,15 @@ impl Finish<'_> {
     }
 }
 
-/// `train 12 of 12, val 0 of 6 images; 12 read by number (0, 8, 15, 255); 2 of background alone`
+/// The number that most pixels of masks have, ignored ones left out.
+fn most_frequent(facts: &[&MaskFact]) -> Option<u32> {
+    let mut pixels: BTreeMap<u32, u64> = BTreeMap::new();
+    let numbers = facts.iter().flat_map(|fact| fact.pixels()).filter(|(number, _)| *number != u32::from(IGNORE));
+    numbers.for_each(|(number, n)| *pixels.entry(number).or_default() += n);
+    pixels.into_iter().max_by_key(|(_, n)| *n).map(|(number, _)| number)
+}
+
+/// `train 12 of 12, val 0 of 6 images; 12 read by number (0, 8, 15, 255); 2 with background alone`
 fn masks_line(lists: [&str; 2], items: [&[Item]; 2], drafts: &[Draft]) -> String {
     const MAX_VALUES: usize = 24;
     let of = |k: usize| {
@@ -833,7 +888,7 @@ fn masks_line(lists: [&str; 2], items: [&[Item]; 2], drafts: &[Draft]) -> String
         parts.push(format!("{n} {how} ({}{more})", shown.join(", ")));
     }
     if !read.is_empty() {
-        parts.push(format!("{n_background} of background alone"));
+        parts.push(format!("{n_background} with background alone"));
     }
     parts.join("; ")
 }

@@ -224,6 +224,9 @@ fn entry(line: &str, images: &Folder) -> Result<Entry, String> {
     if line.starts_with('#') {
         return Ok(Entry::Comment);
     }
+    if ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark)) {
+        return Err(format!("`{}` is a mark of git: two versions of the list were not merged", shown_of(line)));
+    }
     let is_path = |token: &str| token.contains(['/', '\\']);
     let of_path = |token: &str| stem(file_name(token)).to_owned();
     let between = [' ', '\t', ',', ';', '"', '\'', '[', ']'];
@@ -314,7 +317,12 @@ impl<'a> Tree<'a> {
                 break;
             }
         }
-        let xml = self.annotations.file(&format!("{id}.xml"))?.filter(|_| source != LabelSource::Masks);
+        let xml = match self.annotations.file(&format!("{id}.xml"))? {
+            Some(xml) => Some(xml),
+            // Some tools add to the name of the image.
+            None => self.annotations.file(&format!("{name}.xml"))?,
+        };
+        let xml = xml.filter(|_| source != LabelSource::Masks);
         let annotated_size = match &xml {
             Some(path) if mask.is_none() && !picture.is_upright() => self.annotated_size(path),
             _ => None,

@@ -78,6 +78,24 @@ pub fn changes_in_reads((data_was, weights_were): WasRead<'_>, (data, weights): 
     of_data.chain(of_files).collect()
 }
 
+/// How many images of two data sets differ: in their content, list, labels or mask, or by being in one alone.
+pub fn n_items_changed(was: &Dataset, is: &Dataset) -> usize {
+    type Shown<'a> = (&'static str, BlobDigest, &'a [u8], Option<BlobDigest>);
+    fn shown<'a>(list: &'static str) -> impl Fn(&'a Item) -> (&'a str, Shown<'a>) {
+        move |item| {
+            let mask = item.mask.as_ref().map(|mask| mask.digest());
+            (&item.id, (list, item.image.digest, &item.labels, mask))
+        }
+    }
+    let of = |data: &'_ Dataset| -> HashMap<String, String> {
+        let items = data.train.iter().map(shown("train")).chain(data.val.iter().map(shown("val")));
+        items.map(|(id, shown)| (id.to_owned(), format!("{shown:?}"))).collect()
+    };
+    let (was, is) = (of(was), of(is));
+    let n_new = is.iter().filter(|(id, shown)| was.get(*id) != Some(shown)).count();
+    n_new + was.keys().filter(|id| !is.contains_key(*id)).count()
+}
+
 /// In what a data set differs from what it was, a line each; images are named by their ids and files.
 fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
     let mut lines = Vec::new();
@@ -98,21 +116,26 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
     for (list, then, now, then_others) in lists {
         let (known, known_others) = (by_id(then), by_id(then_others));
         let gone = then.iter().filter(|item| !ids_is.contains(&item.id));
-        let gone: HashMap<BlobDigest, &str> = gone.map(|item| (item.image.digest, item.id.as_str())).collect();
+        let gone: HashMap<BlobDigest, &Item> = gone.map(|item| (item.image.digest, item)).collect();
         let (mut added, mut moved, mut renamed) = (vec![], vec![], vec![]);
         let (mut images, mut masks, mut readings, mut labels) = (vec![], vec![], vec![], vec![]);
         let (mut unmasked, mut masked) = (vec![], vec![]);
         for item in now {
-            let Some(was_item) = known.get(&item.id).or_else(|| known_others.get(&item.id)) else {
-                match gone.get(&item.image.digest) {
-                    Some(id) => renamed.push(format!("{id} -> {}", item.id)),
-                    None => added.push(item.id.clone()),
+            let was_item = match (known.get(&item.id), known_others.get(&item.id), gone.get(&item.image.digest)) {
+                (Some(was_item), ..) => was_item,
+                (None, Some(was_item), _) => {
+                    moved.push(item.id.clone());
+                    was_item
                 }
-                continue;
+                (None, None, Some(was_item)) => {
+                    renamed.push(format!("{} -> {}", was_item.id, item.id));
+                    *was_item
+                }
+                (None, None, None) => {
+                    added.push(item.id.clone());
+                    continue;
+                }
             };
-            if !known.contains_key(&item.id) {
-                moved.push(item.id.clone());
-            }
             let file = |file: &FileRef| format!("{} ({})", item.id, file.path.display());
             if was_item.image.digest != item.image.digest {
                 images.push(file(&item.image));
@@ -150,7 +173,7 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
             (added, "{} is new", "{} are new"),
             (renamed, "{} has another id", "{} have other ids"),
             (moved, &*was_other, &*were_other),
-            (removed, "{} is gone", "{} are gone"),
+            (removed, "{} is gone from the list", "{} are gone from the list"),
             (images, "{} has other content", "{} have other content"),
             (masks, "the mask of {} has other content", "the masks of {} have other content"),
             (unmasked, "{} has no mask any more", "{} have no mask any more"),
@@ -329,7 +352,7 @@ mod tests {
         );
         insta::assert_snapshot!(data_changes(&was, &now).join("\n"), @"
         1 training image is new: e
-        1 training image is gone: d
+        1 training image is gone from the list: d
         1 training image has other content: c (i/c.jpg)
         the mask of 1 training image has other content: b (m/b.png)
         1 training image has a mask now: c
@@ -339,16 +362,19 @@ mod tests {
         ");
         // One moved to the other list with other content, one got another name, one lost its mask.
         let now = data(
-            vec![item("b", "2", "", &[1]), item("c2", "3", "", &[2]), item("d", "4", "4", &[])],
+            vec![item("b", "2", "", &[1]), item("c2", "3", "3", &[1]), item("d", "4", "4", &[])],
             vec![item("v", "5", "5", &[1]), item("a", "1x", "1", &[1])],
         );
         insta::assert_snapshot!(data_changes(&was, &now).join("\n"), @"
         1 training image has another id: c -> c2
         1 training image has no mask any more: b
+        1 training image has a mask now: c2
+        1 training image has other image-level labels: c2: dog -> cat
         1 validation image was a training image: a
         1 validation image has other content: a (i/a.jpg)
         ");
 
+        assert_eq!((n_items_changed(&was, &was), n_items_changed(&was, &now)), (0, 4));
         let fewer = Dataset { classes: was.classes[..2].to_vec(), ..data(was.train.clone(), was.val.clone()) };
         assert_eq!(data_changes(&was, &fewer), ["the classes were background, cat, dog, and are background, cat"]);
 

@@ -138,8 +138,15 @@ pub fn why(
     let mut resolver = Resolver::new(graph, cache, targets);
     resolver.look_up();
     let states = resolver.states(targets);
-    let partners = then.map(|then| (then, partners(graph, then.units)));
-    let mut question = Question { resolver, states, by_label: None };
+    let partners = then.map(|then| (then, Partners::new(graph, then.units, units)));
+    // What a run that ended well had, it brought to its end.
+    let unfinished = then.filter(|then| then.ended != Some(How::Finished)).map(|then| {
+        let of_then: Vec<UnitIdx> = then.units.iter().copied().collect();
+        let mut resolver = Resolver::new(graph, cache, &of_then);
+        resolver.look_up();
+        of_then.into_iter().filter(|unit| resolver.known[*unit].is_none()).collect()
+    });
+    let mut question = Question { resolver, states, unfinished: unfinished.unwrap_or_default(), by_label: None };
     let reason = |&unit: &UnitIdx| {
         if question.states[unit] == State::Done {
             return Ok(StaleReason::Fresh);
@@ -180,15 +187,27 @@ pub fn contents_read(graph: &Graph, units: impl Iterator<Item = UnitIdx>) -> Has
     with_all_above(graph, units).into_iter().flat_map(of_unit).collect()
 }
 
-/// Units by stage and item.
-type Partners<'a> = HashMap<(&'static str, &'a str), Vec<UnitIdx>>;
+/// The units of then that those of now are compared with.
+struct Partners<'a> {
+    /// By stage and item.
+    by_name: HashMap<(&'static str, &'a str), Vec<UnitIdx>>,
+    /// By stage: those of items that are there no more.
+    gone: HashMap<&'static str, Vec<UnitIdx>>,
+}
 
-fn partners<'a>(graph: &'a Graph, units: &BTreeSet<UnitIdx>) -> Partners<'a> {
-    let mut partners: Partners<'a> = HashMap::new();
-    for &unit in units {
-        partners.entry(name(graph, unit)).or_default().push(unit);
+impl<'a> Partners<'a> {
+    fn new(graph: &'a Graph, then: &BTreeSet<UnitIdx>, now: &[UnitIdx]) -> Self {
+        let (mut by_name, mut gone) = (HashMap::<_, Vec<UnitIdx>>::new(), HashMap::<_, Vec<UnitIdx>>::new());
+        let names: HashSet<(&str, &str)> = now.iter().map(|&unit| name(graph, unit)).collect();
+        for &unit in then {
+            let name = name(graph, unit);
+            by_name.entry(name).or_default().push(unit);
+            if !names.contains(&name) {
+                gone.entry(name.0).or_default().push(unit);
+            }
+        }
+        Self { by_name, gone }
     }
-    partners
 }
 
 fn name(graph: &Graph, unit: UnitIdx) -> (&'static str, &str) {
@@ -198,6 +217,8 @@ fn name(graph: &Graph, unit: UnitIdx) -> (&'static str, &str) {
 struct Question<'a> {
     resolver: Resolver<'a>,
     states: Vec<State>,
+    /// Units of then that have no record, of a run that did not end well.
+    unfinished: HashSet<UnitIdx>,
     /// Every record of the cache, once it is asked for.
     by_label: Option<HashMap<String, Vec<Rc<Manifest>>>>,
 }
@@ -223,6 +244,9 @@ impl Question<'_> {
 
     fn since(&self, unit: UnitIdx, then: &Then<'_>, partners: &Partners<'_>) -> StaleReason {
         let Some((partner, causes)) = self.counterpart(unit, then, partners) else { return StaleReason::New };
+        if !causes.is_empty() && self.unfinished.contains(&partner) {
+            return StaleReason::NotThere { ended: then.ended };
+        }
         if !causes.is_empty() {
             return StaleReason::Changed { causes };
         }
@@ -244,8 +268,12 @@ impl Question<'_> {
             let differing = if partner == unit { Vec::new() } else { causes(graph, partner, unit) };
             (partner, version.iter().cloned().chain(differing).collect::<Vec<_>>())
         };
-        let of_name = partners.get(&name(graph, unit))?;
-        of_name.iter().map(with_causes).min_by_key(|(partner, causes)| (causes.len(), *partner != unit))
+        if let Some(of_name) = partners.by_name.get(&name(graph, unit)) {
+            return of_name.iter().map(with_causes).min_by_key(|(partner, causes)| (causes.len(), *partner != unit));
+        }
+        // The image has another name, and is the same.
+        let of_stage = partners.gone.get(kind.stage)?;
+        of_stage.iter().map(with_causes).find(|(_, causes)| causes.is_empty())
     }
 
     /// The nearest units above one that have changed in themselves.

@@ -91,7 +91,8 @@ fn what_changed_since_a_run_is_named_by_file_and_field() {
     assert_eq!(all_there, "S2C: nothing has to run, what it needs is in the cache\n");
 
     let mask = at("voc/SegmentationClass/train_0001.png");
-    let mut labels = decode_label_map(&fs::read(&mask).unwrap()).unwrap();
+    let original = fs::read(&mask).unwrap();
+    let mut labels = decode_label_map(&original).unwrap();
     labels.data[0] = 255;
     fs::write(&mask, encode_label_map(&labels)).unwrap();
     let said = answer(dir.path(), &["why", "voc.toml", "S2C"]);
@@ -106,6 +107,17 @@ fn what_changed_since_a_run_is_named_by_file_and_field() {
         assert!(said.starts_with(in_data) && said.contains(" part at seed_eval train:"), "{said}");
         assert!(!said.contains("one experiment"), "{said}");
     }
+    // What was put back is no cause of what is edited then: a mask, an image that got another name.
+    let changed = fs::read(&mask).unwrap();
+    fs::write(&mask, &original).unwrap();
+    fs::rename(at("voc/SegmentationClass/train_0002.png"), at("other.png")).unwrap();
+    fs::write(at("voc/SegmentationClass/train_0002.png"), &original).unwrap();
+    let said = answer(dir.path(), &["why", "voc.toml", "S2C"]);
+    assert!(said.starts_with("compared with the nearest of the runs of this file: run 2 of "), "{said}");
+    assert!(said.contains("\nin the data: the mask of 1 training image has other content: train_0002 ("), "{said}");
+    assert!(!said.contains("train_0001"), "{said}");
+    fs::rename(at("other.png"), at("voc/SegmentationClass/train_0002.png")).unwrap();
+    fs::write(&mask, &changed).unwrap();
     // Another order of the list, a field that units do not have, and a variant by another name.
     let list = at("voc/ImageSets/Segmentation/train.txt");
     let ids = fs::read_to_string(&list).unwrap();
@@ -159,6 +171,12 @@ fn a_variant_is_compared_with_the_run_that_is_nearest_to_it() {
 
     // What its pictures show of others' SE maps is not asked of a variant that trains without.
     assert_eq!(why(&["baseline", "--set", "se_map.points_per_side=4"]), format!("baseline: {NOTHING}"));
+    let said = why(&["se_map", "--set", "se_map.points_per_side=4"]);
+    assert!(said.contains("\nin the settings: se_map.points_per_side 3 -> 4\nse_map train_0000, "), "{said}");
+    assert!(said.contains(" (S2C): changed: parameter `points_per_side`: 3 -> 4\n"), "{said}");
+    // A setting that makes nothing run stands beside none that does.
+    let said = why(&["S2C", "--set", "report.overlays=1", "--set", "segmentation.lr=0.01"]);
+    assert!(said.contains("\nin the settings: segmentation.lr ") && !said.contains("overlays"), "{said}");
     // Weights that were overwritten at their place, also between a run and now.
     let mut other = sam.clone();
     *other.last_mut().unwrap() ^= 1;
@@ -177,6 +195,7 @@ fn a_variant_is_compared_with_the_run_that_is_nearest_to_it() {
     assert!(said.starts_with("compared with the nearest of the runs of this file: run 2 of "), "{said}");
     assert!(said.contains("\nin the settings: seed.flip true -> false\ncam_infer ") && !said.contains("lr"), "{said}");
     let said = why(&[&["seg_epoch"], &flip[..]].concat());
+    assert!(said.contains("\nin the settings: seed.flip true -> false\n"), "{said}");
     assert!(said.contains("\nseg_epoch epoch 0 (S2C, baseline): waits for ") && !said.contains("lr"), "{said}");
 
     // A variant that the last run did not have is compared with itself in an earlier one.

@@ -156,7 +156,7 @@ fn a_folder_of_pictures_is_planned_and_its_faults_are_told() {
 
     put(&table, "image,ant,bee\n0,1,0\n");
     let said = text(&call(dir.path(), &["plan", "tiny.toml"]));
-    assert!(said.contains("labels.csv`: no column `split`\nhint: labels.csv has the columns"), "{said}");
+    assert!(said.contains("labels.csv`: no column `split`\nhint: add a column `split`"), "{said}");
 }
 
 #[test]

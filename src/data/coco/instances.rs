@@ -270,6 +270,45 @@ impl Ids {
     }
 }
 
+/// Ids that annotations name and that are not there.
+struct Strangers {
+    field: &'static str,
+    n: usize,
+    of: usize,
+    /// All ids would be there if so much were added to each.
+    shift: Option<i128>,
+}
+
+impl Strangers {
+    fn of<'a>(ids: impl Iterator<Item = &'a Id>, field: &'static str, known: &Ids) -> Self {
+        let ids: Vec<&Id> = ids.collect();
+        let n = ids.iter().filter(|id| known.find(id).is_none()).count();
+        let is_there =
+            |id: &&Id, shift: i128| id.number().is_some_and(|id| known.find(&Id::Number(id + shift)).is_some());
+        let shift = [1, -1].into_iter().find(|shift| ids.iter().all(|id| is_there(id, *shift)));
+        Self { field, n, of: ids.len(), shift }
+    }
+
+    /// `problem`: of the first of them. `hint`: where it is the only one.
+    fn unread(&self, problem: String, hint: &str) -> Unread {
+        let Self { field, n, of, shift } = self;
+        let problem = if *n > 1 { format!("{problem}; so are {n} of {of} annotations") } else { problem };
+        match shift {
+            Some(shift) => {
+                let (less, change) = if *shift > 0 { ("less", "add 1 to") } else { ("more", "take 1 from") };
+                Unread::new(
+                    format!("{problem}: every `{field}` is 1 {less} than an id that is there"),
+                    format!("if the file counts from another number, {change} every `{field}`"),
+                )
+            }
+            None if *n > 1 && hint == MEND => {
+                Unread::new(problem, format!("mend `{field}` in all of these annotations"))
+            }
+            None => Unread::new(problem, hint),
+        }
+    }
+}
+
 impl Instances {
     /// # Errors
     /// The file is no JSON of that kind (with line and column), or contradicts itself.
@@ -306,11 +345,14 @@ impl Instances {
             }
             let Some(label) = categories.label(category_id) else {
                 let problem = format!("{} has category {category_id}, which is not in `categories`", name());
-                return Err(Unread::new(problem, categories.mend(category_id)));
+                let ids = annotations.iter().map(|annotation| &annotation.category_id);
+                let strangers = Strangers::of(ids, "category_id", &categories.ids);
+                return Err(strangers.unread(problem, &categories.mend(category_id)));
             };
             let Some(image) = images_by_id.find(image_id) else {
                 let problem = format!("{} is of image {image_id}, which is not in `images`", name());
-                return Err(Unread::new(problem, MEND));
+                let ids = annotations.iter().map(|annotation| &annotation.image_id);
+                return Err(Strangers::of(ids, "image_id", &images_by_id).unread(problem, MEND));
             };
             match (segmentation, &bbox.0) {
                 (Segmentation::Fault(fault), _) => {

@@ -157,7 +157,7 @@ fn masks_line(lists: [&str; 2], found: [&List; 2], items: [&[Item]; 2]) -> Strin
         "{}, {} images, painted from {} outlines of {} classes; {} crowds and {without} objects without an outline are ignored",
         of(0),
         of(1),
-        sum(|counts| counts.annotations) - without,
+        sum(|counts| counts.annotations - counts.crowds) - without,
         labels.len(),
         sum(|counts| counts.crowds)
     )
@@ -270,7 +270,7 @@ fn find_image(root: &Path, images: &Folder, named: &str) -> Result<PathBuf, Faul
     let name = file_name(&path).to_owned();
     if path.split('/').any(|part| part == "..") || name.is_empty() || name == "." {
         let said = format!("{}: `{}` is no path of an image in the data set", shown_of(stem(&name)), shown_of(named));
-        return Err(said.into());
+        return Err(Fault::new(said, "write the name of the file alone as `file_name`".to_owned()));
     }
     let is_whole_path = path.starts_with('/') || path.as_bytes().get(1) == Some(&b':');
     if path.contains('/') && !is_whole_path {
@@ -311,7 +311,12 @@ fn item(picture: &Picture, image: &scan::Picture, turned: bool) -> Result<Item, 
     let id = stem(file_name(named)).to_owned();
     if let Some((h, w)) = size.filter(|size| *size != (height, width)) {
         let said = format!("{}: the image is {}, its annotation says {w}x{h}", shown_of(&id), image.sizes());
-        return Err(said.into());
+        let hint = match [image.size(false), image.size(true)].contains(&(h, w)) {
+            true => "set `dataset.orientation` to \"auto\", which turns images where their annotations fit so",
+            false if (h, w) == (width, height) => "`width` and `height` of the annotations stand in each other's place",
+            false => "take the images that were annotated, in their size, or name the images in `dataset.exclude`",
+        };
+        return Err(Fault::new(said, hint.to_owned()));
     }
     let outlines = is_scored.then(|| outlines::outlines((height, width), shapes));
     let mask = outlines.map(|bytes| Mask::Outlines { digest: BlobDigest::of(&bytes), bytes: bytes.into() });

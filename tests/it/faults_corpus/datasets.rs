@@ -305,7 +305,7 @@ fn fault(kind: &Kind, cache: &Path, Case { change, sets, is_read, said, .. }: &C
 }
 
 /// What is said of masks by number, and of labels that fit them.
-const BY_NUMBER: &str = "train 2 of 2, val 1 of 1 images; 3 read by number (0, 1, 2); 0 of background alone";
+const BY_NUMBER: &str = "train 2 of 2, val 1 of 1 images; 3 read by number (0, 1, 2); 0 with background alone";
 const BY_COLOUR: &str = "note: 3 of 3 masks are read by their colours, which are those of PASCAL VOC's palette";
 const AGREE: &str = "labels.csv and mask agree in 3 of the 3 images that have both";
 
@@ -342,6 +342,9 @@ fn masks_mean_what_their_colours_or_labels_tell_or_are_refused() {
             png(png::ColorType::Grayscale, png::BitDepth::Sixteen, None, &data)
         }), &["it has the number 65535 (16 pixels)", "dataset.mask_values = { \"65535\" = \"ignored\" }"]),
         refused("one bit", |root| masks(root, one_bit), &["it has 1 bit a pixel, which tells objects from background and not which of 20 classes they are"]),
+        refused("classes from 0 on", |root| numbers(root, |label| label.wrapping_sub(1)), &["no mask has background (0), and 78 % of the pixels are 255; the other numbers are 7, 14", "write `dataset.mask_values = { \"255\" = \"background\", \"7\" = \"cat\", \"14\" = \"person\" }`"]),
+        with(&["dataset.mask_values={ \"255\" = \"background\", \"7\" = \"cat\", \"14\" = \"person\" }"], read("classes from 0 on, said", |root| numbers(root, |label| label.wrapping_sub(1)), &["3 translated by number (7, 14, 255)", "cat 1, person 1"])),
+        with(&["dataset.mask_values=numbers"], read("much that is ignored", |root| numbers(root, |label| label.wrapping_sub(1)), &["none of 3 masks has a pixel of background (0): where another number is background, say it, e.g. `dataset.mask_values = { \"7\" = \"background\" }`"])),
         read("0 and 1", |root| numbers(root, |label| u8::from(label > 0)), &["note: all 3 masks have the numbers of background and of `aeroplane` (1) alone: where 1 is an object of any class, say which"]),
         with(&["dataset.mask_values={ \"1\" = \"cat\" }"], read("one bit, said", |root| masks(root, one_bit), &["3 translated by number (0, 1)", "1 of 20 are in train images: cat 2"])),
         refused("palettes of each file's own", move |root| masks(root, |labels| requantized(labels, &[&[0, 0, 0].repeat(8)[..], &[255, 0, 0].repeat(7), &[0, 0, 255]].concat())), &["the palettes of masks differ: 0 is #ff0000 in the mask of a and #0000ff in that of b", "dataset.mask_values = \"numbers\""]),
@@ -367,6 +370,7 @@ fn masks_mean_what_their_colours_or_labels_tell_or_are_refused() {
         with(&["dataset.mask_values={ \"255\" = \"disc\" }"], read("0 and 255 of one class, said", |root| { numbers(root, |label| if label > 0 { 255 } else { 0 }); edit(&root.join("labels.csv"), |text| text.replace("0,1", "1,0")) }, &["3 translated by number (0, 255)", AGREE])),
         refused("one more each", |root| numbers(root, |label| label + 1), &["b: the mask `DATA/masks/b.png`: it has the number 3", "{ \"3\" = \"square\" }"]),
         read("a class that no mask has", |root| numbers(root, |label| label % 2), &["no mask of a train image has square, which labels.csv has in 1 of these images: it is scored nowhere", "1 of 2 masks of train images have background alone"]),
+        read("a black palette", |root| masks(root, |labels| png(png::ColorType::Indexed, png::BitDepth::Eight, Some(vec![0; 768]), &[labels.data.iter().copied().max().unwrap(); HEIGHT * WIDTH])), &["3 read by number (1, 2)", AGREE]),
         read("no background", |root| { numbers(root, |label| label.max(1)); edit(&root.join("labels.csv"), |text| text.replace("0,1", "1,1")) }, &["none of 3 masks has a pixel of background (0)"]),
     ]);
 }
@@ -384,7 +388,7 @@ fn files_are_found_under_the_names_people_give_them() {
         read("ID.PNG", masks_as("ID.PNG"), &[BY_NUMBER]),
         read("ID_mask.png", masks_as("ID_mask.png"), &[BY_NUMBER]),
         refused("ID.jpg", |root| { IDS.iter().for_each(|id| { fs::remove_file(root.join(format!("masks/{id}.png"))).unwrap(); put(&root.join(format!("masks/{id}.jpg")), [0xff, 0xd8, 0xff, 0xe0]) }) }, &["it is a JPEG image, whose compression changes the numbers of classes; save masks as PNG"]),
-        read("other names", masks_as("x_ID_y.png"), &["note: 3 files in masks are the mask of no image that is used: x_a_y.png, x_b_y.png, x_c_y.png"]),
+        read("other names", masks_as("x_ID_y.png"), &["note: in masks/ 3 files are the mask of no image that is used: x_a_y.png, x_b_y.png, x_c_y.png"]),
         read("in a folder below", |root| IDS.iter().for_each(|id| { fs::create_dir_all(root.join("masks/sub")).unwrap(); rename(root, &format!("masks/{id}.png"), &format!("masks/sub/{id}.png")) }), &["note: the folder `masks` has no picture, and its folders are not looked into: sub"]),
         read("in another folder", |root| rename(root, "masks", "gt"), &["note: there is no folder `masks`; the other folders are gt: `dataset.masks = \"gt\"` reads masks from there"]),
         read("capitals", |root| { rename(root, "images", "Images"); rename(root, "masks", "Masks"); rename(root, "labels.csv", "Labels.CSV") }, &[BY_NUMBER, "note: the folder `Images` is read as `images`"]),
@@ -438,6 +442,8 @@ fn lists_are_read_as_windows_sbd_and_editors_write_them() {
         read("quotes and commas", text("\"a\",\nb;\n"), &["2 ids, 2 of them"]),
         read("comment", text("# mine\na\nb\n"), &["train.txt has 2 ids, 1 line of comment"]),
         read("ImageSets/Main with all", text("a  1\nb  1\n"), &["2 ids, each with a 1 behind it, as in ImageSets/Main"]),
+        refused("two versions", text("<<<<<<< mine\na\n=======\nb\n>>>>>>> theirs\n"), &["line 1: `<<<<<<< mine` is a mark of git"]),
+        refused("a web page", text("<!DOCTYPE html><p>404"), &["train.txt`: it is a web page", "hint: get the file again"]),
         refused("ImageSets/Main", text("a  1\nb -1\n"), &["line 1 ends with 1: it is a list for one class, as in ImageSets/Main", "awk '$2 == 1 {print $1}' train.txt"]),
         refused("one line", text("a, b\n"), &["line 1: `a, b` names several images", "a list has one image id a line"]),
         refused("twice", text("a\nb\na\n"), &["`a` stands twice, in lines 1 and 3"]),
@@ -474,8 +480,9 @@ fn annotations_of_voc_are_read_as_labelling_tools_write_them() {
     const CATS: &str = "1 of 20 are in train images: cat 2";
     #[rustfmt::skip]
     check(&VOC, vec![
-        read("no difficult", of("cat"), &[CATS, "3 of Annotations"]),
+        read("no difficult", of("cat"), &[CATS, "of 3 images from Annotations"]),
         read("byte order mark", xml(format!("\u{feff}{}", plain("cat")).into_bytes()), &[CATS]),
+        read("named by the file of the image", move |root| IDS.iter().for_each(|id| { let _ = fs::remove_dir_all(root.join("SegmentationClass")); put(&root.join(format!("Annotations/{id}.png.xml")), "<annotation><object><name>cat</name></object></annotation>") }), &[CATS]),
         read("declared Latin-1", xml(latin(head("ISO-8859-1", "cat"))), &[CATS]),
         read("Latin-1, not declared", xml(latin(plain("cat"))), &[CATS]),
         read("UTF-16", xml(utf_16(head("utf-16", "cat"))), &[CATS]),
@@ -532,7 +539,7 @@ fn tables_are_read_as_excel_pandas_and_hands_write_them() {
         read("paths", text(TABLE.replace("a.png", "images/a.png").replace("b.png", "C:\\data\\b.png")), &[AGREE]),
         read("Train", text(TABLE.replace("train", "Train")), &[AGREE, "note: labels.csv: the split `Train` is read as `train`"]),
         read("trian", text(format!("{TABLE}d.png,trian,1,0\n")), &["note: labels.csv: 1 image has the split `trian` (a typing error of `train`?): not used"]),
-        read("an image that no row names", |root| put(&root.join("images/d.png"), encode_rgb(&picture(3))), &["note: 1 files in images/ are named by no line of labels.csv: d.png"]),
+        read("an image that no row names", |root| put(&root.join("images/d.png"), encode_rgb(&picture(3))), &["note: in images/ 1 file is named by no line of labels.csv: d.png"]),
         read("other labels than masks", text(TABLE.replace("b.png,train,0,1", "b.png,train,1,1")), &["labels.csv and the masks differ for 1 of 2 train images that have both, e.g. b: disc, square in labels.csv, square in its mask"]),
         refused("validation", text(TABLE.replace(",val", ",validation")), &["no image of the split `val`", "write `dataset.val = \"validation\"`"]),
         refused("Latin-1", table(b"image,split,caf\xe9,b\n".to_vec()), &["line 1 is not UTF-8: `image,split,caf\u{fffd},b` has the byte 0xe9, which is `é`"]),
@@ -543,6 +550,9 @@ fn tables_are_read_as_excel_pandas_and_hands_write_them() {
         refused("background", text(TABLE.replace("disc", "background")), &["column 3 is named `background`"]),
         refused("names of classes", text("image,split,label\na.png,train,disc\nb.png,train,square\nc.png,val,disc\n".to_owned()), &["its one column of a class is named `label`", "in place of the column `label`, write one for each class"]),
         refused("a column of numbers", text(TABLE.replace("1,0", "64,0")), &["`64` in the column `disc`, which is neither 1 nor 0", "hint: every column beside `image` and `split` is a class: write 1 where the image has it and 0 where not, or remove the column `disc`"]),
+        refused("1 and -1", text(TABLE.replace(",0", ",-1")), &["`-1` in the column", "hint: write 0 in place of -1"]),
+        refused("a split that looks like another", text(TABLE.replace("train", "tr\u{430}in")), &["no image of the split `train`", "anew: it looks like `train`, and is not it (`\u{430}` is the letter U+0430)"]),
+        read("masks beside the images", |root| { IDS.iter().for_each(|id| { rename(root, &format!("images/{id}.png"), &format!("images/{id}.jpg")); rename(root, &format!("masks/{id}.png"), &format!("images/{id}.png")) }); fs::remove_dir(root.join("masks")).unwrap(); edit(&root.join("labels.csv"), |text| text.replace(".png", ".jpg")) }, &["note: images/ has a.png, b.png beside images of these names: if these are the masks, move them to masks/"]),
         refused("a name and its class", text("image_id,label\na.png,disc\nb.png,square\n".to_owned()), &["no column `split`", "hint: add a column `split` that says `train` or `val` for every image; in place of the column `label`, write one for each class"]),
         refused("spaces", text(TABLE.replace(',', " ")), &["no column `image`", "hint: separate the columns of the header, `image split disc square`, by commas"]),
         refused("a cell too many", text(TABLE.replace("1,0", "1,0,1")), &["line 2 has 5 columns, the header 4", "hint: remove what the line has too much"]),
@@ -603,8 +613,11 @@ fn coco_is_read_as_people_s_own_tools_write_it() {
         refused("parts of the size", segmentation(json!([[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]])), &["all outlines lie within the first pixel of their images", "multiply x by the width"]),
         refused("runs of another size", segmentation(json!({"counts": [0, 192], "size": [16, 12]})), &["annotation 1 is an RLE of 12x16 in an image of 16x12"]),
         refused("sizes of another image", |root| set(root, "images", "height", |_| json!(64)), &["a: the image is 16x12, its annotation says 16x64"]),
+        refused("sides in each other's place", |root| { set(root, "images", "height", |_| json!(16)); set(root, "images", "width", |_| json!(12)) }, &["a: the image is 16x12, its annotation says 12x16", "hint: `width` and `height` of the annotations stand in each other's place"]),
         refused("a size that no image has", |root| { set(root, "images", "height", |_| json!(1_000_000_000)); set(root, "images", "width", |_| json!(1_000_000_000)) }, &["image `a.png`: it is said to have 1000000000x1000000000 pixels"]),
-        refused("a category that is not there", |root| set(root, "annotations", "category_id", |_| json!(77)), &["annotation 1 has category 77, which is not in `categories`", "hint: mend this annotation, or leave it out"]),
+        refused("a category that is not there", |root| set(root, "annotations", "category_id", |_| json!(77)), &["annotation 1 has category 77, which is not in `categories`; so are 2 of 2 annotations", "hint: mend `category_id` in all of these annotations"]),
+        refused("ids that count from 0", |root| set(root, "annotations", "image_id", |id| json!(id.as_u64().unwrap() - 1)), &["every `image_id` is 1 less than an id that is there", "hint: if the file counts from another number, add 1 to every `image_id`"]),
+        refused("images that are not there", |root| set(root, "annotations", "image_id", |_| json!(77)), &["annotation 1 is of image 77, which is not in `images`; so are 2 of 2 annotations", "hint: mend `image_id` in all of these annotations"]),
         refused("a category by its name", |root| set(root, "annotations", "category_id", |_| json!("square")), &["annotation 1 has category `square`, which is not in `categories`", "hint: `category_id` is the id of a category, not its name: write 2"]),
         refused("categories of another list", |root| edit(&root.join("annotations/instances_train.json"), |text| text.replace("square", "ring")), &["its categories are not those of the list `train`: train alone has ring, and val alone has square", "give both files the same `categories`"]),
         refused("categories in another order", |root| edit(&root.join("annotations/instances_train.json"), |text| text.replace("disc", "qq").replace("square", "disc").replace("qq", "square")), &["in the order of their ids, class 1 is square there and disc here"]),
@@ -714,17 +727,17 @@ fn doctor_says_what_was_decided_in_lines() {
     for (kind, lines) in [
         (
             &VOC,
-            "data        data: 2 training and 1 validation images, every file whole
+            "data        data: 2 training and 1 validation images, all of whose files can be read
   lists       ImageSets/Segmentation: train.txt has 2 ids; val.txt has 1 id
   orientation all images are upright
-  masks       train 2 of 2, val 1 of 1 images; 3 read by number (0, 8, 15); 0 of background alone
-  labels      3 of the masks
+  masks       train 2 of 2, val 1 of 1 images; 3 read by number (0, 8, 15); 0 with background alone
+  labels      of 3 images from their masks
   classes     2 of 20 are in train images: cat 1, person 1
 ",
         ),
         (
             &COCO,
-            "data        data: 2 training and 1 validation images, every file whole
+            "data        data: 2 training and 1 validation images, all of whose files can be read
   lists       annotations/instances_train.json has 2 images and 2 annotations of 2 categories; annotations/instances_val.json has 1 image and 1 annotation of 2 categories
   orientation all images are upright
   masks       train 2 of 2, val 1 of 1 images, painted from 3 outlines of 2 classes; 0 crowds and 0 objects without an outline are ignored
@@ -734,11 +747,11 @@ fn doctor_says_what_was_decided_in_lines() {
         ),
         (
             &FOLDER,
-            "data        data: 2 training and 1 validation images, every file whole
+            "data        data: 2 training and 1 validation images, all of whose files can be read
   lists       labels.csv has 3 images: train 2, val 1; columns are separated by `,`; marks are `0`, `1`
   orientation all images are upright
-  masks       train 2 of 2, val 1 of 1 images; 3 read by number (0, 1, 2); 0 of background alone
-  labels      3 of labels.csv; labels.csv and mask agree in 3 of the 3 images that have both
+  masks       train 2 of 2, val 1 of 1 images; 3 read by number (0, 1, 2); 0 with background alone
+  labels      of 3 images from labels.csv; labels.csv and mask agree in 3 of the 3 images that have both
   classes     2 of 2 are in train images: disc 1, square 1
 ",
         ),
