@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -155,7 +156,8 @@ impl Progress {
             1 => options.write(true).truncate(true),
             _ => options.append(true),
         };
-        options.create(true).open(self.logs.join(format!("{}.jsonl", step.key))).ok()
+        // A named pipe in its place is not waited for.
+        options.create(true).custom_flags(libc::O_NONBLOCK).open(self.logs.join(format!("{}.jsonl", step.key))).ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

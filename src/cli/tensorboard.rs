@@ -1,6 +1,5 @@
 //! TensorBoard's event files, made from the cache: a folder for each variant.
 
-use std::fs;
 use std::path::Path;
 
 use super::LOGS;
@@ -67,7 +66,8 @@ pub(super) fn write(
 ) -> anyhow::Result<usize> {
     let logs = cache.folder().join(LOGS);
     let times = |key: &UnitKey| -> Vec<StepTime> {
-        let text = fs::read_to_string(logs.join(format!("{key}.jsonl"))).unwrap_or_default();
+        let text = crate::regular::read_own(&logs.join(format!("{key}.jsonl"))).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     };
     let (mut n_scalars, mut failed) = (0, None);
