@@ -156,8 +156,12 @@ impl Progress {
             1 => options.write(true).truncate(true),
             _ => options.append(true),
         };
-        // A named pipe in its place is not waited for.
-        options.create(true).custom_flags(libc::O_NONBLOCK).open(self.logs.join(format!("{}.jsonl", step.key))).ok()
+        // A named pipe in its place is not waited for, and a link is not written through.
+        options
+            .create(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+            .open(self.logs.join(format!("{}.jsonl", step.key)))
+            .ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

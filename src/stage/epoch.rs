@@ -19,6 +19,7 @@ use crate::data::rng::{shuffle, stream};
 use crate::digest::BlobDigest;
 use crate::model::optim::{poly, without_momentum};
 use crate::model::weights::Weights;
+use crate::regular;
 
 /// How often the state inside an epoch is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(120);
@@ -85,7 +86,7 @@ pub(super) struct Start<R> {
 impl<R: DeserializeOwned> Start<R> {
     pub(super) fn read(input: &UnitInput<'_>, context: &StageContext) -> anyhow::Result<Self> {
         // A state that cannot be read is no loss but time.
-        let saved = fs::read(scratch_of(context, input.fingerprint)).ok();
+        let saved = regular::read_own(&scratch_of(context, input.fingerprint)).ok();
         if let Some(saved) = saved.and_then(|bytes| Self::resume(&bytes).ok()) {
             return Ok(saved);
         }

@@ -122,6 +122,31 @@ fn what_is_foreign_in_a_cache_stays() {
     assert_eq!(fs::read(blobs.join(".DS_Store")).unwrap(), b"1");
 }
 
+/// The log of a training is for people: whatever stands in its place is neither read nor waited for, nor written through.
+#[test]
+fn what_stands_in_the_place_of_a_training_log_costs_no_run() {
+    let dir = finished_copy();
+    let dir = dir.path();
+    let log = fs::read_dir(dir.join("cache/logs")).unwrap().next().unwrap().unwrap().path();
+    for (name, tamper) in IN_A_FILE_S_PLACE {
+        if !log.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+            let _ = fs::remove_file(&log).or_else(|_| fs::remove_dir_all(&log));
+            fs::write(&log, "{}\n").unwrap();
+        }
+        tamper(&log);
+        let said = succeeds(dir, &["run", "tiny.toml"]);
+        assert!(said.contains("0 units executed"), "{name}: {said}");
+    }
+    // All trainings run again, and each would write its log.
+    let logs = walk(&dir.join("cache/logs"));
+    logs.iter().for_each(|log| pipe(log));
+    fs::remove_dir_all(dir.join("cache/manifests")).unwrap();
+    fs::remove_dir_all(dir.join("cache/index")).unwrap();
+    let said = succeeds(dir, &["run", "tiny.toml"]);
+    assert!(said.contains("\n0 units in the cache, 44 to run\n") && !said.contains("error"), "{said}");
+    assert!(logs.iter().all(|log| !log.is_file()), "the pipes are left alone");
+}
+
 /// A lock is not written through, and what stands in its place costs nothing.
 #[test]
 fn a_lock_that_is_a_link_leaves_its_target_alone() {
