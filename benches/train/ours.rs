@@ -44,15 +44,6 @@ struct Loaded {
     device: Device,
 }
 
-/// The loss as the paper's equation has it.
-const SSC: SscOptions = SscOptions {
-    temperature: 0.5,
-    proto_stopgrad: true,
-    unassigned_negative: true,
-    mask_absent_ids: true,
-    global_prototypes: false,
-};
-
 fn device(asked: &Value) -> anyhow::Result<Device> {
     let device = if text(asked, "device")? == "cuda" { stage::Device::Cuda(0) } else { stage::Device::Cpu };
     Ok(device.torch())
@@ -121,8 +112,11 @@ fn load(asked: &Value, compute: Compute) -> anyhow::Result<Loaded> {
             },
         },
     };
-    let options =
-        S2cOptions { ssc: Some((SSC, SscOn::Feat, 1.0)), cpm: Some((cpm, AbsentClass::Zero, 1.0)), equivariance: None };
+    let options = S2cOptions {
+        ssc: Some((SscOptions::PAPER, SscOn::Feat, 1.0)),
+        cpm: Some((cpm, AbsentClass::Zero, 1.0)),
+        equivariance: None,
+    };
 
     let size = (side, side);
     let transform = Transform { image: size, resized: size, flip: false, crop: side, offset: (0, 0) };
@@ -163,7 +157,7 @@ fn ssc_alone(asked: &Value) -> anyhow::Result<Value> {
     fs::write("/proc/self/clear_refs", "5")?; // VmHWM starts again
     let before = memory("VmRSS")?;
     let (seconds, value) = timed(|| {
-        let loss = ssc(&feat, &ids, &SSC).context("no segment")?;
+        let loss = ssc(&feat, &ids, &SscOptions::PAPER).context("no segment")?;
         loss.backward();
         Ok(f64::try_from(loss)?)
     })?;

@@ -75,7 +75,7 @@ pub(super) struct Experiment {
     pub(super) weights: Vec<(PathBuf, BlobDigest)>,
 }
 
-/// What a variant reads.
+/// The data set and the weights that a variant is built with.
 #[derive(Default)]
 pub(super) struct Reading {
     /// `None`: the data set that is there now.
@@ -158,20 +158,12 @@ impl Experiment {
         // Notes tell what the data lack, which may be the cause.
         let (graph, cells) = built.map_err(|error| {
             let notes = distinct_notes(inputs.iter().map(|input| &*input.dataset));
-            let line = |(subject, said): &(&'static str, String)| format!("  {subject:<11} {said}");
-            let of_data = |data: &Dataset| {
-                let head = format!(
-                    "data {}: {} training and {} validation images",
-                    data.name,
-                    data.train.len(),
-                    data.val.len()
-                );
-                std::iter::once(head).chain(data.decided.iter().map(line)).collect::<Vec<_>>()
-            };
-            let mut decided: Vec<Vec<String>> = inputs.iter().map(|input| of_data(&input.dataset)).collect();
-            decided.dedup();
-            let notes = notes.into_iter().map(str::to_owned).collect();
-            OfData { error, notes, decided: decided.concat() }
+            let decided = decided_of(inputs.iter().map(|input| &*input.dataset)).into_iter();
+            let lines = decided.flat_map(|(name, of)| {
+                std::iter::once(format!("data {name}")).chain(of.iter().map(decided_line)).collect::<Vec<_>>()
+            });
+            let (notes, decided) = (notes.into_iter().map(str::to_owned).collect(), lines.collect());
+            OfData { error, notes, decided }
         })?;
         let weights = std::mem::take(&mut *locked(&memo.asked));
         Ok(Self { pipeline, graph, cells, untold: cache.untold_files(), weights })
@@ -245,14 +237,7 @@ impl Experiment {
 
     /// The decisions on each data set: its name with the numbers of its images, and a line for each subject.
     pub(super) fn decided(&self) -> Vec<(String, &[(&'static str, String)])> {
-        let mut decided: Vec<(String, &[(&'static str, String)])> = Vec::new();
-        for data in self.cells.iter().map(|cell| &cell.dataset) {
-            let name = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());
-            if !decided.iter().any(|(known, lines)| *known == name && *lines == data.decided) {
-                decided.push((name, &data.decided));
-            }
-        }
-        decided
+        decided_of(self.cells.iter().map(|cell| &*cell.dataset))
     }
 
     pub(super) fn targets(&self) -> Vec<UnitIdx> {
@@ -314,7 +299,23 @@ fn distinct_notes<'a>(datasets: impl Iterator<Item = &'a Dataset>) -> Vec<&'a st
 
 /// Prints the decisions on a data set: see [`Experiment::decided`].
 pub(super) fn print_decided(lines: &[(&'static str, String)]) {
-    lines.iter().for_each(|(subject, decision)| println!("  {subject:<12}{decision}"));
+    lines.iter().for_each(|line| println!("{}", decided_line(line)));
+}
+
+fn decided_line((subject, decision): &(&'static str, String)) -> String {
+    format!("  {subject:<12}{decision}")
+}
+
+/// The decisions on each of some data sets, once: its name with the numbers of its images, and what was decided.
+fn decided_of<'a>(datasets: impl Iterator<Item = &'a Dataset>) -> Vec<(String, &'a [(&'static str, String)])> {
+    let mut decided: Vec<(String, &[(&'static str, String)])> = Vec::new();
+    for data in datasets {
+        let name = format!("{}: {} training and {} validation images", data.name, data.train.len(), data.val.len());
+        if !decided.iter().any(|(known, lines)| *known == name && *lines == data.decided) {
+            decided.push((name, &data.decided));
+        }
+    }
+    decided
 }
 
 fn open_dataset(cache: &Cache, spec: &DatasetSpec) -> anyhow::Result<Dataset> {

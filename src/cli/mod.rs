@@ -237,7 +237,7 @@ struct Hinted {
 struct OfData {
     error: anyhow::Error,
     notes: Vec<String>,
-    /// What was decided of the data: they can be read, and something else is wrong.
+    /// Lines that say how the data are read, since they can be read and something else is wrong.
     decided: Vec<String>,
 }
 

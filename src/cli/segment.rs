@@ -93,7 +93,8 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
     // Beside the model the next picture is read and the results of the last are written.
     let (sender, receiver) = sync_channel::<Found>(1);
     let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| receiver.into_iter().try_for_each(|found| write(cli, &folder, found, on_top)));
+        let write_all = || receiver.into_iter().try_for_each(|found| write(cli, &folder, found, on_top));
+        let writer = scope.spawn(|| guarded(write_all));
         let segmented = ahead(1, list.into_iter(), read, |(upright, picture), _| {
             let started = Instant::now();
             let segment = |upright: Upright| {
@@ -125,7 +126,7 @@ pub(super) fn segment(cli: &Cli, args: &SegmentArgs) -> anyhow::Result<()> {
         });
         drop(sender);
         // What stopped the writer stopped the rest as well.
-        let written = guarded(|| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         written.and(segmented)
     });
     written?;

@@ -1,6 +1,7 @@
 //! `why`: what makes units of a file run again.
 #![expect(clippy::print_stdout, reason = "this is where printing happens")]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,13 +81,15 @@ impl Base {
     }
 }
 
-/// What is known of earlier runs.
+/// The earlier runs that a variant may be compared with.
 struct Past {
-    /// The newest first; of several that ran the same on the same data, the newest.
+    /// They stand with the newest first; of several that ran the same on the same data, the newest is here.
     runs: Vec<(Run, Vec<Cell>)>,
     is_of_other_file: bool,
     /// The number of the file's last run.
     last: u64,
+    /// How many images differ between a data set of then and one of now, once that was asked for.
+    n_changed: RefCell<HashMap<[BlobDigest; 2], usize>>,
 }
 
 impl Past {
@@ -107,7 +110,21 @@ impl Past {
             let pipeline = restored(&history.file(&run.began.digest).ok()?, "", folder).ok()?;
             Some((run, pipeline.cells))
         };
-        Ok(Self { runs: runs.into_iter().filter_map(with_cells).collect(), is_of_other_file, last })
+        let runs = runs.into_iter().filter_map(with_cells).collect();
+        Ok(Self { runs, is_of_other_file, last, n_changed: RefCell::default() })
+    }
+
+    /// How many images differ; many, where the data set of then is not kept or too many others were looked into.
+    fn n_changed(&self, kept: &Kept, then: BlobDigest, (now, data): (BlobDigest, &Dataset)) -> usize {
+        if then == now {
+            return 0;
+        }
+        let mut known = self.n_changed.borrow_mut();
+        let is_looked_into = known.len() < MOST_DATA;
+        *known.entry([then, now]).or_insert_with(|| {
+            let was = if is_looked_into { kept.dataset_of(&then) } else { None };
+            was.map_or(usize::MAX / 2, |was| n_items_changed(&was, data).max(1))
+        })
     }
 
     /// What a variant is compared with: among those of its name, or else among all, the one with the fewest other fields,
@@ -124,8 +141,7 @@ impl Past {
             (false, true) => &is_variant,
             (false, false) => &|_| true,
         };
-        let data_now = &*experiment.cells[at].dataset;
-        let mut data_changes: HashMap<BlobDigest, usize> = HashMap::from([(data, 0)]);
+        let data_now = (data, &*experiment.cells[at].dataset);
         let read = contents_read(&experiment.graph, experiment.cells[at].own_units());
         let is_read = |path: &PathBuf| experiment.weights.iter().any(|(of, now)| of == path && read.contains(now));
         let mut nearest: Option<((usize, bool), &Run, &Cell)> = None;
@@ -133,13 +149,7 @@ impl Past {
             let n_weights = changed_weights(run, experiment).into_iter().filter(|path| is_read(path)).count();
             for cell in cells.iter().filter(|cell| is_candidate(cell)) {
                 let then = run.began.data.iter().find(|(name, _)| *name == cell.name);
-                let n_data = then.map_or(0, |(_, then)| {
-                    let is_looked_into = data_changes.len() < MOST_DATA;
-                    *data_changes.entry(*then).or_insert_with(|| {
-                        let was = if is_looked_into { kept.dataset_of(then) } else { None };
-                        was.map_or(usize::MAX / 2, |was| n_items_changed(&was, data_now).max(1))
-                    })
-                });
+                let n_data = then.map_or(0, |(_, then)| self.n_changed(kept, *then, data_now));
                 let n_differ = differing(&cell.spec, &now.spec)?.len() + n_weights + n_data;
                 // A run that did not end well tells little, but of what is as it was in it.
                 let is_partial = !run.ended.as_ref().is_some_and(|ended| ended.how == How::Finished);
@@ -178,7 +188,7 @@ struct Asked<'a> {
     bases: Vec<Option<(Base, usize)>>,
 }
 
-/// Units of a stage that are not fresh, and why: variants that have the unit, the unit, the reason.
+/// A unit that is not fresh: the variants that have it, the unit, and the reason.
 type Stale = (Vec<String>, UnitIdx, StaleReason);
 
 impl<'a> Asked<'a> {
@@ -199,7 +209,7 @@ impl<'a> Asked<'a> {
         let pipeline = Pipeline { cells, ..now.pipeline.clone() };
         Ok(match Experiment::of_reads(cache, pipeline, &reads) {
             Ok(experiment) => Self { cache, experiment, n_now, bases },
-            // What a run had cannot be built any more, since its data or weights are gone.
+            // The variant of an earlier run cannot be built any more, since its data or weights are gone.
             Err(error) => {
                 eprintln!("note: earlier runs cannot be compared with: {error:#}");
                 Self { cache, experiment: now, n_now, bases: (0..n_now).map(|_| None).collect() }
@@ -226,7 +236,7 @@ impl<'a> Asked<'a> {
     fn changes(&self, at: usize) -> anyhow::Result<Vec<String>> {
         let Some((base, _)) = &self.bases[at] else { return Ok(Vec::new()) };
         let (then, now) = (&base.cell, &self.experiment.pipeline.cells[at]);
-        // What lies at another place is told of as data, where it is other data.
+        // A data set that was moved is no other setting: if its images changed, they are named below.
         let mut then_here = then.clone();
         if base.data.is_some() {
             then_here.spec.dataset.root.clone_from(&now.spec.dataset.root);
@@ -243,17 +253,17 @@ impl<'a> Asked<'a> {
         let read = contents_read(&self.experiment.graph, self.experiment.cells[at].own_units());
         let weights: Vec<(PathBuf, BlobDigest)> =
             self.experiment.weights.iter().filter(|(_, digest)| read.contains(digest)).cloned().collect();
-        // Where the data set of then is not kept, nothing is known of its changes.
+        // If the data set of the earlier run is not kept, no change of it can be named.
         let was_read = (base.data.as_deref().unwrap_or(data_now), &base.run.began.weights[..]);
         lines.extend(changes_in_reads(was_read, (data_now, &weights)));
         Ok(lines)
     }
 
-    /// What is said of a variant as a whole.
+    /// The answer for a variant as a whole.
     fn variant(&self, at: usize) -> anyhow::Result<Answer> {
         let Experiment { graph, cells, .. } = &self.experiment;
         let units: Vec<UnitIdx> = with_all_above(graph, cells[at].own_units()).into_iter().collect();
-        // What other variants need is not this one's.
+        // A unit that only another variant needs does not have to run for this one.
         let own: HashSet<UnitIdx> = cells[at].own_units().collect();
         let targets: Vec<UnitIdx> = cells[at].targets().into_iter().filter(|unit| own.contains(unit)).collect();
         let stale = self.stale(at, &targets, &units)?;
@@ -262,7 +272,7 @@ impl<'a> Asked<'a> {
         Ok(Answer { of: vec![at], changes, stale })
     }
 
-    /// What is said of the units whose labels begin so, each once.
+    /// The answer for the units whose labels begin with `label`; a unit of several variants is in it once.
     fn units(&self, label: &str) -> anyhow::Result<Answer> {
         let Experiment { graph, cells, .. } = &self.experiment;
         let mut found: BTreeMap<UnitIdx, (Vec<String>, StaleReason)> = BTreeMap::new();
@@ -296,7 +306,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What is said of a variant, or of units of some variants.
+/// What `why` found out about a variant, or about units of some variants.
 struct Answer {
     /// Places of the variants.
     of: Vec<usize>,
@@ -442,25 +452,22 @@ fn print_reasons(graph: &Graph, stale: &[&Stale], is_of_several: bool) {
             None => told.push((key, vec![unit.item])),
         }
     }
-    let mut merged: BTreeMap<usize, BTreeSet<&String>> = BTreeMap::new();
-    let mut kept: Vec<((&str, String), Vec<&str>)> = Vec::new();
+    // Variants with units of their own are told of together where the same is said of the same items.
+    let mut merged: Vec<((&str, String, Vec<&str>), BTreeSet<&String>)> = Vec::new();
     for ((stage, variants, reason), items) in told {
-        let at = match kept.iter().position(|(known, of)| *known == (stage, reason.clone()) && *of == items) {
-            Some(at) => at,
-            None => {
-                kept.push(((stage, reason), items));
-                kept.len() - 1
-            }
-        };
-        merged.entry(at).or_default().extend(variants);
+        let key = (stage, reason, items);
+        match merged.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, all)) => all.extend(variants),
+            None => merged.push((key, variants.iter().collect())),
+        }
     }
-    for (at, ((stage, reason), items)) in kept.into_iter().enumerate() {
+    for ((stage, reason, items), variants) in merged {
         // One more takes no more room than its number.
         let n_named = if items.len() == N_NAMED + 1 { items.len() } else { N_NAMED };
         let named = items.iter().take(n_named).copied().collect::<Vec<_>>().join(", ");
         let more = items.len().saturating_sub(n_named);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let variants: Vec<&str> = merged[&at].iter().map(|name| name.as_str()).collect();
+        let variants: Vec<&str> = variants.into_iter().map(String::as_str).collect();
         let of = match is_of_several && !variants.is_empty() {
             true => format!(" ({})", variants.join(", ")),
             false => String::new(),

@@ -414,10 +414,13 @@ fn read(text: &str) -> Result<Table, TableFault> {
             if marks.is_set(cell).map_err(|problem| {
                 let name = shown_of(&head.names[usize::from(label) - 1]);
                 let is_minus_one = marks.seen.iter().all(|mark| ["1", "-1", ""].contains(&mark.as_str()));
-                let hint = if is_minus_one { "write 0 in place of -1".to_owned() } else { format!(
-                    "every column beside `image` and `split` is a class: write 1 where the image has it and 0 where not, or \
-                     remove the column `{name}` if it is no class"
-                ) };
+                let hint = match is_minus_one {
+                    true => "write 0 in place of -1".to_owned(),
+                    false => format!(
+                        "every column beside `image` and `split` is a class: write 1 where the image has it and 0 where not, \
+                         or remove the column `{name}` if it is no class"
+                    ),
+                };
                 TableFault::new(format!("line {place}: `{}` in the column `{name}`, {problem}", shown_of(cell)), hint)
             })? {
                 line.labels.push(label);

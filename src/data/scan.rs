@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::door::read_regular;
+use super::door::{Format, read_regular};
 use super::find::{Folder, file_name, stem};
 use super::image::{Orientation, decode_rgb};
 use super::mask_file::{Candidate, MaskFact, MaskValues, Meaning, Reading, Unread, label_maps, one_value};
@@ -152,9 +152,12 @@ pub(super) fn read_text(path: &Path) -> Result<Text, DataError> {
     let bytes = read_regular(path, MAX_TEXT)
         .map_err(|error| DataError::file(path, error.to_string(), "it has to be a text that you may read"))?;
     let text = super::text::decode(&bytes).map_err(|NotText { problem, hint }| DataError::file(path, problem, hint))?;
-    match super::text::is_web_page(&text.text) {
-        true => Err(DataError::file(path, "it is a web page", "get the file again")),
-        false => Ok(text),
+    let head = text.text.as_bytes();
+    match Format::of(&head[..head.len().min(1 << 12)]) {
+        Format::NoPicture(what @ "a web page") => {
+            Err(DataError::file(path, format!("it is {what}"), "get the file again"))
+        }
+        _ => Ok(text),
     }
 }
 
@@ -517,8 +520,9 @@ impl Finish<'_> {
         finished.notes.extend(self.masks_notes(finished.train.iter().chain(&finished.val)));
         if n_masks > 1 && n_with_background == 0 {
             let facts: Vec<&MaskFact> = drafts.iter().filter_map(|draft| Some(&draft.mask.as_ref()?.fact)).collect();
-            self.check_shifted(&facts)?;
-            let most = most_frequent(&facts).map_or_else(String::new, |most| {
+            let (ignored, pixels) = pixels_by_number(&facts);
+            self.check_shifted(ignored, &pixels)?;
+            let most = pixels.iter().max_by_key(|(_, n)| **n).map_or_else(String::new, |(most, _)| {
                 format!(", e.g. `dataset.mask_values = {{ \"{most}\" = \"background\" }}`")
             });
             finished.notes.push(format!(
@@ -538,13 +542,9 @@ impl Finish<'_> {
     }
 
     /// # Errors
-    /// No mask has background, and most pixels are 255: that may be background, and classes be numbered from 0 on.
-    fn check_shifted(&self, facts: &[&MaskFact]) -> Result<(), DataError> {
-        let mut pixels: BTreeMap<u32, u64> = BTreeMap::new();
-        for (number, n) in facts.iter().flat_map(|fact| fact.pixels()) {
-            *pixels.entry(number).or_default() += n;
-        }
-        let (n_ignored, n) = (pixels.remove(&u32::from(IGNORE)).unwrap_or_default(), pixels.values().sum::<u64>());
+    /// Most pixels of masks without background are 255: that may be background, and classes may be numbered from 0 on.
+    fn check_shifted(&self, n_ignored: u64, pixels: &BTreeMap<u32, u64>) -> Result<(), DataError> {
+        let n: u64 = pixels.values().sum();
         if *self.options.mask_values != MaskValues::default() || n_ignored <= n {
             return Ok(());
         }
@@ -849,12 +849,13 @@ impl Finish<'_> {
     }
 }
 
-/// The number that most pixels of masks have, ignored ones left out.
-fn most_frequent(facts: &[&MaskFact]) -> Option<u32> {
+/// How many pixels of masks are ignored, and how many have each other number.
+fn pixels_by_number(facts: &[&MaskFact]) -> (u64, BTreeMap<u32, u64>) {
     let mut pixels: BTreeMap<u32, u64> = BTreeMap::new();
-    let numbers = facts.iter().flat_map(|fact| fact.pixels()).filter(|(number, _)| *number != u32::from(IGNORE));
-    numbers.for_each(|(number, n)| *pixels.entry(number).or_default() += n);
-    pixels.into_iter().max_by_key(|(_, n)| *n).map(|(number, _)| number)
+    for (number, n) in facts.iter().flat_map(|fact| fact.pixels()) {
+        *pixels.entry(number).or_default() += n;
+    }
+    (pixels.remove(&u32::from(IGNORE)).unwrap_or_default(), pixels)
 }
 
 /// `train 12 of 12, val 0 of 6 images; 12 read by number (0, 8, 15, 255); 2 with background alone`

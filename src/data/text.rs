@@ -155,12 +155,6 @@ fn place(bytes: &[u8], at: usize) -> (usize, String) {
     (line, shown_of(&String::from_utf8_lossy(&bytes[start..end.min(start + 80)])))
 }
 
-/// A text that is markup of the web, as what a server gives in the place of a file.
-pub(crate) fn is_web_page(text: &str) -> bool {
-    let head: String = text.trim_start().chars().take(15).flat_map(char::to_lowercase).collect();
-    head.starts_with("<!doctype html") || head.starts_with("<html")
-}
-
 /// Lines with their numbers from 1, by the ends of every system, without what is invisible at their ends.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     // DOS ends a text with Ctrl-Z.

@@ -24,6 +24,17 @@ pub struct SscOptions {
     pub global_prototypes: bool,
 }
 
+impl SscOptions {
+    /// The loss as the paper's equation has it.
+    pub const PAPER: Self = Self {
+        temperature: 0.5,
+        proto_stopgrad: true,
+        unassigned_negative: true,
+        mask_absent_ids: true,
+        global_prototypes: false,
+    };
+}
+
 /// L_SSC: draws each pixel's feature to the prototype (mean feature) of its segment and away from those of the others.
 /// Features have unit length before and after the mean.
 ///

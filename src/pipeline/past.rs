@@ -80,19 +80,21 @@ pub fn changes_in_reads((data_was, weights_were): WasRead<'_>, (data, weights): 
 
 /// How many images of two data sets differ: in their content, list, labels or mask, or by being in one alone.
 pub fn n_items_changed(was: &Dataset, is: &Dataset) -> usize {
-    type Shown<'a> = (&'static str, BlobDigest, &'a [u8], Option<BlobDigest>);
-    fn shown<'a>(list: &'static str) -> impl Fn(&'a Item) -> (&'a str, Shown<'a>) {
-        move |item| {
-            let mask = item.mask.as_ref().map(|mask| mask.digest());
-            (&item.id, (list, item.image.digest, &item.labels, mask))
+    fn by_id(data: &Dataset) -> HashMap<&str, [Option<&Item>; 2]> {
+        let mut items: HashMap<&str, [Option<&Item>; 2]> = HashMap::new();
+        for (at, list) in [&data.train, &data.val].into_iter().enumerate() {
+            list.iter().for_each(|item| items.entry(&item.id).or_default()[at] = Some(item));
         }
+        items
     }
-    let of = |data: &'_ Dataset| -> HashMap<String, String> {
-        let items = data.train.iter().map(shown("train")).chain(data.val.iter().map(shown("val")));
-        items.map(|(id, shown)| (id.to_owned(), format!("{shown:?}"))).collect()
+    let content = |item: &Option<&Item>| {
+        item.map(|item| (item.image.digest, item.labels.clone(), item.mask.as_ref().map(Mask::digest)))
     };
-    let (was, is) = (of(was), of(is));
-    let n_new = is.iter().filter(|(id, shown)| was.get(*id) != Some(shown)).count();
+    let (was, is) = (by_id(was), by_id(is));
+    let is_same = |(id, items): &(&&str, &[Option<&Item>; 2])| {
+        was.get(**id).is_some_and(|was| was.each_ref().map(content) == items.each_ref().map(content))
+    };
+    let n_new = is.iter().filter(|item| !is_same(item)).count();
     n_new + was.keys().filter(|id| !is.contains_key(*id)).count()
 }
 
@@ -106,30 +108,31 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
         let name = |label: &u8| of.classes.get(usize::from(*label)).cloned().unwrap_or_else(|| label.to_string());
         if labels.is_empty() { "none".to_owned() } else { labels.iter().map(name).collect::<Vec<_>>().join(", ") }
     };
-    let by_id = |items: &'_ [Item]| -> HashMap<String, Item> {
-        items.iter().map(|item| (item.id.clone(), item.clone())).collect()
-    };
-    let ids =
-        |of: &Dataset| -> HashSet<String> { of.train.iter().chain(&of.val).map(|item| item.id.clone()).collect() };
-    let ids_is = ids(is);
+    fn by_id(items: &[Item]) -> HashMap<&str, &Item> {
+        items.iter().map(|item| (item.id.as_str(), item)).collect()
+    }
+    let ids_is: HashSet<&str> = is.train.iter().chain(&is.val).map(|item| item.id.as_str()).collect();
     let lists = [("training", &was.train, &is.train, &was.val), ("validation", &was.val, &is.val, &was.train)];
     for (list, then, now, then_others) in lists {
         let (known, known_others) = (by_id(then), by_id(then_others));
-        let gone = then.iter().filter(|item| !ids_is.contains(&item.id));
+        let gone = then.iter().filter(|item| !ids_is.contains(&*item.id));
         let gone: HashMap<BlobDigest, &Item> = gone.map(|item| (item.image.digest, item)).collect();
         let (mut added, mut moved, mut renamed) = (vec![], vec![], vec![]);
+        let mut old_ids = HashSet::new();
         let (mut images, mut masks, mut readings, mut labels) = (vec![], vec![], vec![], vec![]);
         let (mut unmasked, mut masked) = (vec![], vec![]);
         for item in now {
-            let was_item = match (known.get(&item.id), known_others.get(&item.id), gone.get(&item.image.digest)) {
+            let id = item.id.as_str();
+            let was_item: &Item = match (known.get(id), known_others.get(id), gone.get(&item.image.digest)) {
                 (Some(was_item), ..) => was_item,
                 (None, Some(was_item), _) => {
                     moved.push(item.id.clone());
                     was_item
                 }
                 (None, None, Some(was_item)) => {
-                    renamed.push(format!("{} -> {}", was_item.id, item.id));
-                    *was_item
+                    renamed.push(format!("{} -> {id}", was_item.id));
+                    old_ids.insert(was_item.id.as_str());
+                    was_item
                 }
                 (None, None, None) => {
                     added.push(item.id.clone());
@@ -164,8 +167,7 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
                 labels.push(format!("{}: {} -> {}", item.id, names(&was_item.labels, was), names(&item.labels, is)));
             }
         }
-        let is_renamed = |id: &str| renamed.iter().any(|line| line.split(" -> ").next() == Some(id));
-        let is_gone = |item: &&Item| !ids_is.contains(&item.id) && !is_renamed(&item.id);
+        let is_gone = |item: &&Item| !ids_is.contains(&*item.id) && !old_ids.contains(&*item.id);
         let removed: Vec<String> = then.iter().filter(is_gone).map(|item| item.id.clone()).collect();
         let other = if list == "training" { "validation" } else { "training" };
         let (was_other, were_other) = (format!("{{}} was a {other} image"), format!("{{}} were {other} images"));
@@ -187,9 +189,10 @@ fn data_changes(was: &Dataset, is: &Dataset) -> Vec<String> {
                 lines.push(format!("{said}: {}", some_of(&items, MOST_NAMED)));
             }
         }
-        let in_both: HashSet<&String> = now.iter().map(|item| &item.id).filter(|id| known.contains_key(*id)).collect();
-        let common = |items: &[Item]| -> Vec<String> {
-            items.iter().map(|item| item.id.clone()).filter(|id| in_both.contains(id)).collect()
+        let in_both: HashSet<&str> =
+            now.iter().map(|item| item.id.as_str()).filter(|id| known.contains_key(id)).collect();
+        let common = |items: &'_ [Item]| -> Vec<String> {
+            items.iter().filter(|item| in_both.contains(&*item.id)).map(|item| item.id.clone()).collect()
         };
         if common(then) != common(now) {
             lines.push(format!("the {list} images stand in another order"));

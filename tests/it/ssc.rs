@@ -23,15 +23,6 @@ fn wave(shape: &[i64], step: f64) -> Tensor {
     there(&(Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)) * step).sin().view(shape))
 }
 
-/// The loss as the paper's equation has it.
-pub(crate) const AS_IN_THE_PAPER: SscOptions = SscOptions {
-    temperature: 0.5,
-    proto_stopgrad: true,
-    unassigned_negative: true,
-    mask_absent_ids: true,
-    global_prototypes: false,
-};
-
 fn value_and_grad(feat: &Tensor, ids: &Tensor, options: &SscOptions) -> (f64, Tensor) {
     let feat = feat.copy().set_requires_grad(true);
     let loss = ssc(&feat, ids, options).unwrap();
@@ -60,7 +51,7 @@ fn ids() -> Tensor {
 #[test]
 fn each_switch_agrees_with_the_equation_and_changes_it() {
     let (golden, ids) = (golden(), ids());
-    let plain = AS_IN_THE_PAPER;
+    let plain = SscOptions::PAPER;
     let cases = [
         ("", plain),
         (".temperature", SscOptions { temperature: 1.0, ..plain }),
@@ -96,7 +87,7 @@ fn any_two_sizes() {
     let (golden, ids) = (golden(), ids());
     let small = ids.narrow(0, 0, 1).narrow(1, 0, 6).narrow(2, 0, 7);
     for (name, shape, ids) in [("shrunk", [1, 4, 9, 3], &small), ("single", [2, 4, 1, 1], &ids)] {
-        let found = value_and_grad(&(wave(&shape, 0.3) + 1.1), ids, &AS_IN_THE_PAPER);
+        let found = value_and_grad(&(wave(&shape, 0.3) + 1.1), ids, &SscOptions::PAPER);
         let expected = golden.raw(&format!("{name}.grad")).unwrap();
         // One feature alone is its prototype: nothing to learn, so the gradients are compared as they are.
         let worst = (&found.1 - expected).abs().max().double_value(&[]);
@@ -104,7 +95,7 @@ fn any_two_sizes() {
         let value = golden.raw(&format!("{name}.value")).unwrap().double_value(&[0]);
         assert!((found.0 - value).abs() < TOLERANCE * value, "{name}");
     }
-    assert!(ssc(&wave(&[2, 8, 6, 5], 0.3), &ids.zeros_like(), &AS_IN_THE_PAPER).is_none());
+    assert!(ssc(&wave(&[2, 8, 6, 5], 0.3), &ids.zeros_like(), &SscOptions::PAPER).is_none());
 }
 
 /// An image without any segment adds nothing, whatever stands beside it, and features of zeros give no NaN.
@@ -114,13 +105,13 @@ fn what_has_nothing_to_say_says_nothing() {
     let none = Tensor::stack(&[ids.get(0), ids.get(0).zeros_like()], 0);
     let feat = wave(&[2, 8, 6, 5], 0.3) + 1.1;
     for unassigned_negative in [true, false] {
-        let options = SscOptions { unassigned_negative, ..AS_IN_THE_PAPER };
+        let options = SscOptions { unassigned_negative, ..SscOptions::PAPER };
         let both = value_and_grad(&feat, &none, &options);
         let one = value_and_grad(&feat.narrow(0, 0, 1), &ids.narrow(0, 0, 1), &options);
         assert!((both.0 - one.0).abs() < 1e-6);
         assert_eq!(both.1.get(1).abs().max().double_value(&[]), 0.0);
     }
-    let zeros = value_and_grad(&feat.zeros_like(), &ids, &AS_IN_THE_PAPER);
+    let zeros = value_and_grad(&feat.zeros_like(), &ids, &SscOptions::PAPER);
     assert!(zeros.0.is_finite() && bool::try_from(zeros.1.isfinite().all()).unwrap());
 }
 
@@ -138,7 +129,7 @@ fn windows_of_se_maps_fixed_and_as_released() {
     let transforms = [transform(true, (3, -2)), transform(false, (0, 5))];
     let feat = wave(&[2, 8, 5, 5], 0.3) + 1.1;
     // Phantoms show how high the ids go.
-    let options = SscOptions { mask_absent_ids: false, ..AS_IN_THE_PAPER };
+    let options = SscOptions { mask_absent_ids: false, ..SscOptions::PAPER };
     let mut values = Vec::new();
     for (name, switches) in [
         ("window.fixed.u16", (IdCompaction::Fixed, IdWidth::U16)),

@@ -17,7 +17,6 @@ use tch::{Device, Kind, Tensor};
 
 use crate::close::{EXACT, assert_same_slope, slices};
 use crate::device::{device, there};
-use crate::ssc::AS_IN_THE_PAPER;
 
 pub(crate) fn file(name: &str) -> Weights {
     Weights::parse(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()).unwrap()
@@ -117,13 +116,13 @@ fn losses_and_their_gradients_agree_with_their_equations() {
     let ids = divided(50, 7);
     for temperature in [0.5, 0.1] {
         for (proto_stopgrad, unassigned_negative) in [(true, true), (true, false), (false, true), (false, false)] {
-            let options = SscOptions { temperature, proto_stopgrad, unassigned_negative, ..AS_IN_THE_PAPER };
+            let options = SscOptions { temperature, proto_stopgrad, unassigned_negative, ..SscOptions::PAPER };
             let found = value_and_grad(&(wave(&[2, 8, 6, 5], 0.3) + 1.1), |feat| ssc(feat, &ids, &options).unwrap());
             let name = format!("ssc.{temperature}.{}.{}", i32::from(proto_stopgrad), i32::from(unassigned_negative));
             check(&name, found);
         }
     }
-    assert!(ssc(&wave(&[2, 8, 6, 5], 0.3), &ids.zeros_like(), &AS_IN_THE_PAPER).is_none());
+    assert!(ssc(&wave(&[2, 8, 6, 5], 0.3), &ids.zeros_like(), &SscOptions::PAPER).is_none());
 
     let pseudo = divided(40, 3);
     let pseudo = pseudo.masked_fill(&pseudo.eq(4), 255);

@@ -69,10 +69,11 @@ pub(super) struct Unread {
 
 /// The hint for an annotation that cannot be read.
 const MEND: &str = "mend this annotation, or leave it out";
-/// That for an entry of `images`.
+/// The hint for an entry of `images` that cannot be read.
 const MEND_IMAGE: &str = "mend this entry of `images`, or leave it out with its annotations";
-/// That for `categories`.
-const MEND_CATEGORY: &str = "mend `categories`: a list of classes, each with an `id` and a `name` of its own, as {\"id\": 1, \"name\": \"cat\"}";
+/// The hint for `categories` that cannot be read.
+const MEND_CATEGORY: &str = "mend `categories`: a list of classes, each with an `id` and a `name` of its own, as \
+                             {\"id\": 1, \"name\": \"cat\"}";
 const HINT: &str =
     "the file has to be as COCO's instances_*.json: an object with `images`, `annotations` and `categories`";
 
@@ -289,22 +290,21 @@ impl Strangers {
         Self { field, n, of: ids.len(), shift }
     }
 
-    /// `problem`: of the first of them. `hint`: where it is the only one.
-    fn unread(&self, problem: String, hint: &str) -> Unread {
+    /// `problem` is that of the first of them; `hint` says what to do about it, where its id tells that.
+    fn unread(&self, problem: String, hint: Option<String>) -> Unread {
         let Self { field, n, of, shift } = self;
         let problem = if *n > 1 { format!("{problem}; so are {n} of {of} annotations") } else { problem };
-        match shift {
-            Some(shift) => {
+        match (shift, hint) {
+            (Some(shift), _) => {
                 let (less, change) = if *shift > 0 { ("less", "add 1 to") } else { ("more", "take 1 from") };
                 Unread::new(
                     format!("{problem}: every `{field}` is 1 {less} than an id that is there"),
                     format!("if the file counts from another number, {change} every `{field}`"),
                 )
             }
-            None if *n > 1 && hint == MEND => {
-                Unread::new(problem, format!("mend `{field}` in all of these annotations"))
-            }
-            None => Unread::new(problem, hint),
+            (None, Some(hint)) => Unread::new(problem, hint),
+            (None, None) if *n > 1 => Unread::new(problem, format!("mend `{field}` in all of these annotations")),
+            (None, None) => Unread::new(problem, MEND),
         }
     }
 }
@@ -347,12 +347,12 @@ impl Instances {
                 let problem = format!("{} has category {category_id}, which is not in `categories`", name());
                 let ids = annotations.iter().map(|annotation| &annotation.category_id);
                 let strangers = Strangers::of(ids, "category_id", &categories.ids);
-                return Err(strangers.unread(problem, &categories.mend(category_id)));
+                return Err(strangers.unread(problem, categories.mend(category_id)));
             };
             let Some(image) = images_by_id.find(image_id) else {
                 let problem = format!("{} is of image {image_id}, which is not in `images`", name());
                 let ids = annotations.iter().map(|annotation| &annotation.image_id);
-                return Err(Strangers::of(ids, "image_id", &images_by_id).unread(problem, MEND));
+                return Err(Strangers::of(ids, "image_id", &images_by_id).unread(problem, None));
             };
             match (segmentation, &bbox.0) {
                 (Segmentation::Fault(fault), _) => {
@@ -440,15 +440,13 @@ impl Categories {
         self.labels[self.ids.find(id)?]
     }
 
-    /// What to do about an annotation of a category that is not there: some write its name in place of its id.
-    fn mend(&self, id: &Id) -> String {
-        let Id::Text(name) = id else { return MEND.to_owned() };
-        let label = self.classes.iter().position(|class| **class == **name);
-        let place = self.labels.iter().position(|of| label.is_some() && of.map(usize::from) == label);
-        match place.and_then(|place| self.ids.at(place)) {
-            Some(id) => format!("`category_id` is the id of a category, not its name: write {id}"),
-            None => MEND.to_owned(),
-        }
+    /// What to do about an annotation that names a category in place of its id.
+    fn mend(&self, id: &Id) -> Option<String> {
+        let Id::Text(name) = id else { return None };
+        let label = self.classes.iter().position(|class| **class == **name)?;
+        let place = self.labels.iter().position(|of| of.is_some_and(|of| usize::from(of) == label))?;
+        let id = self.ids.at(place)?;
+        Some(format!("`category_id` is the id of a category, not its name: write {id}"))
     }
 }
 
